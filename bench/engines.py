@@ -1,0 +1,157 @@
+"""The engines that a report compares, by name. Each is opened in its own process (bench.worker) and answers texts.
+
+What is timed starts at token ids and ends at logits, padding included; `tfidf` has no tokens: its time is from text.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export import stock
+from models import task as task_file
+from models.task import Task
+from models.texts import Texts
+from models.tokens import Encoded, Row, Tokenizer
+from service.bundle import Bundle
+from service.engine import Engine, run_session
+from service.runtime import RuntimeSettings, open_session
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """What a worker needs to open one engine."""
+
+    name: str
+    folder: Path  # bundle (ours), stock export (ort_fp32, stock_int8) or fine-tuned classifier (pytorch)
+    task: Task
+    threads: int = 1
+    train: Texts | None = None  # for tfidf
+    handicap: float = 0.0  # share of each answer's own time that is waited on top: to try the guard
+
+
+@dataclass(frozen=True, slots=True)
+class OpenEngine:
+    """A running engine. `prepare(rows, tokens)` is not timed; `answer(prepared)` is, and returns (rows, labels)."""
+
+    prepare: Callable[[Sequence[Row], int | None], Any]
+    answer: Callable[[Any], NDArray[np.float32]]
+    bytes: int  # files that it needs to answer
+    mates_matter: bool  # answers depend on what else is in the batch, so accuracy is taken one text at a time
+
+
+DESCRIPTIONS = {
+    "ours": "Prunella's bundle, as served",
+    "pytorch": "transformers in PyTorch eager, fp32",
+    "ort_fp32": "optimum's ONNX export on ONNX Runtime, fp32",
+    "stock_int8": "optimum's dynamic int8 recipe on ONNX Runtime",
+    "openvino": "optimum's export on OpenVINO, NNCF post-training int8",
+    "ctranslate2": "CTranslate2, int8 weights",
+    "torch_compile": "transformers in PyTorch, compiled, fp32",
+    "tfidf": "TF-IDF and logistic regression (scikit-learn), time from text",
+}
+FILES = {"ort_fp32": stock.FP32, "stock_int8": stock.INT8}
+REFERENCES = ("ort_fp32", "pytorch")  # the unpruned model in full precision; the first that ran is the reference
+
+
+def open_engine(spec: EngineSpec) -> OpenEngine:
+    """Return the engine of that name, ready to answer."""
+    from bench import peers  # here, because peers take what is above
+
+    openers = {
+        "ours": _ours, "pytorch": _pytorch, "ort_fp32": _stock, "stock_int8": _stock, "tfidf": _tfidf,
+        "openvino": peers.openvino_engine, "ctranslate2": peers.ctranslate2_engine,
+        "torch_compile": peers.torch_compile_engine,
+    }  # fmt: skip
+    return openers[spec.name](spec)
+
+
+def fixed_length(encoded: Encoded, tokens: int) -> Encoded:
+    """Return `encoded` cut, or its own tokens repeated, to exactly `tokens` tokens; for timing only."""
+    repeats = -(-tokens // len(encoded.ids))
+    return Encoded((encoded.ids * repeats)[:tokens], (encoded.types * repeats)[:tokens])
+
+
+def tokenized(tokenizer: Tokenizer) -> Callable[[Sequence[Row], int | None], list[Encoded]]:
+    """Return the `prepare` of an engine that reads tokens."""
+
+    def prepare(rows: Sequence[Row], tokens: int | None) -> list[Encoded]:
+        encoded = tokenizer.encode(rows)
+        return [fixed_length(e, tokens) for e in encoded] if tokens else encoded
+
+    return prepare
+
+
+def _ours(spec: EngineSpec) -> OpenEngine:
+    bundle = Bundle.open(spec.folder)
+    engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads))
+    return OpenEngine(
+        tokenized(engine.tokenizer), engine.infer, bundle.served_bytes(engine.variant_name), mates_matter=False
+    )
+
+
+def _stock(spec: EngineSpec) -> OpenEngine:
+    file = spec.folder / FILES[spec.name]
+    tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
+    session = open_session(file, spec.threads)
+
+    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
+        return run_session(session, tokenizer.pad(encoded))
+
+    size = file.stat().st_size + (spec.folder / "tokenizer.json").stat().st_size
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=spec.name == "stock_int8")
+
+
+def _pytorch(spec: EngineSpec) -> OpenEngine:
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(spec.threads)
+    model = AutoModelForSequenceClassification.from_pretrained(spec.folder).eval()
+    tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
+
+    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
+        batch = tokenizer.pad(encoded)
+        arrays = [torch.from_numpy(a) for a in (batch.ids, batch.mask, batch.types)]
+        with torch.inference_mode():
+            logits = model(input_ids=arrays[0], attention_mask=arrays[1], token_type_ids=arrays[2]).logits
+        return np.asarray(logits.numpy())
+
+    files = ("model.safetensors", "tokenizer.json")
+    size = sum((spec.folder / name).stat().st_size for name in files)
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)
+
+
+def _tfidf(spec: EngineSpec) -> OpenEngine:
+    import pickle
+
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    assert spec.train is not None
+    labels = spec.train.require_labels()
+    pipeline = make_pipeline(
+        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(labels) > 500 else 1),
+        LogisticRegression(C=10.0, max_iter=1000),
+    ).fit([" ".join(row) for row in spec.train.rows], [spec.task.label_index(label) for label in labels])
+    classes = pipeline.classes_
+
+    def prepare(rows: Sequence[Row], tokens: int | None) -> list[str]:
+        del tokens  # it reads words, a length in tokens means nothing to it
+        return [" ".join(row) for row in rows]
+
+    def answer(texts: list[str]) -> NDArray[np.float32]:
+        scores = np.full((len(texts), len(spec.task.labels)), -1e9, dtype=np.float32)
+        scores[:, classes] = pipeline.predict_log_proba(texts)
+        return scores
+
+    return OpenEngine(prepare, answer, len(pickle.dumps(pipeline)), mates_matter=False)
+
+
+def read_task(folder: Path) -> Task:
+    """Return the task of a model folder."""
+    return Task.read(folder / task_file.FILE)

@@ -1,0 +1,49 @@
+"""evaluate(): accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.accuracy import Score, score
+from models import task as task_file
+from models.errors import FolderError
+from models.folder import ModelFolder
+from models.task import Task
+from models.texts import Texts
+from service.bundle import FILE, Bundle
+from service.engine import Engine
+
+
+def evaluate(path: Path, data: Texts) -> Score:
+    """Return the score of the model in the folder `path`.
+
+    Raises:
+        FolderError: the folder is neither a bundle nor a classifier.
+        InputError: a label is not the model's, or there are no labels.
+    """
+    folder = ModelFolder.open(path)
+    if not (folder.path / task_file.FILE).is_file():
+        raise FolderError(f"{path} holds the result of '{folder.manifest.lineage[-1].stage}', which answers nothing")
+    task = Task.read(folder.path / task_file.FILE)
+    truth = np.array([task.label_index(label) for label in data.require_labels()])
+    if data.pair != task.pair:
+        raise FolderError(
+            f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
+        )
+    answers = _bundle_logits(path, data) if (folder.path / FILE).is_file() else _torch_logits(folder.path, data, task)
+    return score(truth, answers.argmax(1), len(task.labels))
+
+
+def _bundle_logits(path: Path, data: Texts) -> NDArray[np.float32]:
+    engine = Engine.open(Bundle.open(path))
+    return np.concatenate([engine.logits(data.rows[i : i + 1]) for i in range(len(data))])
+
+
+def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:
+    from models.checkpoint import load_checkpoint
+    from models.tokens import Tokenizer
+    from models.training import predict
+
+    tokenizer = Tokenizer.open(path, task.max_tokens)
+    return predict(load_checkpoint(path), tokenizer.encode(data.rows), tokenizer)

@@ -1,0 +1,96 @@
+"""Drive the workers: open them, ask them the rows, time them in turn."""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from tqdm import tqdm
+
+from bench.engines import EngineSpec
+from bench.timing import Seconds, rotated
+from bench.worker import Worker, WorkerError
+from models.tokens import Row
+
+BLOCK = 8  # batches that one engine answers in a row before the next has its turn: warm caches, as in serving
+PAUSE_SECONDS = 0.005  # lets threads of the engine before stop spinning
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One setting: texts at once, their exact length or their own (None), and threads."""
+
+    batch: int
+    tokens: int | None
+    threads: int
+
+
+@dataclass
+class Fleet:
+    """Engines that run, and what became of those that do not."""
+
+    running: dict[str, Worker] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def fail(self, name: str, error: WorkerError) -> None:
+        """Take an engine out; the others go on."""
+        self.problems[name] = str(error)
+        self.running.pop(name).close()
+
+
+@contextmanager
+def open_fleet(specs: Sequence[EngineSpec]) -> Iterator[Fleet]:
+    """Open a process for each engine, one after the other, and end them all afterwards."""
+    fleet = Fleet()
+    try:
+        for spec in tqdm(specs, desc="open engines", unit="engine", file=sys.stderr):
+            try:
+                fleet.running[spec.name] = Worker(spec)
+            except WorkerError as error:
+                fleet.problems[spec.name] = str(error)
+        yield fleet
+    finally:
+        for worker in fleet.running.values():
+            worker.close()
+
+
+def ask(fleet: Fleet, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Return each engine's answers to `rows`, (rows, labels)."""
+    answers = {}
+    for name in tqdm(list(fleet.running), desc="answer texts", unit="engine", file=sys.stderr):
+        try:
+            answers[name] = fleet.running[name].answers(rows)
+        except WorkerError as error:
+            fleet.fail(name, error)
+    return answers
+
+
+def time_cell(fleet: Fleet, rows: Sequence[Row], cell: Cell, rounds: int) -> dict[str, Seconds]:
+    """Return seconds (rounds, batches) by engine: warm, in blocks, engines in turn, another first in each round."""
+    for name in list(fleet.running):
+        try:
+            fleet.running[name].prepare(rows, cell.batch, cell.tokens)
+            fleet.running[name].time(0, BLOCK)  # warm-up
+        except WorkerError as error:
+            fleet.fail(name, error)
+    batches = len(rows) // cell.batch  # a last, smaller batch is another thing
+    seconds = {name: np.zeros((rounds, batches)) for name in fleet.running}
+    length = f"{cell.tokens} tokens" if cell.tokens else "own lengths"
+    told = f"time batch {cell.batch}, {length}, threads {cell.threads}"
+    for turn in tqdm(range(rounds), desc=told, unit="round", file=sys.stderr):
+        for start in range(0, batches, BLOCK):
+            _one_block(fleet, seconds, turn, start, min(BLOCK, batches - start))
+    return {name: found for name, found in seconds.items() if name in fleet.running}
+
+
+def _one_block(fleet: Fleet, seconds: Mapping[str, Seconds], turn: int, start: int, count: int) -> None:
+    for name in rotated(list(seconds), turn):
+        if name not in fleet.running:
+            continue
+        time.sleep(PAUSE_SECONDS)
+        try:
+            seconds[name][turn, start : start + count] = fleet.running[name].time(start, count)
+        except WorkerError as error:
+            fleet.fail(name, error)

@@ -1,0 +1,189 @@
+"""The report's figures: a Report → SVG texts, whose ink follows the page (light, dark, paper)."""
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from bench.records import PERCENTS, EngineReport, Report
+
+INK, GRID = "#010203", "#040506"  # stand-ins that _svg() turns into the page's colours
+COLORS = {
+    "ours": "#d6453d", "ort_fp32": "#3d7dd6", "pytorch": "#e08a1e", "stock_int8": "#2f9e6e", "tfidf": "#8a63d2",
+    "openvino": "#0f9fb5", "ctranslate2": "#b5577f", "torch_compile": "#9a8430",
+}  # fmt: skip
+STYLE = {
+    "svg.fonttype": "none", "svg.hashsalt": "prunella", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK,
+    "text.color": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
+    "legend.fontsize": 8,
+}  # fmt: skip
+
+
+def figures(report: Report) -> list[tuple[str, str]]:
+    """Return (caption, svg) of each figure that the report has numbers for."""
+    drawers: list[tuple[str, Callable[[Axes, Report], bool]]] = [
+        ("Accuracy against time for one text: up and to the left is better. Bars: 95 % intervals.", _pareto),
+        ("Time a text, by how many are answered at once.", _batches),
+        ("Time against length, one text at once.", _lengths),
+        ("How often a text takes how long: percentiles, one text at once.", _percentiles),
+        ("Where the time goes, by operator (ONNX Runtime's profiler, one thread).", _operators),
+        ("What was cut: heads and FFN neurons that stay, layer by layer.", _cut),
+        ("F1 by class: reference and ours.", _classes),
+        ("Calibration: on the diagonal, a score of 0.8 is right eight times in ten.", _reliability),
+    ]
+    found = []
+    with mpl.rc_context(STYLE):
+        for caption, draw in drawers:
+            figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+            if draw(figure.add_subplot(), report):
+                found.append((caption, _svg(figure, caption)))
+    return found
+
+
+def _svg(figure: Figure, caption: str) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    opening = rf'<svg viewBox="\1" role="img" aria-label="{caption}">'  # without the fixed width and height
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', opening, text)
+    return text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+
+
+def _running(report: Report) -> list[EngineReport]:
+    return [e for e in report.engines if e.status == "ok"]
+
+
+def _named(engine: EngineReport) -> dict[str, Any]:
+    return {"color": COLORS[engine.name], "label": engine.name}
+
+
+def _legend(axes: Axes, **settings: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**settings)
+
+
+def _plain_numbers(axis: Axis) -> None:
+    """Write 1, 2, 5, 10 … on a log axis, not powers of ten."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _pareto(axes: Axes, report: Report) -> bool:
+    for engine in _running(report):
+        timing, score = engine.timing(1), engine.score
+        if timing is None or score is None:
+            continue
+        half = 196 * (score.accuracy * (1 - score.accuracy) / score.rows) ** 0.5
+        low, high = timing.p50_interval
+        axes.errorbar(
+            timing.p50_ms, score.accuracy * 100, yerr=half,
+            xerr=[[max(0, timing.p50_ms - low)], [max(0, high - timing.p50_ms)]],
+            fmt="o", color=COLORS[engine.name], capsize=2, label=engine.name,
+        )  # fmt: skip
+    axes.set(xscale="log", xlabel="p50, ms (log)", ylabel="accuracy, %")
+    _plain_numbers(axes.xaxis)
+    _legend(axes)
+    return bool(axes.containers)
+
+
+def _batches(axes: Axes, report: Report) -> bool:
+    for engine in _running(report):
+        own = [t for t in engine.timings if t.tokens is None and t.threads == engine.timings[0].threads]
+        axes.plot([t.batch for t in own], [t.p50_ms / t.batch for t in own], "o-", **_named(engine))
+    axes.set(xscale="log", yscale="log", xlabel="texts at once (log)", ylabel="p50, ms a text (log)")
+    _plain_numbers(axes.yaxis)
+    _plain_numbers(axes.xaxis)
+    _legend(axes, ncols=2)
+    return len({t.batch for e in report.engines for t in e.timings}) > 1
+
+
+def _lengths(axes: Axes, report: Report) -> bool:
+    for engine in _running(report):
+        at = [t for t in engine.timings if t.tokens and t.batch == 1 and t.threads == engine.timings[0].threads]
+        if at:
+            axes.plot([t.tokens or 0 for t in at], [t.p50_ms for t in at], "o-", **_named(engine))
+    axes.set(xlabel="tokens", ylabel="p50, ms")
+    _legend(axes)
+    return bool(axes.lines)
+
+
+def _percentiles(axes: Axes, report: Report) -> bool:
+    for engine in _running(report):
+        if timing := engine.timing(1):
+            axes.plot(timing.percentiles_ms, PERCENTS, ".-", **_named(engine))
+    axes.set(xscale="log", xlabel="ms (log)", ylabel="percentile")
+    _plain_numbers(axes.xaxis)
+    _legend(axes)
+    return bool(axes.lines)
+
+
+def _operators(axes: Axes, report: Report) -> bool:
+    profiled = [e for e in _running(report) if e.operators_ms]
+    names: list[str] = []
+    for engine in profiled:
+        names += [n for n in list(engine.operators_ms or {})[:6] if n not in names]
+    shades = mpl.colormaps["tab20"]
+    for row, engine in enumerate(profiled):
+        spent, left = dict(engine.operators_ms or {}), 0.0
+        parts = [(n, spent.pop(n, 0.0)) for n in names] + [("other", sum(spent.values()))]
+        for place, (name, value) in enumerate(parts):
+            axes.barh(row, value, left=left, color=shades(place % 20), label=name if row == 0 else None)
+            left += value
+    axes.set_yticks(range(len(profiled)), [e.name for e in profiled])
+    axes.set_xlabel("ms a text")
+    _legend(axes, fontsize=6.5, ncols=2)
+    return bool(profiled)
+
+
+def _cut(axes: Axes, report: Report) -> bool:
+    before, after = report.reference_architecture.layers, report.architecture.layers
+    if len(before) != len(after):
+        return False
+    places = range(len(before))
+    heads = [a.heads / b.heads * 100 for a, b in zip(after, before, strict=True)]
+    neurons = [a.ffn / b.ffn * 100 for a, b in zip(after, before, strict=True)]
+    axes.bar([p - 0.2 for p in places], heads, 0.38, color=COLORS["ort_fp32"], label="heads")
+    axes.bar([p + 0.2 for p in places], neurons, 0.38, color=COLORS["pytorch"], label="FFN neurons")
+    for place, layer in zip(places, after, strict=True):
+        axes.text(place - 0.2, heads[place] + 1, str(layer.heads), ha="center", fontsize=7)
+        axes.text(place + 0.2, neurons[place] + 1, str(layer.ffn), ha="center", fontsize=7)
+    axes.set(xlabel="layer", ylabel="% that stays", ylim=(0, 118))
+    axes.set_xticks(list(places), [str(p + 1) for p in places])
+    _legend(axes, loc="upper right", ncols=2)
+    return True
+
+
+def _classes(axes: Axes, report: Report) -> bool:
+    base = report.engine(report.reference) if report.reference else None
+    pair = [e for e in (base, report.engine("ours")) if e and e.quality]
+    if len(report.labels) > 30:  # too many bars to read; report.json has them all
+        return False
+    for shift, engine in zip((-0.2, 0.2), pair, strict=False):
+        assert engine.quality is not None
+        found = [(i, f * 100) for i, f in enumerate(engine.quality.class_f1) if f is not None]
+        axes.barh([i + shift for i, _ in found], [f for _, f in found], 0.38, **_named(engine))
+    axes.set_yticks(range(len(report.labels)), list(report.labels))
+    axes.set_xlabel("F1, %")
+    _legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return bool(pair)
+
+
+def _reliability(axes: Axes, report: Report) -> bool:
+    axes.plot([0, 1], [0, 1], "--", color=GRID)
+    shown = [e for e in _running(report) if e.quality and e.name in ("ours", report.reference)]
+    for engine in shown:
+        bins = engine.quality.reliability if engine.quality else ()
+        axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], "o-", **_named(engine))
+    axes.set(xlabel="highest score", ylabel="accuracy", xlim=(0, 1.02), ylim=(0, 1.02))
+    _legend(axes)
+    return bool(shown)

@@ -1,0 +1,84 @@
+"""What report.json holds. `schema_version` rises when a reader of an older file would misread a newer one."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bench.accuracy import Difference, Score
+from bench.quality import Quality
+from models.architecture import Architecture
+from models.record import Record
+
+PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
+
+
+class Timing(Record):
+    """Time of one engine in one setting: medians over rounds and texts, in milliseconds a batch."""
+
+    batch: int = Field(description="texts answered at once")
+    tokens: int | None = Field(description="exact length of every text; None: each text at its own")
+    threads: int
+    p50_ms: float
+    p50_interval: tuple[float, float] = Field(description="95 % bootstrap over texts and rounds")
+    p95_ms: float
+    percentiles_ms: tuple[float, ...] = Field(description="at each of PERCENTS")
+    spread: float = Field(description="how far rounds differ: interquartile range over median of the rounds' medians")
+    noisy: bool = Field(description="the spread is so large that this row should not be trusted")
+
+
+class EngineReport(Record):
+    """One engine's row."""
+
+    name: str
+    description: str
+    status: Literal["ok", "absent", "failed"] = "ok"
+    problem: str | None = Field(None, description="why there are no numbers: not installed, or failed")
+    bytes: int | None = Field(None, description="files that it needs to answer")
+    cold_start_seconds: float | None = Field(None, description="from a new process to ready, imports included")
+    peak_bytes: int | None = Field(None, description="largest memory of its process")
+    score: Score | None = Field(None, description="None: the data has no labels")
+    quality: Quality | None = None
+    answers: tuple[int, ...] | None = Field(None, description="label indices, of ours only: what --compare pairs")
+    operators_ms: dict[str, float] | None = Field(None, description="milliseconds a text by operator, where known")
+    difference: Difference | None = Field(None, description="against the reference, on the same rows")
+    timings: tuple[Timing, ...] = ()
+    speedup: float | None = Field(None, description="median of the reference over its own, one text at a time")
+    speedup_interval: tuple[float, float] | None = None
+    paired_speedup: float | None = Field(
+        None, description="the same text by text, geometric mean: for comparing runs"
+    )
+    paired_interval: tuple[float, float] | None = None
+
+    def timing(self, batch: int) -> Timing | None:
+        """Return the time at own lengths for `batch` texts, with the first number of threads."""
+        found = [t for t in self.timings if t.batch == batch and t.tokens is None]
+        return found[0] if found else None
+
+
+class Report(Record):
+    """All that was measured in one run."""
+
+    schema_version: Literal[1] = 1
+    command: str
+    started: str
+    seconds: float
+    machine: dict[str, Any]
+    load_after: float
+    bundle: str = Field(description="id of the bundle")
+    architecture: Architecture
+    reference: str | None = Field(description="the engine that others are compared with")
+    reference_architecture: Architecture
+    labels: tuple[str, ...]
+    truth: tuple[int, ...] | None = Field(None, description="label indices of the data, in its order")
+    asked_speedup: float | None = Field(None, description="what compression was asked for; None: nothing was pruned")
+    data: str
+    data_sha256: str
+    rows: int
+    texts_timed: int
+    rounds: int
+    engines: tuple[EngineReport, ...]
+    verdicts: tuple[str, ...] = Field(description="what a reader should know before the numbers")
+
+    def engine(self, name: str) -> EngineReport | None:
+        """Return the row of that name, when it ran."""
+        return next((e for e in self.engines if e.name == name and e.status == "ok"), None)

@@ -1,0 +1,241 @@
+"""run_bench(): a bundle, the model it came from and texts → report.json and report.md, and the bundle's summary."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from bench.accuracy import Indices
+from bench.engines import DESCRIPTIONS, FILES, REFERENCES, EngineSpec
+from bench.html import to_html
+from bench.markdown import to_markdown
+from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
+from bench.operators import operator_times
+from bench.records import Report
+from bench.rows import Measured, Rows, engine_report
+from bench.timing import machine_card
+from bench.verdicts import verdicts
+from export import peers
+from export.stock import stock_export
+from models.atomic import write_text
+from models.checkpoint import read_architecture
+from models.errors import InputError, MissingExtraError
+from models.folder import ModelFolder
+from models.record import Record
+from models.task import Task
+from models.texts import Texts
+from models.tokens import Row
+from service.bundle import REPORT, Bundle
+
+
+class BenchConfig(Record):
+    """What is measured."""
+
+    against: tuple[str, ...] = Field(
+        ("pytorch", "ort_fp32", "stock_int8", "tfidf"), description="engines beside ours"
+    )
+    batches: tuple[int, ...] = Field((1, 16), description="texts at once")
+    lengths: tuple[int | None, ...] = Field((None,), description="exact tokens; None: texts at their own lengths")
+    threads: tuple[int, ...] = Field((1,), description="threads inside one operator")
+    texts: int = Field(64, ge=1, description="texts that are timed; accuracy takes all")
+    rounds: int = Field(7, ge=3, description="rounds of interleaved timing")
+    handicap: float = Field(0, ge=0, description="share of its time by which ours is slowed: to try the guard")
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is compared, and on what."""
+
+    bundle: Bundle
+    reference: ModelFolder  # the fine-tuned classifier that the bundle came from
+    data: Texts
+    train: Texts | None  # for tfidf
+
+
+def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Report:
+    """Measure; write report.json, report.md and report.html into `out`, and a summary into the bundle's report.json.
+
+    Raises:
+        InputError: the data's labels are not the model's, or an engine is unknown.
+    """
+    begun, machine = time.time(), machine_card()
+    truth = _truth(inputs)
+    timed = _chosen(inputs.data, config)
+    measured = _measure(inputs, config, timed, store)
+    reference = next((name for name in REFERENCES if name in measured.answers), None)
+    lengths = np.array([len(e.ids) for e in inputs.bundle.tokenizer().encode(inputs.data.rows)])
+    rows = Rows(truth, lengths, inputs.bundle.task)
+    report = Report(
+        **_context(inputs),
+        machine=machine,
+        started=datetime.fromtimestamp(begun, UTC).isoformat(timespec="seconds"),
+        seconds=round(time.time() - begun, 1),
+        load_after=os.getloadavg()[0],
+        reference=reference,
+        truth=None if truth is None else tuple(int(n) for n in truth),
+        texts_timed=len(timed),
+        rounds=config.rounds,
+        engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *config.against)),
+        verdicts=(),
+    )
+    report = report.model_copy(update={"verdicts": tuple(verdicts(report))})
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
+    write_text(out / "report.md", to_markdown(report))
+    write_text(out / "report.html", to_html(report))
+    write_text(inputs.bundle.folder.path / REPORT, json.dumps(summary(report), indent=2) + "\n")
+    return report
+
+
+def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
+    """Return the fine-tuned classifier that the bundle came from, out of the store.
+
+    Raises:
+        InputError: it is not there.
+    """
+    lineage = bundle.folder.manifest.lineage
+    after = [lineage[i + 1] for i in range(len(lineage) - 1) if lineage[i].stage == "finetune"]
+    if not after:
+        raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
+    wanted = after[-1].parents[0]
+    for path in (store / f"finetune-{wanted}", bundle.folder.path.parent / f"finetune-{wanted}"):
+        if path.is_dir():
+            return ModelFolder.open(path)
+    raise InputError(
+        f"{store} has no finetune-{wanted}, the model that the bundle came from: give --reference FOLDER"
+    )
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return the keys that every verb prints for a measured bundle, and that /info shows."""
+    ours = report.engine("ours")
+    told: dict[str, Any] = {"rows": report.rows, "reference": report.reference}
+    told["architecture"] = report.architecture.summary()
+    if ours is None:
+        return told
+    told["bytes"] = ours.bytes
+    running = [e for e in report.engines if e.status == "ok"]
+    told["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.timing(1))}
+    first = ours.timing(1)
+    told["speedup"] = {
+        e.name: _rounded(t.p50_ms / first.p50_ms) for e in running if first and e is not ours and (t := e.timing(1))
+    }
+    base = report.engine(report.reference) if report.reference else None
+    if ours.score:
+        told |= {"accuracy": ours.score.accuracy, "macro_f1": ours.score.macro_f1}
+    if base and base.score:
+        told["reference_accuracy"] = base.score.accuracy
+    if ours.difference:
+        told["loss_points"] = _rounded(ours.difference.loss_points)
+        told["loss_interval"] = [_rounded(x) for x in ours.difference.loss_interval]
+    return told
+
+
+def _context(inputs: Inputs) -> dict[str, Any]:
+    """Return what a reader must know before the numbers: command, models and data."""
+    asked = [step.config["speedup"] for step in inputs.bundle.folder.manifest.lineage if step.stage == "prune"]
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "bundle": inputs.bundle.id,
+        "architecture": inputs.bundle.architecture,
+        "reference_architecture": read_architecture(inputs.reference.path),
+        "labels": inputs.bundle.task.labels,
+        "asked_speedup": float(asked[-1]) if asked else None,
+        "data": inputs.data.source,
+        "data_sha256": inputs.data.sha256,
+        "rows": len(inputs.data),
+    }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")
+
+
+def _truth(inputs: Inputs) -> Indices | None:
+    if inputs.data.labels is None:
+        return None
+    task: Task = inputs.bundle.task
+    return np.array([task.label_index(label) for label in inputs.data.labels])
+
+
+def _chosen(data: Texts, config: BenchConfig) -> list[Row]:
+    """Return the texts that are timed: seeded, a whole number of every batch."""
+    count = min(config.texts, len(data))
+    order = np.random.default_rng(0).permutation(len(data))[:count]
+    rows = [data.rows[i] for i in order]
+    return rows * -(-max(config.batches) // count)  # fewer texts than a batch: they come again
+
+
+def _measure(inputs: Inputs, config: BenchConfig, timed: Sequence[Row], store: Path) -> Measured:
+    specs, problems = _specs(inputs, config, store)
+    measured = Measured({}, {}, {}, _operators(specs, inputs.bundle, timed), problems)
+    for threads in config.threads:
+        slowed = {"ours": config.handicap}
+        mine = [replace(s, threads=threads, handicap=slowed.get(s.name, 0)) for s in specs if s.name not in problems]
+        with open_fleet(mine) as fleet:
+            if threads == config.threads[0]:
+                measured.answers.update(ask(fleet, inputs.data.rows))
+            for tokens in config.lengths:
+                for batch in config.batches:
+                    cell = Cell(batch, tokens, threads)
+                    measured.seconds[cell] = time_cell(fleet, timed, cell, config.rounds)
+            _note(fleet, measured)
+    return measured
+
+
+def _operators(specs: list[EngineSpec], bundle: Bundle, timed: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Profile the graphs that ONNX Runtime runs."""
+    tokenizer = bundle.tokenizer()
+    batches = [tokenizer.batch([row]) for row in timed[:32]]
+    variant = bundle.info.default["cpu"]
+    files = {"ours": bundle.onnx_path(variant)}
+    files |= {s.name: s.folder / FILES[s.name] for s in specs if s.name in FILES}
+    return {name: operator_times(path, batches) for name, path in files.items()}
+
+
+def _note(fleet: Fleet, measured: Measured) -> None:
+    for name, worker in fleet.running.items():
+        measured.opened.setdefault(name, {**worker.opened, "peak_bytes": worker.peak_bytes()})
+    for name, told in fleet.problems.items():
+        measured.problems[name] = ("failed", told)
+
+
+def _specs(inputs: Inputs, config: BenchConfig, store: Path) -> tuple[list[EngineSpec], dict[str, tuple[str, str]]]:
+    """Return what can be opened, and why the rest cannot; an engine is prepared in the store when it needs that."""
+    unknown = set(config.against) - set(DESCRIPTIONS)
+    if unknown:
+        raise InputError(f"{sorted(unknown)[0]!r} is no engine that is known: there are {', '.join(DESCRIPTIONS)}")
+    specs: list[EngineSpec] = []
+    problems: dict[str, tuple[str, str]] = {}
+    for name in ("ours", *config.against):
+        try:
+            specs.append(EngineSpec(name, _folder(name, inputs, store), inputs.bundle.task, train=inputs.train))
+        except MissingExtraError as error:
+            problems[name] = ("absent", str(error))
+        except Exception as error:  # whatever a foreign converter raises becomes its row
+            problems[name] = ("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+    return specs, problems
+
+
+def _folder(name: str, inputs: Inputs, store: Path) -> Path:
+    reference, task = inputs.reference, inputs.bundle.task
+    if name == "ours":
+        return inputs.bundle.folder.path
+    if name in ("tfidf", "openvino") and inputs.train is None:
+        raise MissingExtraError("needs the training texts: give --train FILE")
+    if name in FILES:
+        return stock_export(reference, store).folder.path
+    if name == "openvino" and inputs.train is not None:
+        exported = stock_export(reference, store).folder
+        return peers.openvino_int8(reference, exported, inputs.train, task.max_tokens, store).folder.path
+    if name == "ctranslate2":
+        return peers.ctranslate2_int8(reference, store).folder.path
+    return reference.path

@@ -1,0 +1,82 @@
+"""engine_report(): one engine's raw results → its row of the report."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.accuracy import Indices, compare, score
+from bench.engines import DESCRIPTIONS
+from bench.measure import Cell
+from bench.quality import quality
+from bench.records import PERCENTS, EngineReport, Timing
+from bench.timing import Seconds, median_interval, paired_speedup, speedup, spread
+from models.task import Task
+
+NOISY = 0.15  # spread of the rounds above which a row is marked
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Raw results by engine."""
+
+    answers: dict[str, NDArray[np.float32]]  # logits (rows, labels)
+    seconds: dict[Cell, dict[str, Seconds]]
+    opened: dict[str, dict[str, float]]
+    operators: dict[str, dict[str, float]]
+    problems: dict[str, tuple[str, str]]  # status, sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The data that was answered: true label indices, or None without labels, and lengths in tokens."""
+
+    truth: Indices | None
+    lengths: Indices
+    task: Task
+
+
+def engine_report(name: str, measured: Measured, rows: Rows, reference: str | None) -> EngineReport:
+    """Return the row of one engine; `reference` is the engine that it is compared with."""
+    base = EngineReport(name=name, description=DESCRIPTIONS[name])
+    if name in measured.problems:
+        status, told = measured.problems[name]
+        return base.model_copy(update={"status": status, "problem": told})
+    found: dict[str, Any] = dict(measured.opened[name])
+    found["bytes"] = int(found["bytes"])
+    found["operators_ms"] = measured.operators.get(name)
+    found |= _answers(name, measured, rows, reference)
+    found["timings"] = tuple(
+        _timing(cell, seconds[name]) for cell, seconds in measured.seconds.items() if name in seconds
+    )
+    first = next(iter(measured.seconds.values()))
+    if reference is not None and name != reference and reference in first:
+        pair = (first[reference], first[name])
+        found["speedup"], found["speedup_interval"] = speedup(*pair)
+        found["paired_speedup"], found["paired_interval"] = paired_speedup(*pair)
+    return base.model_copy(update=found)
+
+
+def _answers(name: str, measured: Measured, rows: Rows, reference: str | None) -> dict[str, Any]:
+    logits = measured.answers[name]
+    answers = logits.argmax(1)
+    found: dict[str, Any] = {"answers": tuple(int(n) for n in answers)} if name == "ours" else {}
+    if rows.truth is not None:
+        found["score"] = score(rows.truth, answers, len(rows.task.labels))
+        found["quality"] = quality(rows.truth, logits, rows.task, rows.lengths)
+        if reference is not None and name != reference:
+            found["difference"] = compare(rows.truth, measured.answers[reference].argmax(1), answers)
+    return found
+
+
+def _timing(cell: Cell, seconds: Seconds) -> Timing:
+    milliseconds = seconds * 1e3
+    wavered = spread(seconds)
+    return Timing(
+        batch=cell.batch, tokens=cell.tokens, threads=cell.threads,
+        p50_ms=float(np.median(milliseconds)), p50_interval=median_interval(milliseconds),
+        p95_ms=float(np.percentile(milliseconds, 95)),
+        percentiles_ms=tuple(float(x) for x in np.percentile(milliseconds, PERCENTS)),
+        spread=wavered, noisy=wavered > NOISY,
+    )  # fmt: skip

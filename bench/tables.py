@@ -1,0 +1,48 @@
+"""`python -m bench.tables`: write the tables of README.md and docs/ again from docs/results/*.json.
+
+A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails when a page differs.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from bench.markdown import engines_table, machine_sentence
+from bench.records import Report
+from models.errors import FolderError
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "docs" / "results"
+MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
+
+
+def pages() -> list[Path]:
+    """Return the pages that may hold tables."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def with_tables(text: str) -> str:
+    """Return a page with its tables as the stored reports give them."""
+    return MARKED.sub(lambda found: found.group(1) + _told(found.group(2)) + found.group(3), text)
+
+
+def _told(name: str) -> str:
+    path = RESULTS / f"{name}.json"
+    if not path.is_file():
+        raise FolderError(f"{path} is not there: copy the report.json of a run to it")
+    report = Report.read(path)
+    sentences = "\n".join(f"- {sentence}" for sentence in report.verdicts)
+    return f"{engines_table(report)}\n\n{sentences}\n\n{machine_sentence(report)} Command: `{report.command}`.\n"
+
+
+def main() -> None:
+    """Rewrite every page whose tables are old."""
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        if (renewed := with_tables(text)) != text:
+            page.write_text(renewed, encoding="utf-8")
+            sys.stderr.write(f"renewed {page.relative_to(ROOT)}\n")
+
+
+if __name__ == "__main__":
+    main()

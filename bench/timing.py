@@ -1,0 +1,103 @@
+"""interleave(): fair seconds of several callables, warm and in turn; and what such seconds say."""
+
+import gc
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.processor import cpu_flags, cpu_name
+
+RESAMPLES = 2000
+Seconds = NDArray[np.float64]  # (rounds, texts)
+
+
+def interleave(callables: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Return seconds by name, one entry a round; all run once in each round, and the order rotates."""
+    for _ in range(warmup):
+        for call in callables.values():
+            call()
+    seconds: dict[str, list[float]] = {name: [] for name in callables}
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        for turn in range(rounds):
+            for name in rotated(list(callables), turn):
+                start = perf_counter()
+                callables[name]()
+                seconds[name].append(perf_counter() - start)
+    finally:
+        if collecting:
+            gc.enable()
+    return seconds
+
+
+def rotated(names: Sequence[str], turn: int) -> list[str]:
+    """Return the names in the order of one round: another begins each time."""
+    shift = turn % max(1, len(names))
+    return [*names[shift:], *names[:shift]]
+
+
+def spread(seconds: Seconds) -> float:
+    """Return the interquartile range of the rounds' medians over their median: how much the machine wavered."""
+    low, middle, high = np.percentile(np.median(seconds, axis=1), [25, 50, 75])
+    return float((high - low) / middle)
+
+
+def median_interval(seconds: Seconds, seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the median, resampling rounds and texts."""
+    return _interval([np.median(sample) for sample in _resamples(seconds, seed)])
+
+
+def speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Return median over median, and its 95 % interval; both are resampled on the same rounds and texts."""
+    pairs = _resamples(np.stack([reference, ours], axis=-1), seed)
+    ratios = [float(np.divide(*np.median(pair, axis=(0, 1)))) for pair in pairs]
+    return float(np.median(reference) / np.median(ours)), _interval(ratios)
+
+
+def paired_speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tuple[float, float]]:
+    """Return the geometric mean over texts of reference over ours, each a median over rounds, and its 95 % interval.
+
+    Lengths cancel text by text, so that it wavers less between runs than a ratio of two medians over all texts.
+    """
+
+    def log_ratio(pair: Seconds) -> float:
+        middle = np.log(np.median(pair, axis=0))  # (texts, 2)
+        return float((middle[:, 0] - middle[:, 1]).mean())
+
+    both = np.stack([reference, ours], axis=-1)
+    low, high = _interval([log_ratio(sample) for sample in _resamples(both, seed)])
+    return float(np.exp(log_ratio(both))), (float(np.exp(low)), float(np.exp(high)))
+
+
+def machine_card() -> dict[str, Any]:
+    """Return what a reader must know of the machine: processor, the flags that matter, cores, load and versions."""
+    wanted = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
+    return {
+        "processor": cpu_name(),
+        "flags": sorted(cpu_flags() & wanted),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("onnxruntime", "numpy", "tokenizers")},
+    }
+
+
+def _resamples(seconds: Seconds, seed: int) -> list[Seconds]:
+    generator = np.random.default_rng(seed)
+    rounds, texts = seconds.shape[:2]
+    drawn = [
+        (generator.integers(rounds, size=rounds), generator.integers(texts, size=texts)) for _ in range(RESAMPLES)
+    ]
+    return [seconds[np.ix_(r, t)] for r, t in drawn]
+
+
+def _interval(values: Sequence[float] | list[Any]) -> tuple[float, float]:
+    low, high = np.percentile(values, [2.5, 97.5])
+    return float(low), float(high)

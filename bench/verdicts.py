@@ -1,0 +1,69 @@
+"""verdicts(): what a reader should know before the numbers, in sentences that the numbers decide."""
+
+from collections.abc import Iterator
+
+from bench.records import EngineReport, Report
+
+
+def verdicts(report: Report) -> Iterator[str]:
+    """Yield the sentences."""
+    ours = report.engine("ours")
+    if ours is None:
+        yield "The bundle itself did not run: nothing below says anything about it."
+        return
+    yield from _cost(report, ours)
+    yield from _speed(report, ours)
+    yield from _asked(report, ours)
+    yield from _simple(report, ours)
+    noisy = sorted({e.name for e in report.engines for t in e.timings if t.noisy})
+    if noisy:
+        yield f"The machine wavered while {', '.join(noisy)} was timed: rows marked noisy should be measured again."
+
+
+def _cost(report: Report, ours: EngineReport) -> Iterator[str]:
+    if ours.score is None:
+        yield "The data has no labels: accuracy was not measured."
+        return
+    if ours.difference is None:
+        return
+    low, high = ours.difference.loss_interval
+    told = f"{ours.difference.loss_points:+.2f} points of accuracy (95 % interval {low:+.2f} to {high:+.2f})"
+    if low > 0:
+        yield f"Compression cost accuracy: it lost {told}."
+    elif high < 0:
+        yield f"The compressed model answers better than its reference: the loss is {told}."
+    else:
+        yield f"No loss can be told from chance on these {report.rows} rows: the loss is {told}."
+
+
+def _speed(report: Report, ours: EngineReport) -> Iterator[str]:
+    mine = ours.timing(1)
+    for name in (report.reference, "stock_int8"):
+        other = report.engine(name) if name else None
+        theirs = other.timing(1) if other else None
+        if mine is None or theirs is None or theirs.p50_ms >= mine.p50_ms:
+            continue
+        yield f"{name} is faster than the compressed model here: compression does not earn its cost on this machine."
+
+
+def _asked(report: Report, ours: EngineReport) -> Iterator[str]:
+    if report.asked_speedup is None or ours.speedup is None or ours.speedup >= report.asked_speedup * 0.95:
+        return
+    yield f"A speed-up of {report.asked_speedup:g}x was asked for; here it is {ours.speedup:.2f}x."
+
+
+def _simple(report: Report, ours: EngineReport) -> Iterator[str]:
+    simple = report.engine("tfidf")
+    base = report.engine(report.reference) if report.reference else None
+    if simple is None or simple.score is None or ours.score is None or simple.difference is None:
+        return
+    if base and base.score and simple.difference.loss_interval[0] <= 0:
+        yield (
+            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, which cannot be told from the "
+            f"full encoder's {base.score.accuracy:.1%}: on this data an encoder does not earn its cost."
+        )
+    elif simple.score.accuracy >= ours.score.accuracy:
+        yield (
+            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, the compressed model "
+            f"{ours.score.accuracy:.1%}: compressed this far, the encoder does not earn its cost."
+        )

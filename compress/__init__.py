@@ -1,0 +1,1 @@
+"""A smaller model out of a larger."""

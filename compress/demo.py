@@ -1,0 +1,50 @@
+"""run_demo(): the whole path on BBC News and MiniLM-L6, with settings that fit ten minutes on two cores."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.report import BenchConfig, Inputs, run_bench
+from compress.distill import DistillConfig
+from compress.pipeline import CompressConfig, compress
+from models.builtin import MINILM
+from models.finetune import FinetuneConfig, finetune
+from models.texts import read_texts
+from models.training import TrainingConfig
+from service.bundle import Bundle
+from service.publish import publish
+
+FINETUNE = FinetuneConfig(max_tokens=64, training=TrainingConfig(epochs=2, learning_rate=1e-4))
+COMPRESS = CompressConfig(
+    speedup=4.0, importance_rows=128, heal=DistillConfig(training=TrainingConfig(epochs=3, learning_rate=3e-4))
+)
+BENCH = BenchConfig(texts=48, rounds=5)
+
+
+def run_demo(store: Path) -> dict[str, Any]:
+    """Return what the demo's last line says; every finished stage in `store` is reused."""
+    train, validation, test = (read_texts(f"builtin:bbc-news:{part}") for part in ("train", "validation", "test"))
+    say(f"1/4 fine-tune MiniLM-L6 on {len(train)} BBC News articles")
+    teacher = finetune(MINILM, train, validation, FINETUNE, store)
+    say(f"2/4 prune to {COMPRESS.speedup:g}x, heal, quantize, export")
+    made = compress(teacher.folder, train, COMPRESS, store)
+    bundle = made.bundle.folder
+    say(f"3/4 report on {len(test)} test articles")
+    out = store / f"report-{bundle.id}"
+    summary = bundle.path / "report.json"
+    if not (summary.is_file() and (out / "report.html").is_file()):
+        run_bench(Inputs(Bundle.open(bundle.path), teacher.folder, test, train), BENCH, store, out)
+    say("4/4 publish")
+    tag = publish(bundle.path)
+    say((out / "report.md").read_text(encoding="utf-8"))
+    return {
+        "folder": str(bundle.path), "id": bundle.id, "reused": made.bundle.reused, "tag": tag,
+        "report": str(out / "report.html"), "report_json": str(out / "report.json"),
+        **json.loads(summary.read_text(encoding="utf-8")),
+    }  # fmt: skip
+
+
+def say(line: str) -> None:
+    """Tell people, on stderr, what is going on."""
+    sys.stderr.write(f"prunella: {line}\n")

@@ -1,0 +1,1 @@
+"""The same model in the runtime's form."""

@@ -1,0 +1,85 @@
+"""The same classifier in the form of other engines, for the report: OpenVINO int8, CTranslate2 int8."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+
+from export import stock
+from models import tokens
+from models.errors import MissingExtraError
+from models.folder import ModelFolder
+from models.stage import Made, Stage, run_stage
+from models.texts import Texts
+from models.tokens import Row, Tokenizer
+
+VERSION = 1
+CALIBRATION_ROWS = 128
+OPENVINO, HEAD = "openvino.xml", "head.npz"
+
+
+def openvino_int8(source: ModelFolder, exported: ModelFolder, train: Texts, max_tokens: int, store: Path) -> Made:
+    """Return the folder with NNCF's post-training int8 of optimum's export, calibrated on training texts.
+
+    Raises:
+        MissingExtraError: openvino or nncf is not installed.
+    """
+    settings = {"versions": _versions("openvino", "nncf"), "texts": train.sha256, "rows": CALIBRATION_ROWS}
+
+    def make(target: Path) -> None:
+        import nncf
+        import openvino
+        from nncf.parameters import ModelType
+
+        tokenizer = Tokenizer.open(source.path, max_tokens)
+        model = openvino.Core().read_model(exported.path / stock.FP32)
+        names = [i.any_name for i in model.inputs]
+
+        def feed(row: Row) -> dict[str, np.ndarray]:
+            batch = tokenizer.batch([row])
+            arrays = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.types}
+            return {name: arrays[name] for name in names}
+
+        rows: Sequence[Row] = train.rows[:CALIBRATION_ROWS]
+        quantized = nncf.quantize(
+            model, nncf.Dataset(rows, feed), model_type=ModelType.TRANSFORMER, subset_size=len(rows)
+        )
+        openvino.save_model(quantized, target / OPENVINO, compress_to_fp16=False)
+        shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)
+
+    return run_stage(Stage("openvino", VERSION, settings), [source], store, make)
+
+
+def ctranslate2_int8(source: ModelFolder, store: Path) -> Made:
+    """Return the folder with CTranslate2's int8 encoder and, which it does not have, the classification head.
+
+    Raises:
+        MissingExtraError: ctranslate2 is not installed.
+    """
+    settings = {"versions": _versions("ctranslate2")}
+
+    def make(target: Path) -> None:
+        from ctranslate2.converters import TransformersConverter
+        from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
+
+        model = AutoModelForSequenceClassification.from_pretrained(source.path)
+        special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+        bare = target / "bare"
+        model.bert.save_pretrained(bare)
+        PreTrainedTokenizerFast(tokenizer_file=str(source.path / tokens.FILE), **special).save_pretrained(bare)
+        TransformersConverter(str(bare)).convert(str(target / "model"), quantization="int8")
+        shutil.rmtree(bare)
+        head = model.classifier
+        np.savez(target / HEAD, weight=head.weight.detach().numpy(), bias=head.bias.detach().numpy())
+        shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)
+
+    return run_stage(Stage("ctranslate2", VERSION, settings), [source], store, make)
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    try:
+        return {name: version(name) for name in packages}
+    except PackageNotFoundError as error:
+        raise MissingExtraError(f"{error.name} is not installed: pip install 'prunella[peers]'") from None

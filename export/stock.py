@@ -1,0 +1,60 @@
+"""stock_export(): what optimum gives out of the box, in fp32 and in dynamic int8: the baseline of every report."""
+
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from models import tokens
+from models.architecture import Architecture
+from models.checkpoint import read_architecture
+from models.errors import InputError
+from models.folder import ModelFolder
+from models.processor import has_vnni
+from models.stage import Made, Stage, run_stage
+
+VERSION = 1
+FP32, INT8 = "model.onnx", "model_quantized.onnx"
+
+
+def stock_export(source: ModelFolder, store: Path) -> Made:
+    """Return the folder with optimum's export of `source`, and its dynamic int8 for this processor.
+
+    Raises:
+        InputError: the model was pruned to a shape that transformers cannot load.
+    """
+    shape: Architecture = read_architecture(source.path)
+    if not shape.is_uniform():
+        raise InputError(f"{source.path} is pruned ({shape.summary()}): optimum exports only what transformers loads")
+    recipe = "avx512_vnni" if has_vnni() else "avx2"
+    settings = {"optimum-onnx": version("optimum-onnx"), "recipe": recipe}
+    return run_stage(Stage("stock", VERSION, settings), [source], store, lambda t: _make(source.path, recipe, t))
+
+
+def _make(source: Path, recipe: str, target: Path) -> None:
+    from optimum.exporters.onnx import onnx_export_from_model
+    from optimum.onnxruntime import ORTQuantizer
+    from optimum.onnxruntime.configuration import AutoQuantizationConfig
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(source)
+    settings = getattr(AutoQuantizationConfig, recipe)(is_static=False, per_channel=False)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about tracing and the legacy exporter, which are optimum's choice
+        onnx_export_from_model(model, target, task="text-classification")
+        ORTQuantizer.from_pretrained(target, file_name=FP32).quantize(settings, save_dir=target)
+    shutil.copyfile(source / tokens.FILE, target / tokens.FILE)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep other libraries' advice out of the log while they work; errors still show."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,58 @@
+"""One user of POST /v1/classify, who asks again as soon as the answer is there. Started by run.py.
+
+LOADTEST_TEXTS names a JSON list of texts; LOADTEST_TIMES gets the seconds of the run and every response time.
+"""
+
+import json
+import os
+import random
+import time
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from locust import FastHttpUser, constant, events, task
+
+TEXTS = json.loads(Path(os.environ["LOADTEST_TEXTS"]).read_text(encoding="utf-8"))
+NUMBERS = count()
+times_ms: list[float] = []  # locust's own percentiles are rounded to whole milliseconds
+started = time.perf_counter()
+
+
+class Client(FastHttpUser):  # type: ignore[misc]
+    """Asks about texts in an order of its own."""
+
+    wait_time = constant(0)
+
+    def on_start(self) -> None:
+        """Seed the order of the texts with the number of the user."""
+        self.generator = random.Random(next(NUMBERS))
+
+    @task  # type: ignore[untyped-decorator]
+    def classify(self) -> None:
+        """Ask about one text."""
+        self.client.post("/v1/classify", json={"text": self.generator.choice(TEXTS)})
+
+
+@events.test_start.add_listener  # type: ignore[untyped-decorator]
+def _start(**_: Any) -> None:
+    global started
+    started = time.perf_counter()
+
+
+@events.request.add_listener  # type: ignore[untyped-decorator]
+def _note(response_time: float, exception: Exception | None, **_: Any) -> None:
+    if exception is None:
+        times_ms.append(response_time)
+
+
+@events.test_stop.add_listener  # type: ignore[untyped-decorator]
+def _write(environment: Any, **_: Any) -> None:
+    total = environment.stats.total
+    told = {
+        "requests": total.num_requests,
+        "failures": total.num_failures,
+        "duration_s": time.perf_counter() - started,
+        "times_ms": times_ms,
+    }
+    Path(os.environ["LOADTEST_TIMES"]).write_text(json.dumps(told), encoding="utf-8")

@@ -1,0 +1,98 @@
+"""run_stage(): the same input and the same configuration give the same folder, made once.
+
+Resume is free: a stage that finished is opened, one that was killed leaves only `<name>.partial`, which the next
+run removes. A lock keeps two processes from making the same folder at once.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from models.errors import FolderError
+from models.folder import MANIFEST, Manifest, ModelFolder, Step, identity, record_files
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A finished folder, and whether it was there already."""
+
+    folder: ModelFolder
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What identifies a piece of work: its name, its version and the settings that decide its result."""
+
+    name: str
+    version: int
+    config: dict[str, Any]
+
+
+def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: Callable[[Path], None]) -> Made:
+    """Return the folder that `make` fills, calling it only when the folder is not there yet.
+
+    Args:
+        stage: name, version and configuration; with the parents' ids they are the folder's identity.
+        parents: the folders that `make` reads; the first one's lineage is carried on.
+        store: where folders are kept, as `<name>-<id>`.
+        make: fills the empty folder that it is given; it never writes elsewhere.
+    """
+    folder_id = identity([p.id for p in parents], stage.name, stage.version, stage.config)
+    target = Path(store) / f"{stage.name}-{folder_id}"
+    if (target / MANIFEST).is_file():
+        return Made(ModelFolder.open(target), reused=True)
+    with _only_one(target):
+        if (target / MANIFEST).is_file():  # another process made it while this one waited
+            return Made(ModelFolder.open(target), reused=True)
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        make(partial)
+        step = Step(
+            stage=stage.name, version=stage.version, config=stage.config, parents=tuple(p.id for p in parents)
+        )
+        lineage = (*(parents[0].manifest.lineage if parents else ()), step)
+        Manifest(id=folder_id, lineage=lineage, files=record_files(partial)).write(partial / MANIFEST)
+        _flush(partial)
+        partial.rename(target)
+    return Made(ModelFolder.open(target), reused=False)
+
+
+def copy_folder(source: ModelFolder, target: Path) -> ModelFolder:
+    """Copy a finished folder to `target`, atomically.
+
+    Raises:
+        FolderError: `target` holds something else.
+    """
+    if target.exists():
+        if (target / MANIFEST).is_file() and ModelFolder.open(target).id == source.id:
+            shutil.copytree(source.path, target, dirs_exist_ok=True)  # newer measurements come along
+            return ModelFolder.open(target)
+        raise FolderError(f"{target} exists and is not this result ({source.id}): choose another --out")
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source.path, partial)
+    partial.rename(target)
+    return ModelFolder.open(target)
+
+
+@contextmanager
+def _only_one(target: Path) -> Iterator[None]:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as file:  # stays: removing it would race with a waiter
+        fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel when the process ends, however it ends
+        yield
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

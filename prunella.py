@@ -1,0 +1,283 @@
+"""The command line: `prunella <verb>`. Each verb wires flags to one package; the last line on stdout is JSON."""
+
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from models.errors import CheckError, InputError, MissingExtraError, PrunellaError
+from models.record import explain
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    help="Cut a fine-tuned text classifier down, let it heal, quantize it, serve it, and say what that cost.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="where finished stages are kept and reused")]
+Out = Annotated[Path | None, typer.Option(help="copy the finished folder here")]
+STORE = Path("store")
+
+
+def main() -> None:
+    """Run a verb; an error that was raised on purpose is one sentence and an exit code."""
+    try:
+        app()
+    except PrunellaError as error:
+        sys.stderr.write(f"prunella: {error}\n")
+        sys.exit(error.exit_code)
+    except ValidationError as error:  # a flag's value that its configuration does not allow
+        sys.stderr.write(f"prunella: {error.title}: {explain(error)}\n")
+        sys.exit(2)
+
+
+@app.command()
+def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
+    """The whole path on built-in real data: fine-tune, prune, heal, quantize, report, publish, serve."""
+    need("torch", "train")
+    from compress.demo import run_demo
+
+    start = time.perf_counter()
+    result = run_demo(store)
+    show({"verb": "demo", **result, "seconds": round(time.perf_counter() - start, 1)})
+    if serve:
+        run_server(result["tag"], "auto", port)
+
+
+@app.command()
+def finetune(
+    train: Annotated[str, typer.Option(help="CSV or JSONL with columns text, [text_pair,] label; or builtin:…")],
+    encoder: Annotated[str, typer.Option(help="Hugging Face folder, or builtin:minilm-l6")] = "builtin:minilm-l6",
+    validation: Annotated[str | None, typer.Option(help="held-out rows; default: a tenth of --train")] = None,
+    epochs: int = 3,
+    max_tokens: int = 128,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """Train a classifier on an encoder."""
+    need("torch", "train")
+    from models.finetune import FinetuneConfig
+    from models.finetune import finetune as work
+    from models.texts import read_texts
+    from models.training import TrainingConfig
+
+    rows = read_texts(train)
+    rows, held_out = (rows, read_texts(validation)) if validation else rows.split(0.1, seed)
+    training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
+    finish(
+        "finetune",
+        work(encoder, rows, held_out, FinetuneConfig(max_tokens=max_tokens, training=training), store),
+        out,
+    )
+
+
+@app.command()
+def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows")]) -> None:
+    """Accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
+    from bench.evaluate import evaluate as work
+    from models.texts import read_texts
+
+    start = time.perf_counter()
+    found = work(model, read_texts(data)).model_dump()
+    show({"verb": "evaluate", "folder": str(model), **found, "seconds": round(time.perf_counter() - start, 1)})
+
+
+@app.command()
+def compress(
+    model: Path,
+    train: Annotated[str, typer.Option(help="texts to judge and to heal on; labels are not needed")],
+    speedup: Annotated[float, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = 4.0,
+    tolerance: Annotated[float, typer.Option(help="share by which the measured speed-up may miss it")] = 0.05,
+    epochs: int = 3,
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """Prune to a speed-up, heal by distillation, quantize: gives a bundle."""
+    need("torch", "train")
+    from compress.distill import DistillConfig
+    from compress.pipeline import CompressConfig
+    from compress.pipeline import compress as work
+    from models.folder import ModelFolder
+    from models.texts import read_texts
+
+    heal = DistillConfig()
+    heal = heal.model_copy(update={"training": heal.training.model_copy(update={"epochs": epochs})})
+    config = CompressConfig(speedup=speedup, tolerance=tolerance, heal=heal)
+    made = work(ModelFolder.open(model), read_texts(train), config, store)
+    finish("compress", made.bundle, out)
+
+
+@app.command()
+def export(
+    model: Path,
+    data: Annotated[str, typer.Option(help="texts for the checks")],
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """A classifier folder → an fp32 bundle, checked against torch."""
+    _bundle("export", "fp32", model, data, store, out)
+
+
+@app.command()
+def quantize(
+    model: Path,
+    data: Annotated[str, typer.Option(help="texts for the checks")],
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """A classifier folder → a bundle with dynamic int8, checked against torch."""
+    _bundle("quantize", "dynamic", model, data, store, out)
+
+
+@app.command()
+def bench(
+    bundle: Path,
+    data: Annotated[str, typer.Option(help="rows to answer; labelled ones give accuracy")],
+    train: Annotated[str | None, typer.Option(help="labelled rows for the TF-IDF baseline")] = None,
+    reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: the one in --store")] = None,
+    against: Annotated[str, typer.Option(help="engines beside ours")] = "pytorch,ort_fp32,stock_int8,tfidf",
+    lengths: Annotated[str, typer.Option(help="own, and exact lengths in tokens such as 16,32,64,128")] = "own",
+    batch: Annotated[str, typer.Option(help="texts at once")] = "1,16",
+    threads: Annotated[str, typer.Option(help="threads inside one operator")] = "1",
+    rounds: int = 7,
+    store: Store = STORE,
+    compare: Annotated[Path | None, typer.Option(help="an older report.json; exit code 1 when this is worse")] = None,
+    out: Annotated[Path | None, typer.Option(help="default: report-<id> in --store")] = None,
+) -> None:
+    """Accuracy and latency of a bundle against other engines: report.html, report.md and report.json."""
+    need("torch", "train")
+    from bench.guard import judge
+    from bench.records import Report
+    from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
+    from models.folder import ModelFolder
+    from models.texts import read_texts
+    from service.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    config = BenchConfig(
+        against=tuple(against.split(",")),
+        batches=numbers("--batch", batch),
+        threads=numbers("--threads", threads),
+        lengths=(None, *(n for n in numbers("--lengths", lengths.replace("own", "0")) if n)),
+        rounds=rounds,
+    )
+    older = Report.read(compare) if compare else None
+    compared = ModelFolder.open(reference) if reference else find_reference(opened, store)
+    inputs = Inputs(opened, compared, read_texts(data), read_texts(train) if train else None)
+    folder = out or store / f"report-{opened.id}"
+    report = run_bench(inputs, config, store, folder)
+    verdict = judge(older, report) if older else None
+    show({
+        "verb": "bench", "folder": str(bundle), "id": opened.id, "reused": False, "seconds": report.seconds,
+        "report": str(folder / "report.html"), "report_json": str(folder / "report.json"), **summary(report),
+        "compared": verdict.model_dump() if verdict else None,
+    })  # fmt: skip
+    failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]
+    if failed:
+        raise CheckError(f"the report is written, but {'; '.join(failed)}")
+    if verdict and verdict.is_worse:
+        raise CheckError(f"worse than {compare}: {verdict.sentence()}")
+
+
+@app.command()
+def publish(bundle: Path) -> None:
+    """Put a bundle into BentoML's model store."""
+    from service.publish import publish as work
+
+    show({"verb": "publish", "folder": str(bundle), "tag": work(bundle)})
+
+
+@app.command()
+def serve(bundle: str, device: str = "auto", port: int = 3000) -> None:
+    """Serve a bundle folder or a tag of BentoML's model store on 127.0.0.1."""
+    run_server(bundle, device, port)
+
+
+@app.command()
+def loadtest(
+    url: str = "http://127.0.0.1:3000",
+    users: Annotated[int, typer.Option(min=1, help="how many ask at the same time")] = 8,
+    duration: Annotated[int, typer.Option(min=1, help="seconds")] = 30,
+    texts: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL with a column text; default: made-up texts")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the reports")] = Path("out/loadtest"),
+) -> None:
+    """Ask a running server as many users at once do: requests a second and how long each waits."""
+    need("locust", "loadtest")
+    from loadtests.run import main as work
+
+    flags = ["--url", url, "--users", str(users), "--duration", str(duration), "--out", str(out)]
+    sys.exit(work([*flags, *(["--texts", str(texts)] if texts else [])]))
+
+
+def _bundle(verb: str, recipe: str, model: Path, data: str, store: Path, out: Path | None) -> None:
+    need("torch", "train")
+    from compress.bundle import make_bundle
+    from models.folder import ModelFolder
+    from models.texts import read_texts
+
+    finish(verb, make_bundle(ModelFolder.open(model), read_texts(data), recipe, store), out)
+
+
+def run_server(bundle: str, device: str, port: int) -> None:
+    """Serve until stopped; prints a curl line when ready."""
+    from service.serve import serve as work
+
+    curl = (
+        f"curl -s http://127.0.0.1:{port}/v1/classify -H 'Content-Type: application/json' "
+        """-d '{"text": "The striker scored twice in the final."}'"""
+    )
+    start = time.perf_counter()
+
+    def ready() -> None:
+        sys.stderr.write(f"serving on http://127.0.0.1:{port}; try\n  {curl}\n")
+        show({"verb": "serve", "url": f"http://127.0.0.1:{port}", "seconds": round(time.perf_counter() - start, 1)})
+
+    sys.exit(work(bundle, "127.0.0.1", port, {"PRUNELLA_DEVICE": device}, ready))
+
+
+def finish(verb: str, made: Any, out: Path | None) -> None:
+    """Copy the folder where it was wanted, and print the verb's last line."""
+    from models.stage import copy_folder
+
+    folder = copy_folder(made.folder, out) if out else made.folder
+    report = folder.path / "report.json"
+    told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    show({"verb": verb, "folder": str(folder.path), "id": folder.id, "reused": made.reused, **told})
+
+
+def numbers(flag: str, value: str) -> tuple[int, ...]:
+    """Return the whole numbers in a list such as `1,16`."""
+    try:
+        return tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise InputError(f"{flag} is {value!r}: wanted whole numbers with commas between, such as 1,16") from None
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one JSON object on stdout."""
+    sys.stdout.write(json.dumps(result) + "\n")
+    sys.stdout.flush()
+
+
+def need(module: str, extra: str) -> None:
+    """Refuse a verb whose packages are not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(f"this verb needs {module}: pip install 'prunella[{extra}]'")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answers over HTTP; file order is the request path. Imports neither torch nor transformers nor optimum."""

@@ -1,0 +1,54 @@
+"""Hugging Face text-embeddings-inference, POST /predict.
+
+`inputs`: "text" | ["text"] | ["first", "second"] (two in a flat list are a pair) | [["text"], ["first", "second"], …]
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from models.record import Record, explain
+from service.dialects import BadRequest, Request, text
+
+
+class Body(Record):
+    """The request's JSON."""
+
+    inputs: str | list[str] | list[list[str]] = Field(description="a text, a pair, or a batch of lists")
+    raw_scores: bool = False
+    truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    parameters: dict[str, Any] | None = None
+
+
+def read(document: object) -> Request:
+    """Return the request in a parsed JSON document."""
+    try:
+        body = Body.model_validate(document)
+    except ValidationError as problem:
+        raise BadRequest(422, explain(problem)) from None
+    inputs = body.inputs
+    single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
+    groups: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if single else list(inputs)
+    if not groups:
+        raise BadRequest(400, "`inputs` cannot be empty", "Empty")
+    rows = [_row(group) for group in groups]
+    left = body.truncation_direction.lower() == "left"
+    cut = body.truncate is not False
+    return Request(rows, single, None, body.raw_scores, cut, "left" if left else "right")
+
+
+def _row(group: list[str]) -> tuple[str, ...]:
+    if len(group) not in (1, 2):
+        raise BadRequest(422, f"an input is one text or a pair, found {len(group)}; a batch is a list of lists")
+    return tuple(text(one, "`inputs`") for one in group)
+
+
+def write(model: str, answers: list[list[dict[str, Any]]], request: Request, times_ms: dict[str, float]) -> object:  # noqa: ARG001
+    """Return the answer's JSON: flat for one input, nested for a batch."""
+    return answers[0] if request.single else answers
+
+
+def error(problem: BadRequest) -> object:
+    """Return the JSON of an error."""
+    return {"error": problem.message, "error_type": problem.kind}

@@ -1,0 +1,48 @@
+"""publish(): a bundle folder → BentoML's model store, the registry of what can be served."""
+
+import os
+import shutil
+from pathlib import Path
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
+import bentoml
+from bentoml.exceptions import BentoMLException, NotFound
+
+from models.errors import FolderError
+from service.bundle import REPORT, Bundle
+
+
+def publish(folder: Path, name: str = "prunella") -> str:
+    """Return the tag `name:<bundle id>-<digest>`; the same bundle published again only renews its report."""
+    bundle = Bundle.open(folder)
+    tag = f"{name}:{bundle.id}-{bundle.folder.manifest.digest()}"
+    try:
+        stored = bentoml.models.get(tag)
+    except NotFound:
+        report = bundle.report() or {}
+        labels = {"loss_points": str(report.get("loss_points", "not measured"))}
+        with bentoml.models.create(tag, labels=labels) as created:
+            shutil.copytree(folder, created.path, dirs_exist_ok=True)
+        return tag
+    if (folder / REPORT).is_file():
+        shutil.copyfile(folder / REPORT, Path(stored.path) / REPORT)
+    return tag
+
+
+def resolve(bundle_or_tag: str) -> Path:
+    """Return the folder of a bundle given as a path or as a tag.
+
+    Raises:
+        FolderError: there is neither.
+    """
+    path = Path(bundle_or_tag)
+    if path.is_dir():
+        return path
+    try:
+        return Path(bentoml.models.get(bundle_or_tag).path)
+    except (NotFound, BentoMLException, ValueError):
+        raise FolderError(
+            f"{bundle_or_tag} is neither a bundle folder nor a tag in BentoML's model store: run `prunella publish`, "
+            "or set PRUNELLA_BUNDLE"
+        ) from None

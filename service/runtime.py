@@ -1,0 +1,91 @@
+"""open_session(): an ONNX file → a session on the device that was asked for; a fall-back is never silent."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Literal
+
+import onnxruntime as ort
+from pydantic import Field
+
+from models.errors import FolderError, InputError
+from models.processor import has_vnni
+from models.record import Record
+from service.bundle import BundleInfo, Variant
+
+log = logging.getLogger("prunella")
+DEVICES = r"^(auto|cpu|cuda(:\d+)?|tensorrt)$"
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+
+class RuntimeSettings(Record):
+    """Where and how the model runs."""
+
+    device: str = Field("auto", pattern=DEVICES, description="auto, cpu, cuda[:i], tensorrt")
+    threads: int = Field(1, ge=1, description="threads inside one operator")
+    variant: str | None = Field(None, description="a variant of the bundle by name, instead of the device's default")
+    require_device: bool = Field(False, description="refuse to start on another device than the one asked for")
+
+
+class DeviceChoice(Record):
+    """The device that was asked for and the one that is used; `reason` says why they differ."""
+
+    asked: str
+    got: str
+    variant: str
+    reason: str | None = None
+
+
+def choose_device(info: BundleInfo, settings: RuntimeSettings, available: list[str]) -> DeviceChoice:
+    """Pick device and variant.
+
+    Args:
+        info: the variants of the bundle.
+        settings: what was asked for.
+        available: ONNX Runtime's providers on this machine.
+
+    Raises:
+        InputError: `require_device` is set and the device, or a variant for it, is not there.
+    """
+    asked = settings.device
+    wanted = "cuda" if asked == "auto" else re.sub(r":\d+$", "", asked)
+    family: Literal["cpu", "cuda"] = "cpu" if wanted == "cpu" else "cuda"
+    reason = None
+    if PROVIDERS[wanted] not in available:
+        reason = f"ONNX Runtime here has no {PROVIDERS[wanted]} (it has {', '.join(available)})"
+    elif family not in info.default:
+        reason = f"the bundle has no variant for {family} (it has {', '.join(sorted(info.variants))})"
+    if reason is None:
+        got = f"{wanted}:0" if asked == "auto" else asked
+        return DeviceChoice(asked=asked, got=got, variant=settings.variant or info.default[family])
+    if asked != "auto":
+        if settings.require_device:
+            raise InputError(f"device {asked} was required: {reason}")
+        log.warning("device %s was asked for and cpu is used: %s", asked, reason)
+    told = None if asked == "auto" else reason  # `auto` on a machine without a GPU is no fall-back
+    return DeviceChoice(asked=asked, got="cpu", variant=settings.variant or info.default["cpu"], reason=told)
+
+
+def open_session(
+    path: Path, threads: int = 1, device: str = "cpu", variant: Variant | None = None
+) -> ort.InferenceSession:
+    """Open the ONNX file at `path`.
+
+    Raises:
+        FolderError: ONNX Runtime cannot load the file.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    if variant is not None and variant.precision == "int8" and variant.weight_bits == 8 and not has_vnni():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights saturate without VNNI
+    name, _, index = device.partition(":")
+    providers: list[object] = [PROVIDERS["cpu"]]
+    if name != "cpu":
+        providers.insert(0, (PROVIDERS[name], {"device_id": index or "0"}))
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's errors have no common base that is public
+        raise FolderError(f"{path} cannot be opened by ONNX Runtime: {error}") from None

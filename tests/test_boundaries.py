@@ -1,0 +1,44 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ORDER = ["models", "service", "export", "bench", "compress"]  # each may import those before it, and itself
+HEAVY = {"torch", "transformers", "optimum", "accelerate", "onnx", "sklearn", "scipy", "safetensors"}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("package", [*ORDER, "loadtests"])
+def test_packages_import_leftward_only(package):
+    allowed = set(ORDER[: ORDER.index(package) + 1]) if package in ORDER else {package}
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    wrong = {str(f): bad for f in files if (bad := imports(f) & {*ORDER, "loadtests", "prunella"} - allowed)}
+    assert not wrong
+
+
+def test_the_service_loads_nothing_that_trains():
+    modules = sorted(str(p.relative_to(ROOT))[:-3].replace("/", ".") for p in (ROOT / "service").rglob("*.py"))
+    lines = [f"import {name}" for name in modules if not name.endswith((".__init__", "service.service"))]
+    code = "; ".join([*lines, "import sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_the_base_install_and_the_image_hold_nothing_that_trains():
+    wanted = (ROOT / "service" / "requirements.txt").read_text().splitlines()
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    assert set(wanted) <= set(pinned)
+    assert not HEAVY & {line.split("==")[0] for line in wanted}

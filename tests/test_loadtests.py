@@ -1,0 +1,105 @@
+"""The load test, against small real HTTP servers."""
+
+import json
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from loadtests.texts import made_up_texts
+
+ROOT = Path(__file__).resolve().parent.parent
+KEYS = {"verb", "requests", "failures", "requests_per_second", "p50_ms", "p95_ms", "p99_ms", "users", "duration_s"}
+
+
+@contextmanager
+def server(status):
+    bodies = []
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            bodies.append((self.path, json.loads(self.rfile.read(int(self.headers["Content-Length"])))))
+            self.send_response(status)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{running.server_port}", bodies
+        finally:
+            running.shutdown()
+            thread.join()
+
+
+def loadtest(url, out, *more):
+    command = [sys.executable, "-m", "loadtests.run", "--url", url, "--users", "2", "--out", str(out), *more]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_server_that_answers(tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "good film"}\n{"text": "dull plot", "label": "x"}\n')
+    with server(200) as (url, bodies):
+        ended = loadtest(url, tmp_path / "out", "--duration", "3", "--texts", str(texts))
+    assert ended.returncode == 0, ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert set(told) == KEYS | {"report", "report_json"}
+    assert told["failures"] == 0
+    asked = len(bodies) - 1  # one asked whether a server is there
+    assert asked - 2 <= told["requests"] <= asked  # the end cuts off what the two users are waiting for
+    assert told["requests_per_second"] == pytest.approx(told["requests"] / told["duration_s"], rel=0.05)
+    assert 0 < told["p50_ms"] <= told["p95_ms"] <= told["p99_ms"]
+    assert json.loads(Path(told["report_json"]).read_text()) == told
+    assert "html" in Path(told["report"]).read_text()
+    assert {(path, *body.values()) for path, body in bodies} == {
+        ("/v1/classify", "good film"), ("/v1/classify", "dull plot"),
+    }  # fmt: skip
+
+
+def test_a_server_that_refuses_is_exit_code_1(tmp_path):
+    with server(429) as (url, _):
+        ended = loadtest(url, tmp_path, "--duration", "1")
+    assert ended.returncode == 1
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["failures"] == told["requests"] > 0
+    assert told["requests_per_second"] == 0
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "127.0.0.1", "ftp://"])
+def test_no_server_is_exit_code_2_and_one_sentence(tmp_path, url):
+    ended = loadtest(url, tmp_path / "out", "--duration", "1")
+    assert ended.returncode == 2
+    assert "no server answers" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", [None, "", "label\nx\n", "text\ngood\n \n", b"text\ncaf\xe9\n"])
+def test_texts_that_cannot_be_used_are_exit_code_2(tmp_path, content):
+    path = tmp_path / "texts.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    ended = loadtest("http://127.0.0.1:1", tmp_path / "out", "--texts", str(path))
+    assert ended.returncode == 2
+    assert str(path) in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_made_up_texts_have_a_spread_of_lengths():
+    lengths = sorted(len(text.split()) for text in made_up_texts(2000))
+    assert lengths[0] >= 5
+    assert lengths[-1] <= 300
+    assert 20 <= lengths[1000] <= 30
+    assert lengths[1900] > 2.5 * lengths[1000]
+    assert made_up_texts() == made_up_texts()

@@ -1,0 +1,165 @@
+"""`prunella serve` and `bentoml serve` as real processes, asked over real HTTP."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bundles import copy_with_other_golden_logits
+from container_steps import check
+
+pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
+ROOT = Path(__file__).resolve().parent.parent
+PRUNELLA = [sys.executable, "-c", "import prunella; prunella.main()"]
+UV = Path(sys.executable).with_name("uv")
+BENTOML = [sys.executable, "-m", "bentoml"]
+
+
+@pytest.fixture
+def environment(tmp_path):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PRUNELLA_", "BENTOML_"))}
+    return {**kept, "BENTOML_HOME": str(tmp_path / "bentoml"), "PYTHONPATH": str(ROOT)}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(command, environment, log):
+    """Start a server on a free port, in a process group of its own; give process and URL once it is ready."""
+    port = free_port()
+    with log.open("w") as written:
+        server = subprocess.Popen(
+            [*command, "--port", str(port)], cwd=ROOT, env=environment, stdout=written, stderr=written,
+            start_new_session=True,
+        )  # fmt: skip
+    try:
+        wait_until(lambda: server.poll() is not None or answers(f"http://127.0.0.1:{port}/readyz"), 60)
+        assert server.poll() is None, log.read_text()
+        yield server, f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()  # SIGKILL would leave BentoML's workers behind
+        server.wait(timeout=20)
+
+
+def answers(url):
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def wait_until(is_true, seconds):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"nothing within {seconds} s"
+        time.sleep(0.05)
+
+
+def descendants(pid):
+    """Return the processes that `pid` started, and theirs: BentoML puts its workers into groups of their own."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [found for child in children for found in (int(child), *descendants(int(child)))]
+
+
+def run(command, environment):
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("to_whom", ["the process", "the group, as Ctrl-C does"])
+def test_prunella_serve(tiny_bundle, environment, tmp_path, to_whom):
+    command = [*PRUNELLA, "serve", str(tiny_bundle), "--device", "cpu"]
+    with running(command, environment, tmp_path / "log") as (server, url):
+        check(url, tiny_bundle)
+        started = descendants(server.pid)
+        assert len(started) >= 2, "wanted BentoML's parent process and a worker"
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            urllib.request.urlopen(f"{url}/nope", timeout=5)
+        assert json.load(missing.value) == {"error": "Not Found"}
+        if to_whom == "the process":
+            server.terminate()
+        else:
+            os.killpg(server.pid, signal.SIGINT)
+        assert server.wait(timeout=20) == 0
+        wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), 5)
+        assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_published_bundle_is_served_by_bentoml(tiny_bundle, environment, tmp_path):
+    published = run([*PRUNELLA, "publish", str(tiny_bundle)], environment)
+    assert published.returncode == 0, published.stderr
+    again = run([*PRUNELLA, "publish", str(tiny_bundle)], environment)
+    assert json.loads(again.stdout) == json.loads(published.stdout)
+    with running([*BENTOML, "serve", "--host", "127.0.0.1"], environment, tmp_path / "log") as (_, url):
+        check(url, tiny_bundle)
+        body = json.dumps({"texts": ["good film"], "top_k": 1}).encode()
+        request = urllib.request.Request(f"{url}/classify", body, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            assert len(json.load(answer)["predictions"][0]) == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ([*PRUNELLA, "serve", "prunella:latest"], "neither a bundle folder nor a tag"),
+        ([*PRUNELLA, "serve", "."], "manifest.json"),
+        ([*BENTOML, "serve"], "neither a bundle folder nor a tag"),
+    ],
+)
+def test_nothing_to_serve_is_one_sentence(environment, command, said):
+    ended = run([*command, "--port", str(free_port())], environment)
+    assert ended.returncode == 2
+    assert said in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_taken_port_is_one_sentence(tiny_bundle, environment):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        ended = run([*PRUNELLA, "serve", str(tiny_bundle), "--port", port], environment)
+    assert ended.returncode == 2
+    assert f"port {port}" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_failed_self_check_ends_the_server(tiny_bundle, environment, tmp_path):
+    spoiled = copy_with_other_golden_logits(tiny_bundle, tmp_path / "spoiled")
+    ended = run([*PRUNELLA, "serve", str(spoiled), "--device", "cpu", "--port", str(free_port())], environment)
+    assert ended.returncode == 1
+    assert "golden texts" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+def test_a_required_device_that_is_not_there_ends_the_server(tiny_bundle, environment):
+    # the tiny bundle has no variant for a GPU, so that this holds on every machine
+    command = [*PRUNELLA, "serve", str(tiny_bundle), "--device", "cuda", "--port", str(free_port())]
+    ended = run(command, {**environment, "PRUNELLA_REQUIRE_DEVICE": "1"})
+    assert ended.returncode == 2
+    assert "device cuda was required" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.skipif(shutil.which("uv") is None and not UV.is_file(), reason="`bentoml build` needs uv")
+def test_a_built_bento_serves_the_bundle_that_it_was_built_with(tiny_bundle, pair_bundle, environment, tmp_path):
+    assert run([*PRUNELLA, "publish", str(tiny_bundle)], environment).returncode == 0
+    built = run([*BENTOML, "build", "--output", "tag"], environment)
+    assert built.returncode == 0, built.stderr
+    assert run([*PRUNELLA, "publish", str(pair_bundle)], environment).returncode == 0  # newer than the bento
+    tag = built.stdout.split("__tag__:")[1].strip()
+    with running([*BENTOML, "serve", tag, "--host", "127.0.0.1"], environment, tmp_path / "log") as (_, url):
+        check(url, tiny_bundle)
