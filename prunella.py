@@ -1,17 +1,17 @@
 """The command line: `prunella <verb>`. Each verb wires flags to one package; the last line on stdout is JSON."""
 
-import importlib.util
-import json
 import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from models.errors import CheckError, InputError, MissingExtraError, PrunellaError
+from models.commands import finetune, pretrain
+from models.console import STORE, Out, Store, finish, need, show
+from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
@@ -24,9 +24,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="where finished stages are kept and reused")]
-Out = Annotated[Path | None, typer.Option(help="copy the finished folder here")]
-STORE = Path("store")
+app.command()(pretrain)
+app.command()(finetune)
 
 
 def main() -> None:
@@ -52,35 +51,6 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
     show({"verb": "demo", **result, "seconds": round(time.perf_counter() - start, 1)})
     if serve:
         run_server(result["tag"], "auto", port)
-
-
-@app.command()
-def finetune(
-    train: Annotated[str, typer.Option(help="CSV or JSONL with columns text, [text_pair,] label; or builtin:…")],
-    encoder: Annotated[str, typer.Option(help="Hugging Face folder, or builtin:minilm-l6")] = "builtin:minilm-l6",
-    validation: Annotated[str | None, typer.Option(help="held-out rows; default: a tenth of --train")] = None,
-    epochs: int = 3,
-    max_tokens: int = 128,
-    learning_rate: float = 1e-4,
-    seed: int = 0,
-    store: Store = STORE,
-    out: Out = None,
-) -> None:
-    """Train a classifier on an encoder."""
-    need("torch", "train")
-    from models.finetune import FinetuneConfig
-    from models.finetune import finetune as work
-    from models.texts import read_texts
-    from models.training import TrainingConfig
-
-    rows = read_texts(train)
-    rows, held_out = (rows, read_texts(validation)) if validation else rows.split(0.1, seed)
-    training = TrainingConfig(epochs=epochs, learning_rate=learning_rate, seed=seed)
-    finish(
-        "finetune",
-        work(encoder, rows, held_out, FinetuneConfig(max_tokens=max_tokens, training=training), store),
-        out,
-    )
 
 
 @app.command()
@@ -152,14 +122,14 @@ def bench(
     batch: Annotated[str, typer.Option(help="texts at once")] = "1,16",
     threads: Annotated[str, typer.Option(help="threads inside one operator")] = "1",
     rounds: int = 7,
+    openings: Annotated[int, typer.Option(help="fresh processes of ours and its reference, for --compare")] = 8,
     store: Store = STORE,
-    compare: Annotated[Path | None, typer.Option(help="an older report.json; exit code 1 when this is worse")] = None,
+    compare: Annotated[Path | None, typer.Option(help="an older report.json; exit 1 on worse or too noisy")] = None,
     out: Annotated[Path | None, typer.Option(help="default: report-<id> in --store")] = None,
 ) -> None:
     """Accuracy and latency of a bundle against other engines: report.html, report.md and report.json."""
     need("torch", "train")
-    from bench.guard import judge
-    from bench.records import Report
+    from bench.guard import judge, read_older
     from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
     from models.folder import ModelFolder
     from models.texts import read_texts
@@ -172,23 +142,26 @@ def bench(
         threads=numbers("--threads", threads),
         lengths=(None, *(n for n in numbers("--lengths", lengths.replace("own", "0")) if n)),
         rounds=rounds,
+        openings=openings,
     )
-    older = Report.read(compare) if compare else None
+    older = read_older(compare) if compare else None
     compared = ModelFolder.open(reference) if reference else find_reference(opened, store)
     inputs = Inputs(opened, compared, read_texts(data), read_texts(train) if train else None)
     folder = out or store / f"report-{opened.id}"
     report = run_bench(inputs, config, store, folder)
-    verdict = judge(older, report) if older else None
+    failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]
+    verdict = judge(older, report) if older and not failed else None
     show({
         "verb": "bench", "folder": str(bundle), "id": opened.id, "reused": False, "seconds": report.seconds,
         "report": str(folder / "report.html"), "report_json": str(folder / "report.json"), **summary(report),
         "compared": verdict.model_dump() if verdict else None,
     })  # fmt: skip
-    failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]
     if failed:
         raise CheckError(f"the report is written, but {'; '.join(failed)}")
     if verdict and verdict.is_worse:
         raise CheckError(f"worse than {compare}: {verdict.sentence()}")
+    if verdict and verdict.speed == "too noisy":
+        raise CheckError(f"too noisy to judge, run again on a quiet machine: {verdict.sentence()}")
 
 
 @app.command()
@@ -249,34 +222,12 @@ def run_server(bundle: str, device: str, port: int) -> None:
     sys.exit(work(bundle, "127.0.0.1", port, {"PRUNELLA_DEVICE": device}, ready))
 
 
-def finish(verb: str, made: Any, out: Path | None) -> None:
-    """Copy the folder where it was wanted, and print the verb's last line."""
-    from models.stage import copy_folder
-
-    folder = copy_folder(made.folder, out) if out else made.folder
-    report = folder.path / "report.json"
-    told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
-    show({"verb": verb, "folder": str(folder.path), "id": folder.id, "reused": made.reused, **told})
-
-
 def numbers(flag: str, value: str) -> tuple[int, ...]:
     """Return the whole numbers in a list such as `1,16`."""
     try:
         return tuple(int(part) for part in value.split(","))
     except ValueError:
         raise InputError(f"{flag} is {value!r}: wanted whole numbers with commas between, such as 1,16") from None
-
-
-def show(result: dict[str, Any]) -> None:
-    """Print one JSON object on stdout."""
-    sys.stdout.write(json.dumps(result) + "\n")
-    sys.stdout.flush()
-
-
-def need(module: str, extra: str) -> None:
-    """Refuse a verb whose packages are not installed."""
-    if importlib.util.find_spec(module) is None:
-        raise MissingExtraError(f"this verb needs {module}: pip install 'prunella[{extra}]'")
 
 
 if __name__ == "__main__":

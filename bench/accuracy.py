@@ -3,7 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from models.errors import InputError
 from models.record import Record
+from models.task import Task
+from models.texts import Texts
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
@@ -29,10 +32,34 @@ class Difference(Record):
     won: int  # the other way round
 
 
+def true_labels(data: Texts, task: Task) -> Indices:
+    """Return the label indices (rows,) that a model of `task` should answer.
+
+    Raises:
+        InputError: there are no labels, the task does not know one, or it is not about one label a text.
+    """
+    if task.kind != "single":
+        raise InputError(f"the model's task is {task.kind}: accuracy is measured here for one label a text only")
+    return np.array([task.label_index(str(label)) for label in data.require_labels()])
+
+
 def score(truth: Indices, answers: Indices, labels: int) -> Score:
     """Return accuracy and macro F1 of label indices (rows,); macro F1 is over the labels that occur in `truth`."""
-    f1 = [_f1(truth == label, answers == label) for label in range(labels) if (truth == label).any()]
+    f1 = [f for f in class_f1(confusion_matrix(truth, answers, labels)) if f is not None]
     return Score(rows=len(truth), accuracy=float((truth == answers).mean()), macro_f1=float(np.mean(f1)))
+
+
+def confusion_matrix(truth: Indices, answers: Indices, labels: int) -> Indices:
+    """Return how often (true label, answer) occurs, (labels, labels)."""
+    confusion = np.zeros((labels, labels), dtype=np.int64)
+    np.add.at(confusion, (truth, answers), 1)
+    return confusion
+
+
+def class_f1(confusion: Indices) -> list[float | None]:
+    """Return F1 by label; None where the label does not occur."""
+    hits, wanted, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
+    return [float(2 * h / (w + f)) if w else None for h, w, f in zip(hits, wanted, found, strict=True)]
 
 
 def compare(truth: Indices, reference: Indices, ours: Indices, seed: int = 0) -> Difference:
@@ -59,8 +86,3 @@ def compare(truth: Indices, reference: Indices, ours: Indices, seed: int = 0) ->
         lost=lost,
         won=won,
     )
-
-
-def _f1(wanted: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    hits = int((wanted & found).sum())
-    return 2 * hits / int(wanted.sum() + found.sum()) if hits else 0.0

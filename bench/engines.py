@@ -1,6 +1,7 @@
 """The engines that a report compares, by name. Each is opened in its own process (bench.worker) and answers texts.
 
 What is timed starts at token ids and ends at logits, padding included; `tfidf` has no tokens: its time is from text.
+No engine loads another's libraries: they would count as its memory and its start (a test keeps torch out of ours).
 """
 
 from collections.abc import Callable, Sequence
@@ -11,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export import stock
-from models import task as task_file
+from bench.accuracy import true_labels
 from models.task import Task
 from models.texts import Texts
 from models.tokens import Encoded, Row, Tokenizer
@@ -26,9 +26,11 @@ class EngineSpec:
     """What a worker needs to open one engine."""
 
     name: str
-    folder: Path  # bundle (ours), stock export (ort_fp32, stock_int8) or fine-tuned classifier (pytorch)
+    folder: Path  # bundle (ours), another engine's form of the model, or the fine-tuned classifier (pytorch)
     task: Task
+    file: str = ""  # the graph in `folder`, or what stands beside it, where the engine needs to be told
     threads: int = 1
+    cores: tuple[int, ...] = ()  # that its process is pinned to; none: not pinned
     train: Texts | None = None  # for tfidf
     handicap: float = 0.0  # share of each answer's own time that is waited on top: to try the guard
 
@@ -53,18 +55,17 @@ DESCRIPTIONS = {
     "torch_compile": "transformers in PyTorch, compiled, fp32",
     "tfidf": "TF-IDF and logistic regression (scikit-learn), time from text",
 }
-FILES = {"ort_fp32": stock.FP32, "stock_int8": stock.INT8}
 REFERENCES = ("ort_fp32", "pytorch")  # the unpruned model in full precision; the first that ran is the reference
 
 
 def open_engine(spec: EngineSpec) -> OpenEngine:
     """Return the engine of that name, ready to answer."""
-    from bench import peers  # here, because peers take what is above
+    from bench import peers, pytorch  # here, because they take what is above
 
     openers = {
-        "ours": _ours, "pytorch": _pytorch, "ort_fp32": _stock, "stock_int8": _stock, "tfidf": _tfidf,
+        "ours": _ours, "pytorch": pytorch.eager_engine, "ort_fp32": _stock, "stock_int8": _stock, "tfidf": _tfidf,
         "openvino": peers.openvino_engine, "ctranslate2": peers.ctranslate2_engine,
-        "torch_compile": peers.torch_compile_engine,
+        "torch_compile": pytorch.compiled_engine,
     }  # fmt: skip
     return openers[spec.name](spec)
 
@@ -94,7 +95,7 @@ def _ours(spec: EngineSpec) -> OpenEngine:
 
 
 def _stock(spec: EngineSpec) -> OpenEngine:
-    file = spec.folder / FILES[spec.name]
+    file = spec.folder / spec.file
     tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
     session = open_session(file, spec.threads)
 
@@ -105,26 +106,6 @@ def _stock(spec: EngineSpec) -> OpenEngine:
     return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=spec.name == "stock_int8")
 
 
-def _pytorch(spec: EngineSpec) -> OpenEngine:
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    torch.set_num_threads(spec.threads)
-    model = AutoModelForSequenceClassification.from_pretrained(spec.folder).eval()
-    tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
-
-    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
-        batch = tokenizer.pad(encoded)
-        arrays = [torch.from_numpy(a) for a in (batch.ids, batch.mask, batch.types)]
-        with torch.inference_mode():
-            logits = model(input_ids=arrays[0], attention_mask=arrays[1], token_type_ids=arrays[2]).logits
-        return np.asarray(logits.numpy())
-
-    files = ("model.safetensors", "tokenizer.json")
-    size = sum((spec.folder / name).stat().st_size for name in files)
-    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)
-
-
 def _tfidf(spec: EngineSpec) -> OpenEngine:
     import pickle
 
@@ -133,11 +114,11 @@ def _tfidf(spec: EngineSpec) -> OpenEngine:
     from sklearn.pipeline import make_pipeline
 
     assert spec.train is not None
-    labels = spec.train.require_labels()
+    labels = true_labels(spec.train, spec.task)
     pipeline = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(labels) > 500 else 1),
         LogisticRegression(C=10.0, max_iter=1000),
-    ).fit([" ".join(row) for row in spec.train.rows], [spec.task.label_index(label) for label in labels])
+    ).fit([" ".join(row) for row in spec.train.rows], labels)
     classes = pipeline.classes_
 
     def prepare(rows: Sequence[Row], tokens: int | None) -> list[str]:
@@ -150,8 +131,3 @@ def _tfidf(spec: EngineSpec) -> OpenEngine:
         return scores
 
     return OpenEngine(prepare, answer, len(pickle.dumps(pipeline)), mates_matter=False)
-
-
-def read_task(folder: Path) -> Task:
-    """Return the task of a model folder."""
-    return Task.read(folder / task_file.FILE)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Score, score
+from bench.accuracy import Score, score, true_labels
 from models import task as task_file
 from models.errors import FolderError
 from models.folder import ModelFolder
@@ -26,7 +26,7 @@ def evaluate(path: Path, data: Texts) -> Score:
     if not (folder.path / task_file.FILE).is_file():
         raise FolderError(f"{path} holds the result of '{folder.manifest.lineage[-1].stage}', which answers nothing")
     task = Task.read(folder.path / task_file.FILE)
-    truth = np.array([task.label_index(label) for label in data.require_labels()])
+    truth = true_labels(data, task)
     if data.pair != task.pair:
         raise FolderError(
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
@@ -42,8 +42,8 @@ def _bundle_logits(path: Path, data: Texts) -> NDArray[np.float32]:
 
 def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:
     from models.checkpoint import load_checkpoint
+    from models.predict import predict
     from models.tokens import Tokenizer
-    from models.training import predict
 
     tokenizer = Tokenizer.open(path, task.max_tokens)
     return predict(load_checkpoint(path), tokenizer.encode(data.rows), tokenizer)

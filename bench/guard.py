@@ -1,20 +1,39 @@
-"""judge(): an older report and a newer one → better, worse or noise, for speed and for accuracy.
+"""judge(): an older report and a newer one → better, worse or noise, or too noisy to say; for speed and for accuracy.
 
-Speed is judged by our speed-up over the reference of the same run, so that a slower day of the machine cancels out.
-Runs differ by more than the interval inside one run says (memory layout, neighbours), hence a floor.
+Speed is the speed-up over the reference of the same run, so that a slower day of the machine cancels out. A run has
+K openings of fresh processes (bench.openings), each with one log speed-up. d is the newer mean minus the older one,
+and its 90 % interval is Student's t with the pooled spread of the openings of both runs. Then, as in a test of
+equivalence (Schuirmann 1987, two one-sided tests at 5 % each):
+
+    worse, better   |d| ≥ log 1.05, and the interval leaves out "no change"
+    noise           else, when the interval leaves out a change of 10 % to either side (±log 1.1)
+    too noisy       else: neither a change nor its absence is shown; and always when others used the machine
+
+Why 5 %, 10 % and K = 8: processes of one bundle were seen to differ by s = 3 % (standard deviation of the speed-up of
+one opening). d then has the standard error s·√(2/K) = 1.5 %. Equal bundles (d = 0) must stay within 4.9 %, which is
+3.3 standard errors: 99.9 %. A slow-down by 10 % (d = -9.5 %) must come out below -4.9 %, 3.1 standard errors away:
+99.9 %. Were s = 4.2 % (3 % for each engine by itself), it would be 2.1 %, 2.3 and 2.2 standard errors: 97.9 % and
+98.6 %, less what falls to "too noisy": 97.7 % and 98.6 % (a test draws them). The interval's half width, t·1.5 % =
+2.6 % (or 3.7 %), is below 4.9 % in each case, so that the two conditions seldom disagree. With K = 4 and s = 4.2 %,
+only 74 % and 87 % would be right.
 """
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from bench.accuracy import Difference, compare
-from bench.records import EngineReport, Report
+from bench.records import Openings, Report
 from models.errors import InputError
 from models.record import Record
 
-FLOOR = 0.04  # relative change of a speed-up that two runs of one bundle may show
-Call = Literal["better", "worse", "noise"]
+THRESHOLD = float(np.log(1.05))  # a smaller change of the speed-up is not acted on
+LARGE = float(np.log(1.1))  # a change that must not be missed
+CONFIDENCE = 0.9
+BUSY = 0.2  # share of the cores' time that, taken by others, makes any timing meaningless
+STOLEN = 0.05  # the same for other machines on the host, which come and go unseen
+Call = Literal["better", "worse", "noise", "too noisy"]
 
 
 class Verdict(Record):
@@ -22,7 +41,8 @@ class Verdict(Record):
 
     speed: Call
     speed_ratio: float  # newer speed-up over older: below 1 is slower
-    speed_interval: tuple[float, float]
+    speed_interval: tuple[float, float]  # 90 %
+    disturbed: str | None = None  # what else the machine did, when that alone forbids a call
     accuracy: Call | None  # None: no labels
     accuracy_change: Difference | None  # older minus newer, on the same rows
 
@@ -34,53 +54,108 @@ class Verdict(Record):
     def sentence(self) -> str:
         """Say both calls with their numbers."""
         low, high = self.speed_interval
-        told = f"speed {self.speed} ({self.speed_ratio:.3f} of before, 95 % interval {low:.3f} to {high:.3f})"
+        told = f"speed {self.speed} ({self.speed_ratio:.3f} of before, 90 % interval {low:.3f} to {high:.3f})"
+        if self.disturbed:
+            told += f", because {self.disturbed}"
         if self.accuracy and self.accuracy_change:
             told += f", accuracy {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points)"
         return told
+
+
+def read_older(path: Path) -> Report:
+    """Return the report to compare with, before a new one costs minutes.
+
+    Raises:
+        InputError: there is no report, or it has nothing to compare speed by.
+    """
+    report = Report.read(path)
+    _openings(report)
+    return report
 
 
 def judge(older: Report, newer: Report) -> Verdict:
     """Compare two reports.
 
     Raises:
-        InputError: they are about different data or settings, or one lacks our engine or its reference.
+        InputError: they are about different data, machines or settings, or one has nothing to compare speed by.
     """
+    _same_subject(older, newer)
+    before, after = _openings(older), _openings(newer)
+    call, ratio, interval = call_speed(before, after)
+    disturbed = disturbance(before) or disturbance(after)
+    accuracy, difference = _accuracy(older, newer)
+    return Verdict(
+        speed="too noisy" if disturbed else call, speed_ratio=ratio, speed_interval=interval, disturbed=disturbed,
+        accuracy=accuracy, accuracy_change=difference,
+    )  # fmt: skip
+
+
+def call_speed(older: Openings, newer: Openings) -> tuple[Call, float, tuple[float, float]]:
+    """Return the call, the ratio of newer over older speed-up, and its 90 % interval."""
+    change, half = log_change(older.speedups, newer.speedups)
+    low, high = change - half, change + half
+    call: Call = "too noisy"
+    if change <= -THRESHOLD and high < 0:
+        call = "worse"
+    elif change >= THRESHOLD and low > 0:
+        call = "better"
+    elif low > -LARGE and high < LARGE:
+        call = "noise"
+    return call, float(np.exp(change)), (float(np.exp(low)), float(np.exp(high)))
+
+
+def log_change(older: tuple[float, ...], newer: tuple[float, ...]) -> tuple[float, float]:
+    """Return the change of the mean log speed-up, and half the width of its interval (pooled variance)."""
+    from scipy.stats import t
+
+    before, after = np.log(older), np.log(newer)
+    free = len(before) + len(after) - 2
+    pooled = (((before - before.mean()) ** 2).sum() + ((after - after.mean()) ** 2).sum()) / free
+    error = (pooled * (1 / len(before) + 1 / len(after))) ** 0.5
+    return float(after.mean() - before.mean()), float(t.ppf(0.5 + CONFIDENCE / 2, free) * error)
+
+
+def disturbance(openings: Openings) -> str | None:
+    """Return what else the machine did, when it was too much for any timing."""
+    quiet = openings.quiet
+    if (quiet.others or 0) > BUSY or (quiet.stolen or 0) > STOLEN:
+        return quiet.sentence()
+    return None
+
+
+def _same_subject(older: Report, newer: Report) -> None:
     if older.data_sha256 != newer.data_sha256:
         raise InputError(f"the older report is about {older.data}, the newer about other rows: nothing to compare")
     if older.reference != newer.reference:
         raise InputError(f"the reports have different references: {older.reference} and {newer.reference}")
-    before, after = _ours(older), _ours(newer)
-    change, width = _log_change(before, after)
-    low, high = change - width, change + width
-    difference = None
-    if older.truth and newer.truth and before.answers and after.answers:
-        difference = compare(np.array(newer.truth), np.array(before.answers), np.array(after.answers))
-    return Verdict(
-        speed=_call(low, high),
-        speed_ratio=float(np.exp(change)),
-        speed_interval=(float(np.exp(low)), float(np.exp(high))),
-        accuracy=_call(-difference.loss_interval[1], -difference.loss_interval[0]) if difference else None,
-        accuracy_change=difference,
-    )
+    machines = [f"{r.machine['processor']} ({' '.join(r.machine['flags'])})" for r in (older, newer)]
+    if machines[0] != machines[1]:
+        raise InputError(
+            f"the older report was measured on {machines[0]}, the newer on {machines[1]}: a speed-up is of one "
+            "kind of processor, measure both on the same"
+        )
+    settings = [(o.texts, o.threads) for o in map(_openings, (older, newer))]
+    if settings[0] != settings[1]:
+        raise InputError(
+            "the reports timed (texts, threads) {} and {}: measure with the same settings".format(*settings)
+        )
 
 
-def _ours(report: Report) -> EngineReport:
-    found = report.engine("ours")
-    if found is None or found.paired_interval is None:
-        raise InputError(f"the report of {report.started} has no speed-up of ours: it needs a reference that ran")
-    return found
+def _openings(report: Report) -> Openings:
+    if report.openings is None:
+        raise InputError(
+            f"the report of {report.started} (schema {report.schema_version}) has no openings in fresh processes, "
+            "which runs are compared by: measure that bundle again, with a reference that runs"
+        )
+    return report.openings
 
 
-def _log_change(before: EngineReport, after: EngineReport) -> tuple[float, float]:
-    """Return the change of the log speed-up and half the width of its 95 % interval."""
-    intervals = np.log(np.array([before.paired_interval, after.paired_interval], dtype=float))
-    change = np.log(np.array([before.paired_speedup, after.paired_speedup], dtype=float))
-    halves = np.diff(intervals, axis=1)[:, 0] / 2
-    return float(change[1] - change[0]), float(np.sqrt((halves**2).sum() + FLOOR**2))
-
-
-def _call(low: float, high: float) -> Call:
+def _accuracy(older: Report, newer: Report) -> tuple[Call | None, Difference | None]:
+    answers = [e.answers for r in (older, newer) if (e := r.engine("ours")) and e.answers]
+    if older.truth is None or newer.truth is None or len(answers) < 2:
+        return None, None
+    change = compare(np.array(newer.truth), np.array(answers[0]), np.array(answers[1]))
+    low, high = change.loss_interval
     if low > 0:
-        return "better"
-    return "worse" if high < 0 else "noise"
+        return "worse", change
+    return "better" if high < 0 else "noise", change

@@ -16,6 +16,7 @@ def to_markdown(report: Report) -> str:
         f"Ours: {report.architecture.summary()}.",
         f"{report.rows} rows for accuracy; {report.texts_timed} texts at their own lengths, {report.rounds} rounds, "
         "engines in turn; times from token ids to logits (tfidf: from text).",
+        *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",
         machine_sentence(report),
         "",
@@ -66,5 +67,6 @@ def machine_sentence(report: Report) -> str:
     flags = " ".join(card["flags"]) or "no vector flags known here"
     return (
         f"Machine: {card['processor']}, {card['cores']} cores, {flags}; load {card['load_average']:.2f} before and "
-        f"{report.load_after:.2f} after; Python {card['python']}, {versions}."
+        f"{report.load_after:.2f} after; {card['pinning'] + '; ' if 'pinning' in card else ''}"
+        f"Python {card['python']}, {versions}."
     )

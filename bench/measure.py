@@ -15,6 +15,7 @@ from bench.worker import Worker, WorkerError
 from models.tokens import Row
 
 BLOCK = 8  # batches that one engine answers in a row before the next has its turn: warm caches, as in serving
+WARM_SECONDS = 1.0  # at most, before a cell is timed: one pass over all batches, or as many as fit
 PAUSE_SECONDS = 0.005  # lets threads of the engine before stop spinning
 
 
@@ -41,11 +42,11 @@ class Fleet:
 
 
 @contextmanager
-def open_fleet(specs: Sequence[EngineSpec]) -> Iterator[Fleet]:
-    """Open a process for each engine, one after the other, and end them all afterwards."""
+def open_fleet(specs: Sequence[EngineSpec], show: bool = True) -> Iterator[Fleet]:
+    """Open a process for each engine, one after the other, and end them all afterwards; `show` a bar."""
     fleet = Fleet()
     try:
-        for spec in tqdm(specs, desc="open engines", unit="engine", file=sys.stderr):
+        for spec in tqdm(specs, desc="open engines", unit="engine", file=sys.stderr, disable=not show):
             try:
                 fleet.running[spec.name] = Worker(spec)
             except WorkerError as error:
@@ -67,22 +68,31 @@ def ask(fleet: Fleet, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return answers
 
 
-def time_cell(fleet: Fleet, rows: Sequence[Row], cell: Cell, rounds: int) -> dict[str, Seconds]:
+def time_cell(fleet: Fleet, rows: Sequence[Row], cell: Cell, rounds: int, show: bool = True) -> dict[str, Seconds]:
     """Return seconds (rounds, batches) by engine: warm, in blocks, engines in turn, another first in each round."""
+    batches = len(rows) // cell.batch  # a last, smaller batch is another thing
     for name in list(fleet.running):
         try:
             fleet.running[name].prepare(rows, cell.batch, cell.tokens)
-            fleet.running[name].time(0, BLOCK)  # warm-up
+            _warm(fleet.running[name], batches)
         except WorkerError as error:
             fleet.fail(name, error)
-    batches = len(rows) // cell.batch  # a last, smaller batch is another thing
     seconds = {name: np.zeros((rounds, batches)) for name in fleet.running}
     length = f"{cell.tokens} tokens" if cell.tokens else "own lengths"
     told = f"time batch {cell.batch}, {length}, threads {cell.threads}"
-    for turn in tqdm(range(rounds), desc=told, unit="round", file=sys.stderr):
+    for turn in tqdm(range(rounds), desc=told, unit="round", file=sys.stderr, disable=not show):
         for start in range(0, batches, BLOCK):
             _one_block(fleet, seconds, turn, start, min(BLOCK, batches - start))
     return {name: found for name, found in seconds.items() if name in fleet.running}
+
+
+def _warm(worker: Worker, batches: int) -> None:
+    """Let the engine meet every shape: memory is laid out, and kernels are chosen, at the first of each."""
+    spent = 0.0
+    for start in range(batches):
+        spent += float(worker.time(start, 1)[0])
+        if spent > WARM_SECONDS:
+            return
 
 
 def _one_block(fleet: Fleet, seconds: Mapping[str, Seconds], turn: int, start: int, count: int) -> None:

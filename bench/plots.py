@@ -22,7 +22,6 @@ STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "prunella", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
-    "legend.fontsize": 8,
 }  # fmt: skip
 
 
@@ -66,9 +65,14 @@ def _named(engine: EngineReport) -> dict[str, Any]:
     return {"color": COLORS[engine.name], "label": engine.name}
 
 
-def _legend(axes: Axes, **settings: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(**settings)
+def _legend(axes: Axes, widest: int = 5, size: float = 8) -> None:
+    """Write the legend under the plot, where it hides nothing: rows of like length, of at most `widest` names."""
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        return
+    rows = -(-len(labels) // widest)
+    columns = -(-len(labels) // rows)
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=size)
 
 
 def _plain_numbers(axis: Axis) -> None:
@@ -103,7 +107,7 @@ def _batches(axes: Axes, report: Report) -> bool:
     axes.set(xscale="log", yscale="log", xlabel="texts at once (log)", ylabel="p50, ms a text (log)")
     _plain_numbers(axes.yaxis)
     _plain_numbers(axes.xaxis)
-    _legend(axes, ncols=2)
+    _legend(axes)
     return len({t.batch for e in report.engines for t in e.timings}) > 1
 
 
@@ -141,7 +145,7 @@ def _operators(axes: Axes, report: Report) -> bool:
             left += value
     axes.set_yticks(range(len(profiled)), [e.name for e in profiled])
     axes.set_xlabel("ms a text")
-    _legend(axes, fontsize=6.5, ncols=2)
+    _legend(axes, widest=3, size=6.5)
     return bool(profiled)
 
 
@@ -157,9 +161,9 @@ def _cut(axes: Axes, report: Report) -> bool:
     for place, layer in zip(places, after, strict=True):
         axes.text(place - 0.2, heads[place] + 1, str(layer.heads), ha="center", fontsize=7)
         axes.text(place + 0.2, neurons[place] + 1, str(layer.ffn), ha="center", fontsize=7)
-    axes.set(xlabel="layer", ylabel="% that stays", ylim=(0, 118))
+    axes.set(xlabel="layer", ylabel="% that stays", ylim=(0, 108))
     axes.set_xticks(list(places), [str(p + 1) for p in places])
-    _legend(axes, loc="upper right", ncols=2)
+    _legend(axes)
     return True
 
 
@@ -174,7 +178,7 @@ def _classes(axes: Axes, report: Report) -> bool:
         axes.barh([i + shift for i, _ in found], [f for _, f in found], 0.38, **_named(engine))
     axes.set_yticks(range(len(report.labels)), list(report.labels))
     axes.set_xlabel("F1, %")
-    _legend(axes, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    _legend(axes)
     return bool(pair)
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Indices
+from bench.accuracy import Indices, class_f1, confusion_matrix
 from models.record import Record
 from models.task import Task
 
@@ -40,10 +40,8 @@ class Quality(Record):
 
 def quality(truth: Indices, logits: NDArray[np.float32], task: Task, lengths: Indices) -> Quality:
     """Return the details of one model's answers; `logits` is (rows, labels), `lengths` in tokens."""
-    labels = len(task.labels)
     answers = logits.argmax(1)
-    confusion = np.zeros((labels, labels), dtype=int)
-    np.add.at(confusion, (truth, answers), 1)
+    confusion = confusion_matrix(truth, answers, len(task.labels))
     right = answers == truth
     bins = _bins(task.scores(logits).max(1), right)
     return Quality(
@@ -53,12 +51,6 @@ def quality(truth: Indices, logits: NDArray[np.float32], task: Task, lengths: In
         reliability=tuple(bins),
         slices=tuple(_slices(right, lengths)),
     )
-
-
-def class_f1(confusion: NDArray[np.int_]) -> list[float | None]:
-    """Return F1 by label; None where the label does not occur."""
-    hits, wanted, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    return [float(2 * h / (w + f)) if w else None for h, w, f in zip(hits, wanted, found, strict=True)]
 
 
 def _bins(confidence: NDArray[np.float32], right: NDArray[np.bool_]) -> list[Bin]:

@@ -2,10 +2,12 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+import numpy as np
+from pydantic import Field, model_validator
 
 from bench.accuracy import Difference, Score
 from bench.quality import Quality
+from bench.quiet import Quiet
 from models.architecture import Architecture
 from models.record import Record
 
@@ -44,10 +46,6 @@ class EngineReport(Record):
     timings: tuple[Timing, ...] = ()
     speedup: float | None = Field(None, description="median of the reference over its own, one text at a time")
     speedup_interval: tuple[float, float] | None = None
-    paired_speedup: float | None = Field(
-        None, description="the same text by text, geometric mean: for comparing runs"
-    )
-    paired_interval: tuple[float, float] | None = None
 
     def timing(self, batch: int) -> Timing | None:
         """Return the time at own lengths for `batch` texts, with the first number of threads."""
@@ -55,10 +53,41 @@ class EngineReport(Record):
         return found[0] if found else None
 
 
-class Report(Record):
-    """All that was measured in one run."""
+class Openings(Record):
+    """Ours and its reference in fresh processes, one text at a time: what two runs are compared by.
 
-    schema_version: Literal[1] = 1
+    Times are geometric means over texts of medians over rounds; one entry an opening.
+    """
+
+    texts: int
+    threads: int
+    rounds: int = Field(description="of each opening")
+    reference_ms: tuple[float, ...]
+    ours_ms: tuple[float, ...]
+    speedups: tuple[float, ...] = Field(min_length=2, description="reference over ours")
+    speedup: float = Field(description="geometric mean of the openings")
+    interval: tuple[float, float] = Field(description="95 %, from how openings differ")
+    quiet: Quiet
+
+    @property
+    def spread(self) -> float:
+        """How much one opening differs from the next: the standard deviation of the log speed-ups."""
+        return float(np.log(self.speedups).std(ddof=1))
+
+    def sentence(self, reference: str) -> str:
+        """Say the speed-up, how sure it is and how quiet the machine was."""
+        low, high = self.interval
+        return (
+            f"Ours and {reference}, opened {len(self.speedups)} times more in fresh processes: "
+            f"{self.speedup:.2f} times as fast, text by text (95 % interval {low:.2f} to {high:.2f}; openings differ "
+            f"by {self.spread:.1%}); meanwhile {self.quiet.sentence()}."
+        )
+
+
+class Report(Record):
+    """All that was measured in one run. Schema 1 had no openings, and is read so that its numbers can be shown."""
+
+    schema_version: Literal[1, 2] = 2
     command: str
     started: str
     seconds: float
@@ -77,7 +106,18 @@ class Report(Record):
     texts_timed: int
     rounds: int
     engines: tuple[EngineReport, ...]
+    openings: Openings | None = Field(None, description="None: there is no reference, or one of the two failed")
     verdicts: tuple[str, ...] = Field(description="what a reader should know before the numbers")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_schema_1(cls, found: Any) -> Any:
+        """Drop what schema 1 compared runs by: it came from one process, which says too little."""
+        if not isinstance(found, dict) or found.get("schema_version") != 1:
+            return found
+        dropped = {"paired_speedup", "paired_interval"}
+        engines = [{k: v for k, v in e.items() if k not in dropped} for e in found.get("engines", ())]
+        return {**found, "engines": engines}
 
     def engine(self, name: str) -> EngineReport | None:
         """Return the row of that name, when it ran."""

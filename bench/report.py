@@ -13,24 +13,24 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from bench.accuracy import Indices
-from bench.engines import DESCRIPTIONS, FILES, REFERENCES, EngineSpec
+from bench.accuracy import Indices, true_labels
+from bench.cores import choose_cores
+from bench.engines import REFERENCES, EngineSpec
 from bench.html import to_html
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
+from bench.openings import OpeningError, measure_openings
 from bench.operators import operator_times
-from bench.records import Report
+from bench.records import Openings, Report
 from bench.rows import Measured, Rows, engine_report
+from bench.specs import GRAPHS, Specs, engine_specs
 from bench.timing import machine_card
 from bench.verdicts import verdicts
-from export import peers
-from export.stock import stock_export
 from models.atomic import write_text
 from models.checkpoint import read_architecture
-from models.errors import InputError, MissingExtraError
+from models.errors import InputError
 from models.folder import ModelFolder
 from models.record import Record
-from models.task import Task
 from models.texts import Texts
 from models.tokens import Row
 from service.bundle import REPORT, Bundle
@@ -47,6 +47,9 @@ class BenchConfig(Record):
     threads: tuple[int, ...] = Field((1,), description="threads inside one operator")
     texts: int = Field(64, ge=1, description="texts that are timed; accuracy takes all")
     rounds: int = Field(7, ge=3, description="rounds of interleaved timing")
+    openings: int = Field(
+        8, ge=2, description="fresh processes of ours and its reference, which runs are compared by"
+    )
     handicap: float = Field(0, ge=0, description="share of its time by which ours is slowed: to try the guard")
 
 
@@ -66,11 +69,13 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
     Raises:
         InputError: the data's labels are not the model's, or an engine is unknown.
     """
-    begun, machine = time.time(), machine_card()
+    begun, machine = time.time(), machine_card(config.threads)
     truth = _truth(inputs)
     timed = _chosen(inputs.data, config)
-    measured = _measure(inputs, config, timed, store)
+    specs = engine_specs(inputs.bundle, inputs.reference, inputs.train, config.against, store)
+    measured = _measure(inputs, config, timed, specs)
     reference = next((name for name in REFERENCES if name in measured.answers), None)
+    openings = _openings(config, timed, specs, measured, reference)
     lengths = np.array([len(e.ids) for e in inputs.bundle.tokenizer().encode(inputs.data.rows)])
     rows = Rows(truth, lengths, inputs.bundle.task)
     report = Report(
@@ -84,6 +89,7 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         texts_timed=len(timed),
         rounds=config.rounds,
         engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *config.against)),
+        openings=openings,
         verdicts=(),
     )
     report = report.model_copy(update={"verdicts": tuple(verdicts(report))})
@@ -160,10 +166,7 @@ def _rounded(value: float) -> float:
 
 
 def _truth(inputs: Inputs) -> Indices | None:
-    if inputs.data.labels is None:
-        return None
-    task: Task = inputs.bundle.task
-    return np.array([task.label_index(label) for label in inputs.data.labels])
+    return None if inputs.data.labels is None else true_labels(inputs.data, inputs.bundle.task)
 
 
 def _chosen(data: Texts, config: BenchConfig) -> list[Row]:
@@ -174,13 +177,12 @@ def _chosen(data: Texts, config: BenchConfig) -> list[Row]:
     return rows * -(-max(config.batches) // count)  # fewer texts than a batch: they come again
 
 
-def _measure(inputs: Inputs, config: BenchConfig, timed: Sequence[Row], store: Path) -> Measured:
-    specs, problems = _specs(inputs, config, store)
-    measured = Measured({}, {}, {}, _operators(specs, inputs.bundle, timed), problems)
+def _measure(inputs: Inputs, config: BenchConfig, timed: Sequence[Row], specs: Specs) -> Measured:
+    measured = Measured({}, {}, {}, _operators(inputs.bundle, timed, specs), dict(specs.problems))
     for threads in config.threads:
-        slowed = {"ours": config.handicap}
-        mine = [replace(s, threads=threads, handicap=slowed.get(s.name, 0)) for s in specs if s.name not in problems]
-        with open_fleet(mine) as fleet:
+        found = [s for name, s in specs.found.items() if name not in measured.problems]
+        placed = [replace(_slowed(s, config), threads=threads, cores=choose_cores(threads)) for s in found]
+        with open_fleet(placed) as fleet:
             if threads == config.threads[0]:
                 measured.answers.update(ask(fleet, inputs.data.rows))
             for tokens in config.lengths:
@@ -191,13 +193,29 @@ def _measure(inputs: Inputs, config: BenchConfig, timed: Sequence[Row], store: P
     return measured
 
 
-def _operators(specs: list[EngineSpec], bundle: Bundle, timed: Sequence[Row]) -> dict[str, dict[str, float]]:
+def _openings(
+    config: BenchConfig, timed: Sequence[Row], specs: Specs, measured: Measured, reference: str | None
+) -> Openings | None:
+    if reference is None or {reference, "ours"} & measured.problems.keys():
+        return None
+    base, ours = (replace(_slowed(specs.found[n], config), threads=config.threads[0]) for n in (reference, "ours"))
+    try:
+        return measure_openings(base, ours, timed[: config.texts], config.openings)
+    except OpeningError as error:
+        measured.problems[error.engine] = ("failed", str(error))
+        return None
+
+
+def _slowed(spec: EngineSpec, config: BenchConfig) -> EngineSpec:
+    return replace(spec, handicap=config.handicap) if spec.name == "ours" else spec
+
+
+def _operators(bundle: Bundle, timed: Sequence[Row], specs: Specs) -> dict[str, dict[str, float]]:
     """Profile the graphs that ONNX Runtime runs."""
     tokenizer = bundle.tokenizer()
     batches = [tokenizer.batch([row]) for row in timed[:32]]
-    variant = bundle.info.default["cpu"]
-    files = {"ours": bundle.onnx_path(variant)}
-    files |= {s.name: s.folder / FILES[s.name] for s in specs if s.name in FILES}
+    files = {"ours": bundle.onnx_path(bundle.info.default["cpu"])}
+    files |= {name: s.folder / s.file for name, s in specs.found.items() if name in GRAPHS}
     return {name: operator_times(path, batches) for name, path in files.items()}
 
 
@@ -206,36 +224,3 @@ def _note(fleet: Fleet, measured: Measured) -> None:
         measured.opened.setdefault(name, {**worker.opened, "peak_bytes": worker.peak_bytes()})
     for name, told in fleet.problems.items():
         measured.problems[name] = ("failed", told)
-
-
-def _specs(inputs: Inputs, config: BenchConfig, store: Path) -> tuple[list[EngineSpec], dict[str, tuple[str, str]]]:
-    """Return what can be opened, and why the rest cannot; an engine is prepared in the store when it needs that."""
-    unknown = set(config.against) - set(DESCRIPTIONS)
-    if unknown:
-        raise InputError(f"{sorted(unknown)[0]!r} is no engine that is known: there are {', '.join(DESCRIPTIONS)}")
-    specs: list[EngineSpec] = []
-    problems: dict[str, tuple[str, str]] = {}
-    for name in ("ours", *config.against):
-        try:
-            specs.append(EngineSpec(name, _folder(name, inputs, store), inputs.bundle.task, train=inputs.train))
-        except MissingExtraError as error:
-            problems[name] = ("absent", str(error))
-        except Exception as error:  # whatever a foreign converter raises becomes its row
-            problems[name] = ("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-    return specs, problems
-
-
-def _folder(name: str, inputs: Inputs, store: Path) -> Path:
-    reference, task = inputs.reference, inputs.bundle.task
-    if name == "ours":
-        return inputs.bundle.folder.path
-    if name in ("tfidf", "openvino") and inputs.train is None:
-        raise MissingExtraError("needs the training texts: give --train FILE")
-    if name in FILES:
-        return stock_export(reference, store).folder.path
-    if name == "openvino" and inputs.train is not None:
-        exported = stock_export(reference, store).folder
-        return peers.openvino_int8(reference, exported, inputs.train, task.max_tokens, store).folder.path
-    if name == "ctranslate2":
-        return peers.ctranslate2_int8(reference, store).folder.path
-    return reference.path

@@ -11,7 +11,7 @@ from bench.engines import DESCRIPTIONS
 from bench.measure import Cell
 from bench.quality import quality
 from bench.records import PERCENTS, EngineReport, Timing
-from bench.timing import Seconds, median_interval, paired_speedup, speedup, spread
+from bench.timing import Seconds, median_interval, speedup, spread
 from models.task import Task
 
 NOISY = 0.15  # spread of the rounds above which a row is marked
@@ -52,9 +52,7 @@ def engine_report(name: str, measured: Measured, rows: Rows, reference: str | No
     )
     first = next(iter(measured.seconds.values()))
     if reference is not None and name != reference and reference in first:
-        pair = (first[reference], first[name])
-        found["speedup"], found["speedup_interval"] = speedup(*pair)
-        found["paired_speedup"], found["paired_interval"] = paired_speedup(*pair)
+        found["speedup"], found["speedup_interval"] = speedup(first[reference], first[name])
     return base.model_copy(update=found)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cores import pinning, usable_cores
 from models.processor import cpu_flags, cpu_name
 
 RESAMPLES = 2000
@@ -61,28 +62,14 @@ def speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tu
     return float(np.median(reference) / np.median(ours)), _interval(ratios)
 
 
-def paired_speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Return the geometric mean over texts of reference over ours, each a median over rounds, and its 95 % interval.
-
-    Lengths cancel text by text, so that it wavers less between runs than a ratio of two medians over all texts.
-    """
-
-    def log_ratio(pair: Seconds) -> float:
-        middle = np.log(np.median(pair, axis=0))  # (texts, 2)
-        return float((middle[:, 0] - middle[:, 1]).mean())
-
-    both = np.stack([reference, ours], axis=-1)
-    low, high = _interval([log_ratio(sample) for sample in _resamples(both, seed)])
-    return float(np.exp(log_ratio(both))), (float(np.exp(low)), float(np.exp(high)))
-
-
-def machine_card() -> dict[str, Any]:
-    """Return what a reader must know of the machine: processor, the flags that matter, cores, load and versions."""
+def machine_card(threads: Sequence[int] = (1,)) -> dict[str, Any]:
+    """Return what a reader must know of the machine, and how engines with so many threads are held on its cores."""
     wanted = {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "amx_bf16"}
     return {
         "processor": cpu_name(),
         "flags": sorted(cpu_flags() & wanted),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": len(usable_cores()),
+        "pinning": pinning(threads),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("onnxruntime", "numpy", "tokenizers")},

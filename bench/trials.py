@@ -1,60 +1,102 @@
 """`python -m bench.trials`: how often the regression guard is right, tried on this machine.
 
-One baseline, then runs of the same bundle (to be called noise) in turn with slowed ones (to be called worse).
+One baseline, then runs of the same bundle (to be called noise) in turn with slowed ones (to be called worse). A run
+is what the guard looks at, the openings of ours and its reference, and nothing else of a report.
 """
 
 import json
-import shutil
 import sys
-import tempfile
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from tqdm import tqdm
 
-from bench.guard import Verdict, judge
-from bench.records import Report
-from bench.report import BenchConfig, Inputs, find_reference, run_bench
-from models.texts import read_texts
-from service.bundle import Bundle
+if TYPE_CHECKING:  # each worker reads this file when it starts, and must not load what only the trials need
+    from bench.records import Openings
+
+TEXTS = 12  # few: processes differ more than texts do
 
 
 def main(
     bundle: Path,
     data: str,
     store: Path = Path("store"),
-    runs: Annotated[int, typer.Option(help="of each kind")] = 20,
+    runs: Annotated[int, typer.Option(min=1, help="of each kind")] = 20,
     slowdown: Annotated[float, typer.Option(help="share of its time by which ours is slowed")] = 0.1,
 ) -> None:
     """Count the guard's calls."""
-    with tempfile.TemporaryDirectory() as scratch:
-        copy = shutil.copytree(bundle, Path(scratch) / "bundle")  # a trial must not renew the bundle's own report
-        reference, rows = find_reference(Bundle.open(bundle), store), read_texts(data)
-        inputs = Inputs(Bundle.open(copy), reference, rows.take(range(min(64, len(rows)))), None)
+    from dataclasses import replace
 
-        def measure(handicap: float) -> Report:
-            config = BenchConfig(against=("ort_fp32",), batches=(1,), texts=48, rounds=7, handicap=handicap)
-            return run_bench(inputs, config, store, Path(scratch) / "report")
+    from bench.openings import measure_openings
+    from bench.quiet import CpuWatch
+    from bench.report import BenchConfig, find_reference
+    from bench.specs import engine_specs
+    from models.errors import CheckError
+    from models.texts import read_texts
+    from service.bundle import Bundle
 
-        told = _count(measure, runs, slowdown)
+    openings = BenchConfig().openings
+    opened, texts = Bundle.open(bundle), read_texts(data)
+    specs = engine_specs(opened, find_reference(opened, store), None, ("ort_fp32",), store)
+    if specs.problems:
+        raise CheckError("; ".join(f"{name}: {told}" for name, (_, told) in specs.problems.items()))
+    rows = texts.take(range(min(TEXTS, len(texts)))).rows
+
+    def measure(handicap: float) -> "Openings":
+        ours = replace(specs.found["ours"], handicap=handicap)
+        return measure_openings(specs.found["ort_fp32"], ours, rows, openings, show=False)
+
+    watch, begun = CpuWatch(), time.perf_counter()
+    told = count_calls(measure, runs, slowdown)
+    told |= {"openings": openings, "seconds": round(time.perf_counter() - begun, 1), **watch.read().model_dump()}
     sys.stdout.write(json.dumps(told) + "\n")
 
 
-def _count(measure: Callable[[float], Report], runs: int, slowdown: float) -> dict[str, Any]:
-    baseline = measure(0)
-    calls: dict[str, list[Verdict]] = {"same": [], "slowed": []}
-    for _ in range(runs):
-        calls["same"].append(judge(baseline, measure(0)))
-        calls["slowed"].append(judge(baseline, measure(slowdown)))
+def count_calls(measure: Callable[[float], "Openings"], runs: int, slowdown: float) -> dict[str, Any]:
+    """Return how equal and slowed runs were called; `measure` takes the share by which ours is slowed."""
+    import numpy as np
+
+    from bench.guard import call_speed, disturbance
+
+    kinds = {"same": 0.0, "slowed": slowdown}
+    calls: dict[str, Counter[str]] = {kind: Counter() for kind in kinds}
+    ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
+    with tqdm(total=1 + 2 * runs, desc="trials", unit="run", file=sys.stderr) as bar:
+        baseline = measure(0)
+        bar.update()
+        spreads = [baseline.spread]
+        for kind, handicap in list(kinds.items()) * runs:
+            found = measure(handicap)
+            call, ratio, _ = call_speed(baseline, found)
+            if disturbance(baseline) or disturbance(found):
+                call = "too noisy"
+            calls[kind][call] += 1
+            ratios[kind].append(ratio)
+            spreads.append(found.spread)
+            bar.set_postfix_str(_short(calls))
+            bar.update()
     return {
         "runs": runs,
         "slowdown": slowdown,
-        "same_called_noise": sum(v.speed == "noise" for v in calls["same"]),
-        "slowed_called_worse": sum(v.speed == "worse" for v in calls["slowed"]),
-        "same_ratios": [round(v.speed_ratio, 4) for v in calls["same"]],
-        "slowed_ratios": [round(v.speed_ratio, 4) for v in calls["slowed"]],
+        "same_called_noise": calls["same"]["noise"],
+        "slowed_called_worse": calls["slowed"]["worse"],
+        "calls": calls,
+        "same_ratios": _rounded(ratios["same"]),
+        "slowed_ratios": _rounded(ratios["slowed"]),
+        "spread_of_openings": round(float(np.sqrt(np.mean(np.square(spreads)))), 4),
     }
+
+
+def _short(calls: dict[str, Counter[str]]) -> str:
+    return ", ".join(f"{kind}: {' '.join(f'{n} {call}' for call, n in c.items())}" for kind, c in calls.items() if c)
+
+
+def _rounded(values: Sequence[float]) -> list[float]:
+    return [round(value, 4) for value in values]
 
 
 if __name__ == "__main__":

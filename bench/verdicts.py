@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from bench.guard import disturbance
 from bench.records import EngineReport, Report
 
 
@@ -18,6 +19,8 @@ def verdicts(report: Report) -> Iterator[str]:
     noisy = sorted({e.name for e in report.engines for t in e.timings if t.noisy})
     if noisy:
         yield f"The machine wavered while {', '.join(noisy)} was timed: rows marked noisy should be measured again."
+    if report.openings and (told := disturbance(report.openings)):
+        yield f"The times mean little, because {told}: measure again on a quiet machine."
 
 
 def _cost(report: Report, ours: EngineReport) -> Iterator[str]:

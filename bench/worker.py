@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.cores import pinned
 from bench.engines import EngineSpec, OpenEngine, open_engine
 from models.errors import CheckError, PrunellaError
 from models.tokens import Row
@@ -36,7 +37,8 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
         begun = time.perf_counter()
-        self._process.start()
+        with pinned(spec.cores):
+            self._process.start()
         theirs.close()
         size = self._receive(START_SECONDS)
         self.opened = {"cold_start_seconds": time.perf_counter() - begun, "bytes": size}

@@ -9,7 +9,7 @@ from bench.report import BenchConfig, Inputs, run_bench
 from compress.distill import DistillConfig
 from compress.pipeline import CompressConfig, compress
 from models.builtin import MINILM
-from models.finetune import FinetuneConfig, finetune
+from models.finetune import FinetuneConfig, Splits, finetune
 from models.texts import read_texts
 from models.training import TrainingConfig
 from service.bundle import Bundle
@@ -26,7 +26,7 @@ def run_demo(store: Path) -> dict[str, Any]:
     """Return what the demo's last line says; every finished stage in `store` is reused."""
     train, validation, test = (read_texts(f"builtin:bbc-news:{part}") for part in ("train", "validation", "test"))
     say(f"1/4 fine-tune MiniLM-L6 on {len(train)} BBC News articles")
-    teacher = finetune(MINILM, train, validation, FINETUNE, store)
+    teacher = finetune(MINILM, Splits(train, validation), FINETUNE, store)
     say(f"2/4 prune to {COMPRESS.speedup:g}x, heal, quantize, export")
     made = compress(teacher.folder, train, COMPRESS, store)
     bundle = made.bundle.folder

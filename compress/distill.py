@@ -5,12 +5,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as functional
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.classifier import Classifier, TensorBatch
+from models.history import History
 from models.record import Record
+from models.text_objective import TextObjective
 from models.tokens import Encoded, Tokenizer
-from models.training import TrainingConfig, fit
+from models.training import Run, TrainingConfig, fit
 
 
 class DistillConfig(Record):
@@ -23,11 +25,11 @@ class DistillConfig(Record):
 
 def distill(
     student: Classifier, teacher: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, config: DistillConfig
-) -> list[float]:
+) -> History:
     """Train `student` in place; widths of hidden states are equal, so layer l learns from the teacher's layer l."""
     teacher.eval()
 
-    def loss_of(model: Classifier, batch: TensorBatch, rows: Sequence[int]) -> Tensor:  # noqa: ARG001
+    def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
         with torch.no_grad():
             wanted, wanted_states = teacher(batch)
         found, states = model(batch)
@@ -35,13 +37,13 @@ def distill(
         answers = functional.kl_div(
             functional.log_softmax(found / soft, -1),
             functional.log_softmax(wanted.float() / soft, -1),
-            reduction="batchmean",
+            reduction="sum",
             log_target=True,
         )
         real = batch.mask[:, :, None].float()
         errors = [
             ((a - b).pow(2) * real).mean(-1).sum() / real.sum() for a, b in zip(states, wanted_states, strict=True)
         ]
-        return answers * soft**2 + config.hidden_weight * torch.stack(errors).mean()
+        return answers * soft**2 + len(rows) * config.hidden_weight * torch.stack(errors).mean()
 
-    return fit(student, encoded, tokenizer, loss_of, config.training)
+    return fit(student, TextObjective(encoded, tokenizer, loss_of), config.training, Run(describe="heal"))

@@ -146,10 +146,10 @@ def _heal(pruned: ModelFolder, source: ModelFolder, texts: Texts, config: Compre
     asked = Task.read(source.path / task_file.FILE)
     tokenizer = Tokenizer.open(source.path, asked.max_tokens)
     student, teacher = load_checkpoint(pruned.path), load_checkpoint(source.path)
-    losses = distill(student, teacher, tokenizer.encode(texts.rows), tokenizer, config.heal)
+    healing = distill(student, teacher, tokenizer.encode(texts.rows), tokenizer, config.heal)
     save_checkpoint(student, asked, target)
     _copy_texts(source, asked, target)
-    (target / "report.json").write_text(json.dumps({"epoch_losses": losses}) + "\n", encoding="utf-8")
+    (target / "report.json").write_text(json.dumps({"epoch_losses": healing.losses}) + "\n", encoding="utf-8")
 
 
 def _copy_texts(source: ModelFolder, asked: Task, target: Path) -> None:

@@ -16,10 +16,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from models.architecture import Architecture
 from models.classifier import Classifier
+from models.errors import InputError
 
 OPSET = 18
 FUSED = "com.microsoft"
-HEAD_NODES = ("head.dense", "head.out")  # never quantized: no time in them, and they are where answers are made
+PROJECTION = "encoder.embeddings.project"
+# never quantized: no time in them, and answers are made in the head; ELECTRA's projection is where texts come in
+HEAD_NODES = ("head.dense", "head.out", PROJECTION)
 
 
 class _Graph:
@@ -41,18 +44,28 @@ class _Graph:
 def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = False) -> None:
     """Write `model` to `path`.
 
-    Inputs: input_ids, attention_mask and, for pairs, token_type_ids, all int64 (batch, tokens). Output: logits
-    (batch, labels). With `int8_embeddings` the token table is int8 with one scale a row.
+    Inputs: input_ids, attention_mask and, for pairs in a family that tells their texts apart, token_type_ids, all
+    int64 (batch, tokens). Output: logits (batch, labels). With `int8_embeddings` the token table is int8 with one
+    scale a row.
+
+    Raises:
+        InputError: the model is of a family that has no graph here.
     """
     shape = model.architecture
+    if shape.family == "modernbert":
+        raise InputError(
+            "a modernbert model cannot be exported yet: the graph has no rotary positions, local attention or GeGLU; "
+            "start from a bert, roberta, xlm-roberta, distilbert or electra checkpoint"
+        )
+    typed = pair and shape.token_types > 1
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     graph = _Graph()
-    hidden = _embeddings(graph, state, shape, pair, int8_embeddings)
+    hidden = _embeddings(graph, state, shape, typed, int8_embeddings)
     graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
     for index in range(len(shape.layers)):
         hidden = _layer(graph, state, shape, index, hidden)
-    _head(graph, state, hidden)
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if pair else [])]
+    _head(graph, state, shape, hidden)
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])]
     proto = helper.make_graph(
         graph.nodes,
         "prunella",
@@ -65,31 +78,36 @@ def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = F
     onnx.save(helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="prunella"), str(path))
 
 
-def _embeddings(graph: _Graph, state: dict[str, Any], shape: Architecture, pair: bool, int8: bool) -> str:
-    table, types = state["encoder.embeddings.tokens.weight"], state["encoder.embeddings.types.weight"]
-    positions = state["encoder.embeddings.positions.weight"]
-    if int8:
-        scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-8) / 127.0
-        graph.weight("tokens.int8", np.round(table / scale).astype(np.int8))
-        graph.weight("tokens.scale", scale.astype(np.float32))
-        rows = graph.node("Cast", [graph.node("Gather", ["tokens.int8", "input_ids"], "rows.int8")], "rows", to=1)
-        scales = graph.node("Gather", ["tokens.scale", "input_ids"], "rows.scale")
-        words = graph.node("Mul", [rows, scales], "words")
-    else:
-        words = graph.node("Gather", [graph.weight("tokens", table), "input_ids"], "words")
-    if not pair:
-        positions = positions + types[0]  # a single text has segment 0 only
+def _embeddings(graph: _Graph, state: dict[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
+    ours = "encoder.embeddings"
+    positions = state[f"{ours}.positions.weight"]
+    if shape.token_types and not typed:
+        positions = positions + state[f"{ours}.types.weight"][0]  # a single text has segment 0 only
     graph.weight("positions", positions)
     graph.weight("zero", np.array([0], dtype=np.int64))
     length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
     places = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
-    summed = graph.node("Add", [words, places], "embedded")
-    if pair:
-        segments = graph.node("Gather", [graph.weight("types", types), "token_type_ids"], "segments")
+    summed = graph.node("Add", [_words(graph, state[f"{ours}.tokens.weight"], int8), places], "embedded")
+    if typed:
+        types = graph.weight("types", state[f"{ours}.types.weight"])
+        segments = graph.node("Gather", [types, "token_type_ids"], "segments")
         summed = graph.node("Add", [summed, segments], "embedded.segments")
-    gamma = graph.weight("norm.weight", state["encoder.embeddings.norm.weight"])
-    beta = graph.weight("norm.bias", state["encoder.embeddings.norm.bias"])
-    return graph.node("LayerNormalization", [summed, gamma, beta], "hidden", axis=-1, epsilon=shape.norm_epsilon)
+    gamma, beta = (graph.weight(f"norm.{end}", state[f"{ours}.norm.{end}"]) for end in ("weight", "bias"))
+    hidden = graph.node("LayerNormalization", [summed, gamma, beta], "hidden", axis=-1, epsilon=shape.norm_epsilon)
+    if shape.table_width == shape.width:
+        return hidden
+    return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
+
+
+def _words(graph: _Graph, table: NDArray[np.float32], int8: bool) -> str:
+    if not int8:
+        return graph.node("Gather", [graph.weight("tokens", table), "input_ids"], "words")
+    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-8) / 127.0
+    graph.weight("tokens.int8", np.round(table / scale).astype(np.int8))
+    graph.weight("tokens.scale", scale.astype(np.float32))
+    rows = graph.node("Cast", [graph.node("Gather", ["tokens.int8", "input_ids"], "rows.int8")], "rows", to=1)
+    scales = graph.node("Gather", ["tokens.scale", "input_ids"], "rows.scale")
+    return graph.node("Mul", [rows, scales], "words")
 
 
 def _layer(graph: _Graph, state: dict[str, Any], shape: Architecture, index: int, hidden: str) -> str:
@@ -131,12 +149,20 @@ def _norm(graph: _Graph, parts: tuple[str, str | None, str], name: str, vector: 
     return graph.node("SkipLayerNormalization", [added, hidden, gamma, beta, bias], name, FUSED, epsilon=epsilon)
 
 
-def _head(graph: _Graph, state: dict[str, Any], hidden: str) -> None:
+def _head(graph: _Graph, state: dict[str, Any], shape: Architecture, hidden: str) -> None:
     first = graph.node("Squeeze", [hidden, graph.weight("one", np.array([1], dtype=np.int64))], "first.token")
-    dense = graph.node(
-        "MatMul", [first, graph.weight("head.dense.weight", state["head.dense.weight"].T)], "head.dense"
-    )
-    biased = graph.node("Add", [dense, graph.weight("head.dense.bias", state["head.dense.bias"])], "head.biased")
-    bent = graph.node("Tanh", [biased], "head.tanh")
-    out = graph.node("MatMul", [bent, graph.weight("head.out.weight", state["head.out.weight"].T)], "head.out")
-    graph.node("Add", [out, graph.weight("head.out.bias", state["head.out.bias"])], "logits")
+    dense = _linear(graph, state, "head.dense", first, "head.biased")
+    match shape.head_activation:
+        case "tanh":
+            bent = graph.node("Tanh", [dense], "head.tanh")
+        case "relu":
+            bent = graph.node("Relu", [dense], "head.relu")
+        case "gelu":
+            bent = graph.node("Gelu", [dense], "head.gelu", FUSED)
+    _linear(graph, state, "head.out", bent, "logits")
+
+
+def _linear(graph: _Graph, state: dict[str, Any], module: str, hidden: str, result: str) -> str:
+    weight = graph.weight(f"{module}.weight", state[f"{module}.weight"].T)
+    product = graph.node("MatMul", [hidden, weight], module)
+    return graph.node("Add", [product, graph.weight(f"{module}.bias", state[f"{module}.bias"])], result)

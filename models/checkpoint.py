@@ -2,7 +2,7 @@
 
 A folder of ours is a Hugging Face folder: `config.json`, `tokenizer.json`, `model.safetensors` with transformers'
 names. Where a shape is one that `config.json` can say, transformers loads the folder; a pruned one has its truth in
-`architecture.json`, and the matrices are smaller or absent.
+`architecture.json`, and the matrices are smaller or absent. What the names are is told in `models.families`.
 """
 
 import json
@@ -12,30 +12,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from models import architecture as architecture_file
-from models.architecture import Architecture, LayerShape
-from models.classifier import Classifier
+from models.architecture import Architecture
+from models.classifier import AnyEncoder, Classifier, Head, make_encoder
 from models.errors import FolderError, InputError
+from models.families import FAMILIES
 from models.task import Task
 
 WEIGHTS = "model.safetensors"
-KNOWN_FAMILIES = ("bert",)  # MiniLM's checkpoints call themselves bert
-_LAYER_NAMES = {
-    "attention.output": "attention.output.dense",
-    "attention.norm": "attention.output.LayerNorm",
-    "ffn.rise": "intermediate.dense",
-    "ffn.fall": "output.dense",
-    "ffn.norm": "output.LayerNorm",
-}
-_OUTER_NAMES = {
-    "encoder.embeddings.tokens": "bert.embeddings.word_embeddings",
-    "encoder.embeddings.positions": "bert.embeddings.position_embeddings",
-    "encoder.embeddings.types": "bert.embeddings.token_type_embeddings",
-    "encoder.embeddings.norm": "bert.embeddings.LayerNorm",
-    "head.dense": "bert.pooler.dense",
-    "head.out": "classifier",
+CONFIG = "config.json"
+PROBLEMS = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
 }
 
 
@@ -44,30 +35,23 @@ def read_architecture(folder: Path) -> Architecture:
 
     Raises:
         FolderError: there is no readable config.
-        InputError: the model is of a family, or has a setting, that this encoder does not compute.
+        InputError: the model is of a family, or has a setting, that is not computed here.
     """
+    folder = Path(folder)
     if (folder / architecture_file.FILE).is_file():
         return Architecture.read(folder / architecture_file.FILE)
     config = read_config(folder)
-    _refuse_unknown(folder, config)
-    heads = config["num_attention_heads"]
-    layer = LayerShape(heads=heads, ffn=config["intermediate_size"])
-    return Architecture(
-        vocabulary=config["vocab_size"],
-        positions=config["max_position_embeddings"],
-        token_types=config["type_vocab_size"],
-        width=config["hidden_size"],
-        head_size=config["hidden_size"] // heads,
-        layers=(layer,) * config["num_hidden_layers"],
-        norm_epsilon=config["layer_norm_eps"],
-    )
+    family = FAMILIES.get(str(config.get("model_type")))
+    if family is None:
+        raise InputError(f"{folder} is a {config.get('model_type')!r} model: known are {', '.join(FAMILIES)}")
+    return family.read_config(config, str(folder / CONFIG))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return `config.json` of a Hugging Face folder."""
-    path = Path(folder) / "config.json"
+    path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FolderError(f"{folder} has no config.json: wanted a Hugging Face model folder")
+        raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -77,87 +61,112 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def load_checkpoint(folder: Path, labels: int | None = None, seed: int = 0) -> Classifier:
-    """Return the classifier whose weights are in `folder`.
+def read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return every tensor of a checkpoint in fp32, by transformers' name.
+
+    They come from safetensors, or from a `.bin` that torch's weights-only loader accepts.
+
+    Raises:
+        FolderError: there is neither, or it holds something else.
+    """
+    tensors = _read_file(Path(folder))
+    old = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files from before 2019
+    for before, now in old:
+        tensors = {name.replace(before, now): tensor for name, tensor in tensors.items()}
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def load_checkpoint(folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1) -> Classifier:
+    """Return the classifier whose weights are in `folder`, ready to answer.
 
     Args:
-        folder: a Hugging Face folder with safetensors, or with a `.bin` that torch's weights-only loader accepts.
+        folder: a Hugging Face folder.
         labels: number of logits wanted; a checkpoint without a head (a bare encoder) gets a new, seeded one.
             None: the head must be there.
         seed: of the new head.
+        dropout: rate of dropout in training.
     """
     folder = Path(folder)
     shape = read_architecture(folder)
-    tensors = {_with_prefix(name): tensor.float() for name, tensor in _read_tensors(folder).items()}
-    found_head = tensors.get("classifier.weight")
-    if found_head is None and labels is None:
+    state = FAMILIES[shape.family].read_tensors(read_tensors(folder), shape)
+    found = state.get("head.out.weight")
+    if labels is None and found is None:
         raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
-    new_head = found_head is None or (labels is not None and found_head.shape[0] != labels)
-    count = labels if labels is not None else int(found_head.shape[0])  # type: ignore[union-attr]
+    count = labels if labels is not None else int(found.shape[0])  # type: ignore[union-attr]
     torch.manual_seed(seed)
-    model = Classifier(shape, count)
-    state = _from_hugging_face(tensors, shape)
-    if new_head:
-        torch.nn.init.normal_(model.head.out.weight, std=0.02)
-        torch.nn.init.zeros_(model.head.out.bias)
-        state |= {"head.out.weight": model.head.out.weight, "head.out.bias": model.head.out.bias}
-        if found_head is None:  # a bare encoder's pooler was trained for something else, if at all
-            torch.nn.init.normal_(model.head.dense.weight, std=0.02)
-            torch.nn.init.zeros_(model.head.dense.bias)
-            state |= {"head.dense.weight": model.head.dense.weight, "head.dense.bias": model.head.dense.bias}
+    model = Classifier(shape, count, dropout)
+    if found is None or found.shape[0] != count:
+        _renew(model.head, whole=found is None)
+        renewed = "head." if found is None else "head.out."
+        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(renewed)}
     _load_state(model, state, folder)
     return model.eval()
+
+
+def load_encoder(folder: Path, dropout: float = 0.1) -> AnyEncoder:
+    """Return the encoder whose weights are in `folder`, without any head, ready to answer."""
+    folder = Path(folder)
+    shape = read_architecture(folder)
+    state = FAMILIES[shape.family].read_tensors(read_tensors(folder), shape)
+    encoder = make_encoder(shape, dropout)
+    start = "encoder."
+    _load_state(encoder, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}, folder)
+    return encoder.eval()
 
 
 def save_checkpoint(model: Classifier, task: Task, folder: Path) -> None:
     """Write `model.safetensors`, `config.json` and `architecture.json` into `folder`."""
     shape = model.architecture
-    save_file(_to_hugging_face(model), str(folder / WEIGHTS), metadata={"format": "pt"})
-    shape.write(folder / architecture_file.FILE)
-    (folder / "config.json").write_text(json.dumps(_config(shape, task), indent=2) + "\n", encoding="utf-8")
-
-
-def _config(shape: Architecture, task: Task) -> dict[str, Any]:
-    first = shape.layers[0]
-    uniform = shape.is_uniform()
-    kinds = {"single": "single_label_classification", "multi": "multi_label_classification"}
-    config: dict[str, Any] = {
-        # transformers must not load a pruned folder as if it were a plain one
-        "architectures": ["BertForSequenceClassification" if uniform else "PrunellaClassifier"],
-        "model_type": "bert" if uniform else "prunella-bert",
-        "vocab_size": shape.vocabulary,
-        "hidden_size": shape.width,
-        "num_hidden_layers": len(shape.layers),
-        "max_position_embeddings": shape.positions,
-        "type_vocab_size": shape.token_types,
-        "layer_norm_eps": shape.norm_epsilon,
-        "hidden_act": "gelu",
-        "pad_token_id": 0,
-        "problem_type": kinds.get(task.kind, "regression"),
+    family = FAMILIES[shape.family]
+    name = f"{family.classes}ForSequenceClassification" if shape.is_uniform() else "PrunellaClassifier"
+    config = {
+        "architectures": [name],
+        **family.write_config(shape),
+        "problem_type": PROBLEMS[task.kind],
         "id2label": {str(i): label for i, label in enumerate(task.labels)},
         "label2id": {label: i for i, label in enumerate(task.labels)},
     }
-    if uniform:
-        config |= {"num_attention_heads": first.heads, "intermediate_size": first.ffn}
-    return config
+    _write(folder, family.write_tensors(model.state_dict(), shape), config, shape)
 
 
-def _refuse_unknown(folder: Path, config: dict[str, Any]) -> None:
-    family = config.get("model_type")
-    if family not in KNOWN_FAMILIES:
-        raise InputError(f"{folder} is a {family!r} model: known are {', '.join(KNOWN_FAMILIES)}")
-    wanted = {"hidden_act": "gelu", "position_embedding_type": "absolute"}
-    for key, value in wanted.items():
-        if config.get(key, value) != value:
-            raise InputError(f"{folder} has {key} = {config[key]!r}: only {value!r} is computed here")
-    numbers = ("num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings", "type_vocab_size")
-    needed = (*numbers, "hidden_size", "num_hidden_layers", "layer_norm_eps")
-    missing = [key for key in needed if key not in config]
-    if missing:
-        raise FolderError(f"{folder}/config.json lacks {', '.join(missing)}")
+def save_encoder(
+    encoder: AnyEncoder, folder: Path, extra: dict[str, Tensor] | None = None, architectures: str | None = None
+) -> None:
+    """Write an encoder into `folder` in the form of `save_checkpoint`.
+
+    Args:
+        encoder: what to write; its tensors get the family's prefix, such as `bert.`.
+        folder: where to write.
+        extra: further tensors under their final names, such as `cls.predictions.bias`.
+        architectures: transformers' class for `config.json`, such as BertForMaskedLM; None: the bare model.
+    """
+    shape = encoder.architecture
+    family = FAMILIES[shape.family]
+    name = architectures or f"{family.classes}Model"
+    config = {"architectures": [name if shape.is_uniform() else "PrunellaEncoder"], **family.write_config(shape)}
+    state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    more = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (extra or {}).items()}
+    _write(folder, family.write_tensors(state, shape) | more, config, shape)
 
 
-def _read_tensors(folder: Path) -> dict[str, Tensor]:
+def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], shape: Architecture) -> None:
+    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    shape.write(folder / architecture_file.FILE)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _renew(head: Head, whole: bool) -> None:
+    """Draw a head anew as BERT does: the output only, or all of it."""
+    matrices = [head.out]
+    if whole:  # what a bare encoder has there was trained for something else, if at all
+        matrices.append(head.dense)
+    for matrix in matrices:
+        nn.init.normal_(matrix.weight, std=0.02)
+        if matrix.bias is not None:
+            nn.init.zeros_(matrix.bias)
+
+
+def _read_file(folder: Path) -> dict[str, Tensor]:
     path = folder / WEIGHTS
     try:
         if path.is_file():
@@ -174,60 +183,14 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     raise FolderError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin")
 
 
-def _with_prefix(name: str) -> str:
-    """Bare encoders are saved without `bert.`, classifiers with it; old files say gamma and beta."""
-    name = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
-    return name if name.startswith(("bert.", "classifier.")) else f"bert.{name}"
-
-
-def _from_hugging_face(tensors: dict[str, Tensor], shape: Architecture) -> dict[str, Tensor]:
-    names = {
-        f"{ours}.{end}": f"{theirs}.{end}" for ours, theirs in _OUTER_NAMES.items() for end in ("weight", "bias")
-    }
-    state = {ours: tensors[theirs] for ours, theirs in names.items() if theirs in tensors}
-    for index, layer in enumerate(shape.layers):
-        ours, theirs = f"encoder.layers.{index}", f"bert.encoder.layer.{index}"
-        for end in ("weight", "bias"):
-            for our_name, their_name in _LAYER_NAMES.items():
-                if f"{theirs}.{their_name}.{end}" in tensors:
-                    state[f"{ours}.{our_name}.{end}"] = tensors[f"{theirs}.{their_name}.{end}"]
-            parts = [tensors.get(f"{theirs}.attention.self.{part}.{end}") for part in ("query", "key", "value")]
-            found = [part for part in parts if part is not None]
-            if layer.heads and len(found) == 3:
-                state[f"{ours}.attention.qkv.{end}"] = torch.cat(found)
-        for name, kept in (("attention.output", layer.heads), ("ffn.fall", layer.ffn)):
-            if not kept and f"{ours}.{name}.bias" in state:  # a dropped sublayer keeps its bias only
-                state[f"{ours}.{name.split('.')[0]}.bias"] = state.pop(f"{ours}.{name}.bias")
-    return state
-
-
-def _to_hugging_face(model: Classifier) -> dict[str, Tensor]:
-    named: dict[str, Tensor] = {}
-    for name, tensor in model.state_dict().items():
-        module, end = name.rsplit(".", 1)
-        if module in _OUTER_NAMES:
-            named[f"{_OUTER_NAMES[module]}.{end}"] = tensor
-            continue
-        _, _, index, inner = module.split(".", 3)
-        layer = f"bert.encoder.layer.{index}"
-        if inner == "attention.qkv":
-            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                named[f"{layer}.attention.self.{part}.{end}"] = piece
-        elif inner in ("attention", "ffn"):  # the bias of a dropped sublayer
-            named[f"{layer}.{_LAYER_NAMES['attention.output' if inner == 'attention' else 'ffn.fall']}.bias"] = tensor
-        else:
-            named[f"{layer}.{_LAYER_NAMES[inner]}.{end}"] = tensor
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
-
-
-def _load_state(model: Classifier, state: dict[str, Tensor], folder: Path) -> None:
-    wanted = model.state_dict()
-    missing = sorted(wanted.keys() - state.keys())
-    if missing:
-        raise FolderError(f"{folder} lacks weights, the first of {len(missing)} is {missing[0]}")
+def _load_state(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+    wanted = module.state_dict()
+    for told, names in (("lacks", wanted.keys() - state.keys()), ("has too many", state.keys() - wanted.keys())):
+        if names:
+            raise FolderError(f"{folder} {told} weights, the first of {len(names)} is {min(names)}")
     for name, tensor in wanted.items():
         if state[name].shape != tensor.shape:
             raise FolderError(
                 f"{folder}: {name} has shape {tuple(state[name].shape)}, the config says {tuple(tensor.shape)}"
             )
-    model.load_state_dict(state)
+    module.load_state_dict(state)

@@ -1,25 +1,52 @@
-"""Classifier: Encoder + head. It ends at the logits, so that every form of the model ends at the same place."""
+"""Classifier: an encoder + head. It ends at the logits, so that every form of the model ends at the same place."""
+
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture
 from models.encoder import Encoder, Gates
+from models.modernbert import ModernEncoder, make_norm
 from models.tokens import TokenBatch
+
+AnyEncoder = Encoder | ModernEncoder  # both take (ids, mask, types, gates) and give (last hidden, states)
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
+
+
+def make_encoder(architecture: Architecture, dropout: float = 0.1) -> AnyEncoder:
+    """Return a new encoder of the architecture's family."""
+    return (ModernEncoder if architecture.family == "modernbert" else Encoder)(architecture, dropout)
 
 
 class Head(nn.Module):
-    """BERT's classification head: the first token's state → dense → tanh → logits."""
+    """The classification head: a text's state → dense → activation → logits; ModernBERT's has a norm after that.
 
-    def __init__(self, width: int, labels: int, dropout: float) -> None:
+    The state is the first token's or the mean over the real tokens, as the architecture says.
+    """
+
+    def __init__(self, architecture: Architecture, labels: int, dropout: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, width)
+        width, modern = architecture.width, architecture.modern
+        self.pooling = architecture.pooling
+        self.activation = ACTIVATIONS[architecture.head_activation]
+        self.dense = nn.Linear(width, width, bias=modern is None or modern.head_bias)
+        self.norm = make_norm(architecture) if modern is not None else None
         self.dropout = nn.Dropout(dropout)
         self.out = nn.Linear(width, labels)
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Return logits (batch, labels) of hidden states (batch, tokens, width)."""
-        return self.out(self.dropout(torch.tanh(self.dense(hidden[:, 0]))))
+    def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Return logits (batch, labels) of hidden states (batch, tokens, width) and a mask (batch, tokens)."""
+        pooled = hidden[:, 0]
+        if self.pooling == "mean":
+            pooled = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
+        bent = self.activation(self.dense(pooled))
+        return self.out(self.dropout(bent if self.norm is None else self.norm(bent)))
 
 
 class Classifier(nn.Module):
@@ -27,8 +54,8 @@ class Classifier(nn.Module):
 
     def __init__(self, architecture: Architecture, labels: int, dropout: float = 0.1) -> None:
         super().__init__()
-        self.encoder = Encoder(architecture, dropout)
-        self.head = Head(architecture.width, labels, dropout)
+        self.encoder = make_encoder(architecture, dropout)
+        self.head = Head(architecture, labels, dropout)
 
     @property
     def architecture(self) -> Architecture:
@@ -43,7 +70,7 @@ class Classifier(nn.Module):
     def forward(self, batch: "TensorBatch", gates: Gates | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return logits (batch, labels), and the hidden states after each layer."""
         hidden, states = self.encoder(batch.ids, batch.mask, batch.types, gates)
-        return self.head(hidden), states
+        return self.head(hidden, batch.mask), states
 
 
 class TensorBatch:

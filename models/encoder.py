@@ -1,7 +1,9 @@
-"""Encoder: a BERT-family encoder over an Architecture, whose layers may differ in width.
+"""Encoder: a BERT-like encoder over an Architecture, whose layers may differ in width.
 
-Post-norm layers, learned positions, GELU (Devlin et al. 2019). Query, key and value are one matrix, and the
-1/sqrt(head_size) of attention is left to the kernel. Outputs equal transformers' BertModel on the same weights.
+Post-norm layers, learned positions, GELU (Devlin et al. 2019). RoBERTa, DistilBERT and ELECTRA compute the same but
+for their embeddings: no segments in DistilBERT, narrow tables and a projection in ELECTRA. Query, key and value are
+one matrix, and the 1/sqrt(head_size) of attention is left to the kernel. Outputs equal those of transformers' models
+on the same weights.
 """
 
 from dataclasses import dataclass
@@ -26,21 +28,25 @@ class Gates:
 
 
 class Embeddings(nn.Module):
-    """Token + position + segment embeddings, normalized."""
+    """Token + position + segment embeddings, normalized; projected where the tables are narrower than the layers."""
 
     def __init__(self, architecture: Architecture, dropout: float) -> None:
         super().__init__()
         a = architecture
-        self.tokens = nn.Embedding(a.vocabulary, a.width)
-        self.positions = nn.Embedding(a.positions, a.width)
-        self.types = nn.Embedding(a.token_types, a.width)
-        self.norm = nn.LayerNorm(a.width, eps=a.norm_epsilon)
+        self.tokens = nn.Embedding(a.vocabulary, a.table_width)
+        self.positions = nn.Embedding(a.positions, a.table_width)
+        self.types = nn.Embedding(a.token_types, a.table_width) if a.token_types else None
+        self.norm = nn.LayerNorm(a.table_width, eps=a.norm_epsilon)
         self.dropout = nn.Dropout(dropout)
+        self.project = nn.Linear(a.table_width, a.width) if a.table_width != a.width else None
 
     def forward(self, ids: Tensor, types: Tensor) -> Tensor:
-        """Return (batch, tokens, width) of ids and types (batch, tokens)."""
-        positions = self.positions.weight[: ids.shape[1]]  # (tokens, width)
-        return self.dropout(self.norm(self.tokens(ids) + positions + self.types(types)))
+        """Return (batch, tokens, width) of ids and types (batch, tokens); types are not read where there are none."""
+        summed = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # (batch, tokens, table width)
+        if self.types is not None:
+            summed = summed + self.types(types)
+        hidden = self.dropout(self.norm(summed))
+        return hidden if self.project is None else self.project(hidden)
 
 
 class Attention(nn.Module):

@@ -2,35 +2,56 @@
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-import torch.nn.functional as functional
+import numpy as np
 from pydantic import Field
-from torch import Tensor
+from torch import nn
 
 from models import task as task_file
 from models import tokens
+from models.atomic import write_text
 from models.builtin import MINILM, minilm_folder
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.classifier import Classifier, TensorBatch
+from models.classifier import Classifier
+from models.distributed import rank, world_size
 from models.errors import InputError
-from models.folder import ModelFolder, sha256_of
+from models.folder import REPORT, ModelFolder, sha256_of
+from models.history import History, keep_logs
+from models.losses import LossConfig, loss_for
+from models.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
+from models.predict import predict
 from models.record import Record
-from models.stage import Made, Stage, run_stage
+from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Task
-from models.texts import Texts
-from models.tokens import Tokenizer
-from models.training import TrainingConfig, fit, predict
+from models.text_objective import TextObjective
+from models.texts import Texts, check_labels
+from models.tokens import Encoded, Tokenizer
+from models.training import Run, TrainingConfig, fit
 
-VERSION = 1
+VERSION = 2
+PADDED_ROWS = 128  # embedding tables are often rounded up to a multiple of this
+TOKENIZER_FILES = (tokens.FILE, "tokenizer_config.json", "special_tokens_map.json")
 
 
 class FinetuneConfig(Record):
     """Settings of fine-tuning."""
 
     max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are cut, and counted")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero while training")
+    loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Rows to learn from, rows to watch, and rows that are looked at once, when all is decided."""
+
+    train: Texts
+    validation: Texts
+    test: Texts | None = None
 
 
 def resolve_encoder(encoder: str) -> Path:
@@ -38,50 +59,110 @@ def resolve_encoder(encoder: str) -> Path:
     return minilm_folder() if encoder == MINILM else Path(encoder)
 
 
-def finetune(encoder: str, train: Texts, held_out: Texts, config: FinetuneConfig, store: Path) -> Made:
-    """Return the folder of a classifier trained on `train`; its accuracy on `held_out` is in report.json."""
+def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> Made:
+    """Return the folder of a classifier trained on `splits.train`; what it scores is in its report.json.
+
+    A run that was killed goes on from its last snapshot. Another test set gives no new training.
+
+    Raises:
+        InputError: the data, the encoder or the settings do not fit together.
+        CheckError: the training broke down.
+    """
     folder = resolve_encoder(encoder)
-    source = load_source_id(folder)
-    labels = train.label_names()
-    unknown = set(held_out.require_labels()) - set(labels)
-    if unknown:
-        raise InputError(f"{held_out.source} has labels that {train.source} has not: {', '.join(sorted(unknown))}")
-    if len(labels) < 2:
-        raise InputError(f"{train.source} has one label only ({labels[0]}): wanted two or more")
-    task = Task(labels=labels, pair=train.pair, max_tokens=config.max_tokens)
+    train, validation = splits.train, splits.validation
+    check_labels(train, validation)
+    if config.training.metric is not None:
+        check_metric(train.kind, config.training.metric)
+    task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
-        "encoder": source, "train": train.sha256, "held_out": held_out.sha256, "task": task.model_dump(mode="json"),
-        **config.model_dump(mode="json"),
+        "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
+        "task": task.model_dump(mode="json", exclude={"thresholds"}),
+        **config.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}),
+        **({"processes": world_size()} if world_size() > 1 else {}),  # they share out a larger batch
+    }  # fmt: skip
+    made = run_stage(
+        Stage("finetune", VERSION, settings), [], store, lambda target: _make(target, folder, splits, task, config)
+    )
+    if splits.test is not None and rank() == 0:
+        _report_test(made.folder, splits.test)
+    return made
+
+
+def _make(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:
+    tokenizer = Tokenizer.open(folder, config.max_tokens)
+    model = load_checkpoint(folder, len(task.labels), config.training.seed, config.dropout)
+    _check_tokenizer(folder, tokenizer, model)
+    encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(splits.validation.rows)
+    wanted, truth = splits.train.targets(task), splits.validation.targets(task)
+    if task.kind == "regression":  # far targets are otherwise first learned by the whole encoder
+        nn.init.constant_(model.head.out.bias, float(wanted.mean()))
+    scratch = scratch_folder(target)
+    run = Run(
+        scratch=scratch,
+        evaluate=lambda current: watchable(_judge(task, truth, predict(current, held_out, tokenizer))),  # type: ignore[arg-type]
+        lower_is_better=config.training.metric in LOWER_IS_BETTER,
+        describe="fine-tune",
+    )
+    history = fit(model, TextObjective(encoded, tokenizer, loss_for(task, wanted, config.loss)), config.training, run)
+    logits = predict(model, held_out, tokenizer)
+    if task.kind == "multi":
+        task = task.model_copy(update={"thresholds": choose_thresholds(truth, task.scores(logits))})
+    save_checkpoint(model, task, target)
+    task.write(target / task_file.FILE)
+    copy_tokenizer(folder, target)
+    keep_logs(scratch, target)
+    report = _report(task, truth, logits, history) | {"train_rows_at_max_tokens": _cut(encoded, config.max_tokens)}
+    write_text(target / REPORT, json.dumps(report, indent=2) + "\n")
+
+
+def _judge(task: Task, truth: np.ndarray, logits: np.ndarray) -> Score:
+    return score(task, truth, task.scores(logits))
+
+
+def _report(task: Task, truth: np.ndarray, logits: np.ndarray, history: History) -> dict[str, Any]:
+    scores = _judge(task, truth, logits)
+    return {
+        **watchable(scores), "rows": len(truth), "steps": history.steps, "best_step": history.best_step,
+        "seconds": round(history.seconds, 1), "tokens_per_second": round(history.tokens / history.seconds),
+        "details": {"validation": scores.model_dump(mode="json"), "history": history.model_dump(mode="json")},
     }  # fmt: skip
 
-    def make(target: Path) -> None:
-        tokenizer = Tokenizer.open(folder, config.max_tokens)
-        model = load_checkpoint(folder, labels=len(labels), seed=config.training.seed)
-        if tokenizer.vocabulary != model.architecture.vocabulary:
-            raise InputError(
-                f"{folder}: the tokenizer knows {tokenizer.vocabulary} tokens, "
-                f"the weights {model.architecture.vocabulary}"
-            )
-        encoded = tokenizer.encode(train.rows)
-        truth = torch.tensor([labels.index(label) for label in train.require_labels()])
 
-        def loss_of(model: Classifier, batch: TensorBatch, rows: "list[int]") -> Tensor:
-            return functional.cross_entropy(model(batch)[0], truth[rows])
+def _report_test(folder: ModelFolder, test: Texts) -> None:
+    """Add what the finished model scores on `test` to its report, unless it is there."""
+    path = folder.path / REPORT
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("test_sha256") == test.sha256:
+        return
+    task = Task.read(folder.path / task_file.FILE)
+    tokenizer = Tokenizer.open(folder.path, task.max_tokens)
+    logits = predict(load_checkpoint(folder.path), tokenizer.encode(test.rows), tokenizer)
+    scores = _judge(task, test.targets(task), logits)
+    report |= {f"test_{name}": value for name, value in watchable(scores).items()}
+    report |= {"test_rows": len(test), "test_sha256": test.sha256}
+    report["details"]["test"] = scores.model_dump(mode="json")
+    write_text(path, json.dumps(report, indent=2) + "\n")
 
-        losses = fit(model, encoded, tokenizer, loss_of, config.training)  # type: ignore[arg-type]
-        answers = predict(model, tokenizer.encode(held_out.rows), tokenizer).argmax(1)
-        expected = [labels.index(label) for label in held_out.require_labels()]
-        save_checkpoint(model, task, target)
-        task.write(target / task_file.FILE)
-        shutil.copyfile(folder / tokens.FILE, target / tokens.FILE)
-        cut = sum(len(e.ids) == config.max_tokens for e in encoded) / len(encoded)
-        report = {
-            "accuracy": float((answers == expected).mean()), "rows": len(expected), "epoch_losses": losses,
-            "train_rows_at_max_tokens": cut,
-        }  # fmt: skip
-        (target / "report.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
-    return run_stage(Stage("finetune", VERSION, settings), [], store, make)
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier) -> None:
+    rows, known = model.architecture.vocabulary, tokenizer.vocabulary
+    if known > rows or rows - known > PADDED_ROWS:
+        raise InputError(f"{folder}: the tokenizer knows {known} tokens, the weights {rows}: two models were mixed")
+    if tokenizer.max_tokens > model.architecture.positions:
+        raise InputError(
+            f"--max-tokens is {tokenizer.max_tokens}, and {folder} has {model.architecture.positions} positions"
+        )
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer, and what transformers wants beside it."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _cut(encoded: list[Encoded], max_tokens: int) -> float:
+    return sum(len(e.ids) == max_tokens for e in encoded) / len(encoded)
 
 
 def load_source_id(folder: Path) -> str:

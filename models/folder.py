@@ -11,7 +11,10 @@ from models.errors import FolderError
 from models.record import Record
 
 MANIFEST = "manifest.json"
-MUTABLE = frozenset({MANIFEST, "report.json", "report.md", "report.html"})  # measurements are not identity
+REPORT = "report.json"
+LOG, PLOT, EVENTS = "log.jsonl", "training.svg", "tensorboard"
+# measurements are not identity: they have times in them
+MUTABLE = frozenset({MANIFEST, REPORT, "report.md", "report.html", LOG, PLOT, EVENTS})
 
 
 class Step(Record):
@@ -90,7 +93,7 @@ def record_files(path: Path) -> dict[str, FileEntry]:
     return {
         name: FileEntry(bytes=p.stat().st_size, sha256=sha256_of(p))
         for name, p in names.items()
-        if name not in MUTABLE
+        if name.split("/")[0] not in MUTABLE
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.distributed import rank, wait_for_everyone, world_size
 from models.errors import FolderError
 from models.folder import MANIFEST, Manifest, ModelFolder, Step, identity, record_files
 
@@ -45,10 +46,14 @@ def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: C
     """
     folder_id = identity([p.id for p in parents], stage.name, stage.version, stage.config)
     target = Path(store) / f"{stage.name}-{folder_id}"
-    if (target / MANIFEST).is_file():
+    is_there = (target / MANIFEST).is_file()
+    wait_for_everyone()  # all have looked before one writes
+    if is_there:
         return Made(ModelFolder.open(target), reused=True)
+    if rank() != 0:
+        return _help(target, make)
     with _only_one(target):
-        if (target / MANIFEST).is_file():  # another process made it while this one waited
+        if (target / MANIFEST).is_file() and world_size() == 1:  # another command made it while this one waited
             return Made(ModelFolder.open(target), reused=True)
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
@@ -61,6 +66,26 @@ def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: C
         Manifest(id=folder_id, lineage=lineage, files=record_files(partial)).write(partial / MANIFEST)
         _flush(partial)
         partial.rename(target)
+        shutil.rmtree(scratch_folder(partial), ignore_errors=True)
+    wait_for_everyone()
+    return Made(ModelFolder.open(target), reused=False)
+
+
+def scratch_folder(target: Path) -> Path:
+    """Return the folder beside `target` that survives a kill; it goes when the stage has finished."""
+    return target.with_name(target.name.split(".")[0] + ".scratch")
+
+
+def _help(target: Path, make: Callable[[Path], None]) -> Made:
+    """Take part in the work of the process with rank 0; what this one writes is thrown away."""
+    own = target.with_name(f"{target.name}.rank{rank()}.partial")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    try:
+        make(own)
+    finally:
+        shutil.rmtree(own)
+    wait_for_everyone()
     return Made(ModelFolder.open(target), reused=False)
 
 

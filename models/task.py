@@ -1,16 +1,19 @@
 """Task: what is asked of the model, and what its logits mean."""
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from models.errors import InputError
 from models.record import Record
 
 FILE = "task.json"
 Kind = Literal["single", "multi", "regression"]
+EVEN = 0.5  # the threshold of a label that has none of its own
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Decision = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float32]
 
 
 class Task(Record):
@@ -23,6 +26,9 @@ class Task(Record):
     labels: tuple[str, ...] = Field(description="label names, in the order of the logits")
     pair: bool = Field(False, description="whether a row is two texts")
     max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are cut")
+    thresholds: tuple[Share, ...] | None = Field(
+        None, description="multi: score from which a label is given, in the order of the labels; None: 0.5 for all"
+    )
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
@@ -32,7 +38,28 @@ class Task(Record):
             raise ValueError(f"a single-label task needs two labels or more, found {len(self.labels)}")
         if self.kind == "regression" and len(self.labels) != 1:
             raise ValueError(f"a regression has one output, found {len(self.labels)} labels")
+        if not self.labels:
+            raise ValueError("a multi-label task needs one label or more, found none")
         return self
+
+    @model_validator(mode="after")
+    def _thresholds_fit(self) -> Self:
+        if self.thresholds is None:
+            return self
+        if self.kind != "multi":
+            raise ValueError(f"thresholds are for multi-label tasks, and this one is {self.kind}")
+        if len(self.thresholds) != len(self.labels):
+            raise ValueError(f"{len(self.thresholds)} thresholds for {len(self.labels)} labels: wanted one each")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = handler(self)
+        if (
+            self.thresholds is None
+        ):  # folders are identified by this dump: a task without thresholds keeps its old one
+            found.pop("thresholds", None)
+        return found
 
     def label_index(self, label: str) -> int:
         """Return the position of `label` among the logits.
@@ -53,6 +80,18 @@ class Task(Record):
             return sigmoid(logits)
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
+
+    def decide(self, scores: NDArray[np.float32]) -> Decision:
+        """Return the answers that `scores` (rows, labels) of `scores()` stand for.
+
+        `single`: the position of the best label (rows,), the first of equals. `multi`: whether each label is given
+        (rows, labels): its score is at or above its threshold. `regression`: the numbers (rows,).
+        """
+        if self.kind == "regression":
+            return scores[..., 0]
+        if self.kind == "multi":
+            return scores >= np.asarray(self.thresholds or EVEN, dtype=scores.dtype)
+        return np.asarray(scores.argmax(axis=-1), dtype=np.int64)
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -1,43 +1,80 @@
-"""read_texts(): CSV and JSONL files, and the built-in sets, → checked rows.
+"""read_texts(): files, Hub data sets and the built-in sets → checked rows.
 
-A row is a text, or two texts for pair tasks, and may have a label. Files must be UTF-8; a text must not be empty.
+A row is a text, or two texts for pair tasks, and may have a label: one name, several names or a number, by the
+kind of task. Files must be UTF-8; a text must not be empty. check_labels() says whether a model can learn from one
+part and be judged on the other.
 """
 
-import csv
 import hashlib
+import itertools
 import json
-from collections import Counter
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
 
 from models.builtin import read_bbc_news
+from models.columnar import HUB, read_hub, read_parquet
 from models.errors import InputError
+from models.labels import SURROGATE, Label, label_names, parse_label
+from models.reading import READERS, Placed, read_records
 from models.record import Record
+from models.split import split_rows
+from models.task import Kind, Task
 from models.tokens import Row
 
 BUILTIN = "builtin:"
 BUILTIN_SETS = ("builtin:bbc-news:train", "builtin:bbc-news:validation", "builtin:bbc-news:test")
+PARQUET = ".parquet"
+WRITTEN = (".csv", ".tsv")  # a cell is a text: lists and numbers are written out
+Targets = NDArray[np.int64] | NDArray[np.float32]
 
 
 class Columns(Record):
-    """The names of the columns (CSV) or keys (JSONL) that hold the texts and the label."""
+    """The names of the columns (CSV, TSV, Parquet) or keys (JSONL) that hold the texts and the label."""
 
     text: str = Field("text", description="column of the text, or of a pair's first text")
     text_pair: str = Field("text_pair", description="column of a pair's second text")
     label: str = Field("label", description="column of the label")
 
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({self.text, self.text_pair, self.label}) < 3:
+            raise ValueError("text, second text and label are three columns: wanted three names")
+        return self
+
+    def find(self, source: str, names: Sequence[str]) -> list[str]:
+        """Return those of the three that are among `names`, in this order: text, second text, label.
+
+        Raises:
+            InputError: there is no text; or a column is missing that was asked for by a name of its own.
+        """
+        found = []
+        for field, column in (("text", self.text), ("text_pair", self.text_pair), ("label", self.label)):
+            if column in names:
+                found.append(column)
+            elif field == "text" or column != Columns.model_fields[field].default:
+                raise InputError(f"{source} has no column {column!r}: it has {', '.join(names)}")
+        return found
+
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Checked rows. `labels` is None when the source had no label column."""
+    """Checked rows. `labels` is None when the source had no label column; by kind they are str, tuples or floats."""
 
     rows: list[Row]
-    labels: list[str] | None
+    labels: Sequence[Label] | None
     source: str  # where they came from, for messages and reports
+    kind: Kind = "single"
+
+    def __post_init__(self) -> None:
+        if self.labels is not None and len(self.labels) != len(self.rows):
+            raise ValueError(f"{self.source}: {len(self.rows)} rows and {len(self.labels)} labels")
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -51,19 +88,19 @@ class Texts:
     def sha256(self) -> str:
         """Hash of rows and labels: what identifies the data in a stage's configuration."""
         digest = hashlib.sha256()
-        for index, row in enumerate(self.rows):
-            digest.update(json.dumps([row, self.labels[index] if self.labels else None]).encode())
+        for row, label in zip(self.rows, self.labels or itertools.repeat(None), strict=False):
+            digest.update(json.dumps([row, label]).encode())
         return digest.hexdigest()
 
     def label_names(self) -> tuple[str, ...]:
-        """Return the labels that occur, sorted (numbers by their value).
+        """Return the labels that occur, sorted (numbers by their value); a regression's one output is `value`.
 
         Raises:
             InputError: there are no labels.
         """
-        return tuple(sorted(set(self.require_labels()), key=lambda name: (not _is_number(name), _number(name), name)))
+        return label_names(self.require_labels(), self.kind)
 
-    def require_labels(self) -> list[str]:
+    def require_labels(self) -> Sequence[Label]:
         """Return the labels.
 
         Raises:
@@ -73,134 +110,151 @@ class Texts:
             raise InputError(f"{self.source} has no label column: wanted labelled rows")
         return self.labels
 
+    def targets(self, task: Task) -> Targets:
+        """Return what a model of `task` should answer.
+
+        `single`: positions of the labels (rows,), int64. `multi`: 0 or 1, (rows, labels), float32. `regression`: the
+        numbers (rows,), float32.
+
+        Raises:
+            InputError: there are no labels, the task does not know one, or it is of another kind.
+        """
+        labels = self.require_labels()
+        if self.kind != task.kind:
+            raise InputError(f"{self.source} was read for a {self.kind} task, and the model's task is {task.kind}")
+        if task.kind == "regression":
+            return np.array(labels, dtype=np.float32)
+        places = {name: place for place, name in enumerate(task.labels)}
+        for name in label_names(labels, self.kind):
+            if name not in places:
+                raise InputError(f"{self.source}: label {name!r} is not the model's ({', '.join(task.labels)})")
+        if task.kind == "single":
+            return np.array([places[str(label)] for label in labels], dtype=np.int64)
+        targets = np.zeros((len(labels), len(places)), dtype=np.float32)
+        for row, names in enumerate(labels):
+            targets[row, [places[name] for name in names]] = 1  # type: ignore[union-attr]
+        return targets
+
     def take(self, indices: Iterable[int]) -> "Texts":
         """Return the rows at `indices`, in that order."""
         chosen = list(indices)
         labels = [self.labels[i] for i in chosen] if self.labels is not None else None
-        return Texts([self.rows[i] for i in chosen], labels, self.source)
+        return Texts([self.rows[i] for i in chosen], labels, self.source, self.kind)
 
     def split(self, fraction: float, seed: int) -> tuple["Texts", "Texts"]:
-        """Return two disjoint parts, the second with `fraction` of the rows; stratified by label, seeded."""
-        from sklearn.model_selection import train_test_split
+        """Return two disjoint parts, the second with `fraction` of the rows; stratified, seeded (see `split_rows`).
 
-        labels = self.require_labels()
-        rarest, count = min(Counter(labels).items(), key=lambda item: item[1])
-        if count < 2:
-            raise InputError(f"label {rarest!r} of {self.source} has one row only: give --validation FILE")
-        first, second = train_test_split(
-            list(range(len(self))), test_size=fraction, random_state=seed, stratify=labels, shuffle=True
-        )
+        Raises:
+            InputError: there are no labels, a part would be empty, or a label of a `single` task has one row only.
+        """
+        try:
+            first, second = split_rows(self.require_labels(), self.kind, fraction, seed)
+        except InputError as error:
+            raise InputError(f"{self.source} cannot be split: {error}; give --validation FILE") from None
         return self.take(first), self.take(second)
 
 
-def read_texts(source: str | Path, columns: Columns | None = None) -> Texts:
-    """Read a `.csv` or `.jsonl` file, or a built-in set such as `builtin:bbc-news:train`.
+def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = "single") -> Texts:
+    """Read a file, a Hub data set or a built-in set.
+
+    Args:
+        source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or one of BUILTIN_SETS.
+        columns: where the texts and the label are.
+        kind: what a label is. `single`: a text or a whole number. `multi`: a list of labels, in CSV and TSV names
+            joined by `|`; possibly none. `regression`: a finite number.
 
     Raises:
-        InputError: the file is missing, not UTF-8, empty, lacks a column, or has an empty text; the message names
-            the file and the line.
+        InputError: the source is missing, not UTF-8, empty, lacks a column, or has a row that is not what was wanted;
+            the message names the file and the line.
+        MissingExtraError: Parquet or a Hub data set was asked for and the package that reads it is not installed.
     """
-    name = str(source)
+    name, columns = str(source), columns or Columns()
+
+    def choose(names: Sequence[str]) -> list[str]:
+        return columns.find(name, names)
+
     if name.startswith(BUILTIN):
-        return _read_builtin(name)
+        return _read_builtin(name, kind)
+    if name.startswith(HUB):
+        return _checked(name, read_hub(name, choose), columns, kind, written=False)
     path = Path(source)
-    readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-    if path.suffix not in readers:
-        raise InputError(
-            f"{path} ends in {path.suffix or 'nothing'!r}: wanted {', '.join(readers)}, or a built-in set"
-        )
-    records = list(readers[path.suffix](path, _read_utf8(path)))
-    if not records:
-        raise InputError(f"{path} has no rows")
-    return _checked(path, records, columns or Columns())
+    suffix = path.suffix.lower()
+    if suffix == PARQUET:
+        return _checked(name, read_parquet(path, choose), columns, kind, written=False)
+    if suffix in READERS:
+        return _checked(name, read_records(path), columns, kind, written=suffix in WRITTEN)
+    known = ", ".join([*READERS, PARQUET])
+    raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}: wanted {known}, hub:… or a built-in set")
 
 
-def _read_builtin(name: str) -> Texts:
+def check_labels(train: Texts, held_out: Texts) -> None:
+    """Check that a model taught on `train` can be judged on `held_out`.
+
+    Raises:
+        InputError: a part has no rows or no labels, the kinds or the numbers of texts a row differ, `train` has
+            nothing to tell apart, or `held_out` has a label that `train` has not.
+    """
+    for part in (train, held_out):
+        if not len(part):
+            raise InputError(f"{part.source} has no rows in one part: wanted rows to learn from and rows to judge on")
+        part.require_labels()
+    if train.kind != held_out.kind:
+        raise InputError(f"{train.source} has {train.kind} labels, {held_out.source} {held_out.kind} labels")
+    if train.pair != held_out.pair:
+        pairs, single = (train, held_out) if train.pair else (held_out, train)
+        raise InputError(f"{pairs.source} has pairs, {single.source} single texts: wanted the same in both")
+    _check_distinct(train)
+    unknown = set(held_out.label_names()) - set(train.label_names())
+    if unknown:
+        raise InputError(f"{held_out.source} has labels that {train.source} has not: {', '.join(sorted(unknown))}")
+
+
+def _check_distinct(train: Texts) -> None:
+    found = set(train.require_labels())
+    if train.kind == "multi":
+        if not train.label_names():
+            raise InputError(f"{train.source} has no row with a label: wanted one label or more")
+    elif len(found) < 2:
+        what = "number" if train.kind == "regression" else "label"
+        raise InputError(f"{train.source} has one {what} only ({found.pop()}): wanted two or more")
+
+
+def _read_builtin(name: str, kind: Kind) -> Texts:
     if name not in BUILTIN_SETS:
         raise InputError(f"{name} is not built in: there are {', '.join(BUILTIN_SETS)}")
+    if kind != "single":
+        raise InputError(f"{name} has one label a row: wanted a set for a {kind} task")
     pairs = read_bbc_news(name.rsplit(":", 1)[1])
     return Texts([(text,) for text, _ in pairs], [label for _, label in pairs], name)
 
 
-def _read_utf8(path: Path) -> str:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror}") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; convert the file first"
-        ) from None
+def _checked(source: str, records: Iterator[Placed], columns: Columns, kind: Kind, written: bool) -> Texts:
+    from tqdm import tqdm
 
-
-def _csv_rows(path: Path, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)  # the default refuses fields above 128 KiB
-    reader = csv.DictReader(content.splitlines(keepends=True), strict=True)
-    try:
-        for record in reader:
-            if None in record or None in record.values():
-                raise InputError(
-                    f"{path}, line {reader.line_num}: the row has another number of columns than the header"
-                )
-            yield reader.line_num, record
-    except csv.Error as error:
-        raise InputError(f"{path}, line {reader.line_num}: not valid CSV ({error})") from None
-
-
-def _jsonl_rows(path: Path, content: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(content.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(f"{path}, line {number}: not valid JSON ({error.msg})") from None
-        if not isinstance(record, dict):
-            raise InputError(f"{path}, line {number}: found {type(record).__name__}, wanted an object")
-        yield number, record
-
-
-def _checked(path: Path, records: Sequence[tuple[int, dict[str, Any]]], columns: Columns) -> Texts:
-    first = records[0][1]
-    if columns.text not in first:
-        raise InputError(f"{path} has no column {columns.text!r}: it has {', '.join(first)}")
-    text_columns = [columns.text] + ([columns.text_pair] if columns.text_pair in first else [])
-    labelled = columns.label in first
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{source} has no rows: wanted a text at least")
+    found = columns.find(source, list(first[1]))
+    text_columns = [column for column in found if column != columns.label]
     rows: list[Row] = []
-    labels: list[str] = []
-    for line, record in records:
-        rows.append(tuple(_text(path, line, record, column) for column in text_columns))
-        if labelled:
-            labels.append(_label(path, line, record, columns.label))
-    return Texts(rows, labels if labelled else None, str(path))
+    labels: list[Label] = []
+    bar = tqdm(itertools.chain([first], records), desc=f"read {source}", unit="row", delay=2, file=sys.stderr)
+    for where, record in bar:
+        rows.append(tuple(_text(where, column, record[column]) for column in text_columns))
+        if columns.label in found:
+            try:
+                labels.append(parse_label(record[columns.label], kind, written))
+            except ValueError as error:
+                shown = repr(record[columns.label])[:80]
+                raise InputError(f"{where}: {columns.label!r} holds {shown}, {error}") from None
+    return Texts(rows, labels if columns.label in found else None, source, kind)
 
 
-def _text(path: Path, line: int, record: dict[str, Any], column: str) -> str:
-    value = record.get(column)
+def _text(where: str, column: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise InputError(f"{path}, line {line}: {column!r} holds {type(value).__name__}, wanted a text")
+        raise InputError(f"{where}: {column!r} holds {type(value).__name__}, wanted a text")
     if not value.strip():
-        raise InputError(f"{path}, line {line}: {column!r} is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise InputError(f"{path}, line {line}: {column!r} holds half of a surrogate pair, which is no text")
+        raise InputError(f"{where}: {column!r} is empty")
+    if not value.isascii() and SURROGATE.search(value):
+        raise InputError(f"{where}: {column!r} holds half of a surrogate pair, which is no text")
     return value
-
-
-def _label(path: Path, line: int, record: dict[str, Any], column: str) -> str:
-    value = record.get(column)
-    if isinstance(value, bool) or not isinstance(value, str | int) or str(value) == "":
-        raise InputError(
-            f"{path}, line {line}: {column!r} holds {value!r}, wanted a label (a text or a whole number)"
-        )
-    return str(value)
-
-
-def _is_number(name: str) -> bool:
-    return name.lstrip("-").isdecimal()
-
-
-def _number(name: str) -> int:
-    return int(name) if _is_number(name) else 0

@@ -1,120 +1,168 @@
-"""fit(): the one training loop, on accelerate; fine-tuning and distillation give it their loss.
+"""fit(): the one training loop, on accelerate; pretraining, fine-tuning and distillation give it their Objective.
 
-Batches hold texts of similar length, so that little is padding. The order of batches is a function of the seed.
+Everything random is a function of the seed and the step: batches, masks, dropout. So a run that was killed goes on
+from its snapshot and ends where it would have ended, and nothing but tensors and counters must be remembered.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
-import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.classifier import Classifier, TensorBatch
-from models.errors import CheckError
-from models.processor import has_bf16
-from models.record import Record
-from models.tokens import Encoded, Tokenizer
+from models.distributed import rank, world_size
+from models.errors import InputError
+from models.history import Evaluation, History, Log, draw_training
+from models.resume import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
+from models.step import Place, Stepper, Taken
+from models.training_config import Objective, TrainingConfig, uses_bf16
 
-LossOf = Callable[[Classifier, TensorBatch, Sequence[int]], Tensor]  # (model, batch, row numbers) → scalar
-
-
-class TrainingConfig(Record):
-    """How long and how fast to learn."""
-
-    epochs: int = Field(3, ge=1, description="passes over the training rows")
-    batch_size: int = Field(32, ge=1, description="rows of one optimizer step")
-    learning_rate: float = Field(1e-4, gt=0, description="peak learning rate, after the warm-up")
-    warmup: float = Field(0.1, ge=0, lt=1, description="part of the steps over which the learning rate rises")
-    weight_decay: float = Field(0.01, ge=0, description="AdamW's weight decay")
-    clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
-    freeze_embeddings: bool = Field(True, description="leave the embedding tables as they are (about twice as fast)")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
-    seed: int = Field(0, description="of shuffling, dropout and new weights")
+__all__ = ["Objective", "Run", "TrainingConfig", "fit", "uses_bf16"]
+LOG_STEPS = 20  # between two lines of the log
 
 
-def fit(
-    model: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, loss_of: LossOf, config: TrainingConfig
-) -> list[float]:
-    """Train `model` in place and return the mean loss of each epoch.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Where a training keeps its snapshot and its log (None: nowhere), and how it is judged on its way."""
+
+    scratch: Path | None = None
+    evaluate: Callable[[nn.Module], dict[str, float]] | None = None
+    lower_is_better: bool = False  # of the watched metric
+    describe: str = "train"
+
+
+def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run | None = None) -> History:
+    """Train `model` in place and return what happened.
+
+    Args:
+        model: has its encoder as `encoder`; it is moved to the GPU, if there is one, and back.
+        objective: rows, batches and loss.
+        config: how long and how fast.
+        run: where the snapshot is kept and found, and how the model is judged.
 
     Raises:
-        CheckError: the loss is no longer a number; says at which step and on which rows.
+        CheckError: the loss is no longer a number (says the step and the rows), or a snapshot cannot be written.
+        InputError: the watched metric is not among those that `run.evaluate` gives.
     """
-    set_seed(config.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if uses_bf16(config) else "no")
-    model.encoder.embeddings.requires_grad_(not config.freeze_embeddings)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=config.learning_rate, weight_decay=config.weight_decay)
-    plan = [list(length_batches(encoded, config.batch_size, config.seed + epoch)) for epoch in range(config.epochs)]
-    steps = sum(len(batches) for batches in plan)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_then_linear(steps, config.warmup))
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
-    wrapped.train()
-    losses = []
-    with tqdm(
-        total=steps, unit="step", desc="train", file=sys.stderr, disable=not accelerator.is_main_process
-    ) as bar:
-        for batches in plan:
-            total = 0.0
-            for rows in batches:
-                batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]), accelerator.device)
-                with accelerator.autocast():
-                    loss = loss_of(wrapped, batch, rows)
-                value = float(loss.detach())
-                if not np.isfinite(value):
-                    raise CheckError(
-                        f"the loss is {value} at step {bar.n}, rows {list(rows)}: lower the learning rate"
-                    )
-                accelerator.backward(loss)
-                accelerator.clip_grad_norm_(trained, config.clip)
-                optimizer.step()
-                schedule.step()
-                optimizer.zero_grad()
-                total += value
-                bar.update()
-                bar.set_postfix(loss=f"{value:.3f}", refresh=False)
-            losses.append(total / len(batches))
-    model.requires_grad_(True)
-    model.eval()
-    return losses
+    training = _Training(Stepper(model, objective, config), objective, config, run or Run())
+    try:
+        return training.run()
+    finally:
+        training.log.close()
 
 
-def uses_bf16(config: TrainingConfig) -> bool:
-    """Whether matrices are multiplied in bf16; torch emulates it, slowly, on processors that do not have it."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return has_bf16()
+class _Training:
+    """A training on its way: counters, the best weights so far, snapshots and log."""
 
+    def __init__(self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run) -> None:
+        self.stepper, self.objective, self.config, self.told = stepper, objective, config, run
+        self.size = config.batch_size * world_size()
+        self.steps = config.steps or config.epochs * len(objective.plan(0, self.size, config.seed))
+        self.counters, self.best = Counters(), dict[str, Tensor]()
+        snapshot = load_snapshot(run.scratch) if run.scratch else None
+        if snapshot:
+            restore(stepper.model, stepper.optimizer, snapshot)
+            self.counters, self.best = snapshot.counters, snapshot.best
+        self.log = Log(run.scratch if rank() == 0 else None, self.counters.step)
+        self.saved = time.monotonic()
 
-def length_batches(encoded: Sequence[Encoded], size: int, seed: int) -> Iterator[list[int]]:
-    """Yield row numbers, `size` at a time, of similar length and in a seeded order; each row comes once."""
-    generator = np.random.default_rng(seed)
-    noise = generator.permutation(len(encoded))  # breaks ties between rows of one length anew each epoch
-    order = sorted(range(len(encoded)), key=lambda i: (len(encoded[i].ids), noise[i]))
-    starts = list(range(0, len(order), size))
-    for start in generator.permutation(len(starts)):
-        yield order[starts[start] : starts[start] + size]
+    def run(self) -> History:
+        """Take the steps that are left."""
+        counters = self.counters
+        with tqdm(
+            total=self.steps, initial=counters.step, unit="step", desc=self.told.describe, file=sys.stderr,
+            disable=rank() != 0,
+        ) as bar:  # fmt: skip
+            for epoch, rows, ends_epoch in self._left():
+                begun = time.perf_counter()
+                taken = self.stepper.take(rows, Place(counters.step, self.steps, epoch))
+                self._count(taken, len(rows), time.perf_counter() - begun, bar)
+                if ends_epoch:
+                    counters.losses.append(counters.epoch_loss / counters.epoch_steps)
+                    counters.epoch_loss, counters.epoch_steps = 0.0, 0
+                every = self.config.evaluate_every
+                if counters.step == self.steps or (counters.step % every == 0 if every else ends_epoch):
+                    self._evaluate()
+                if counters.worse_in_a_row >= (self.config.patience or self.steps + 1):
+                    break
+                if time.monotonic() - self.saved >= 60 * self.config.snapshot_minutes:
+                    self._save()
+        if self.best and counters.best_step != counters.step:
+            self.stepper.model.load_state_dict(self.best, strict=False)
+        self.stepper.release()
+        if self.told.scratch and rank() == 0:
+            draw_training(self.told.scratch, self.config.metric)
+        return self._history()
 
+    def _left(self) -> Iterator[tuple[int, Sequence[int], bool]]:
+        """Yield (epoch, rows, whether it is the epoch's last step) of the steps that are left."""
+        step, epoch, done = 0, 0, self.counters.step
+        while step < self.steps:
+            plan = self.objective.plan(epoch, self.size, self.config.seed)[: self.steps - step]
+            for position, rows in enumerate(plan):
+                if step >= done:
+                    yield epoch, rows, position == len(plan) - 1
+                step += 1
+            epoch += 1
 
-@torch.inference_mode()
-def predict(model: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, size: int = 32) -> np.ndarray:
-    """Return logits (rows, labels), float32, in the order of `encoded`."""
-    model.eval()
-    logits = np.zeros((len(encoded), model.labels), dtype=np.float32)
-    for rows in length_batches(encoded, size, seed=0):
-        batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]))
-        logits[rows] = model(batch)[0].numpy()
-    return logits
+    def _count(self, taken: Taken, rows: int, seconds: float, bar: tqdm) -> None:
+        counters = self.counters
+        counters.step += 1
+        counters.epoch_steps += 1
+        counters.epoch_loss += taken.loss
+        counters.seconds += seconds
+        counters.texts += rows
+        counters.tokens += taken.tokens
+        if counters.step % LOG_STEPS == 0 or counters.step == self.steps:
+            self.log.add(
+                counters.step, loss=taken.loss, learning_rate=taken.learning_rate, gradient_norm=taken.gradient_norm,
+                texts_per_second=rows / seconds, tokens_per_second=taken.tokens / seconds,
+            )  # fmt: skip
+        bar.set_postfix_str(
+            f"loss {taken.loss:.3f}, {counters.texts / counters.seconds:,.0f} texts/s, "
+            f"{counters.tokens / counters.seconds:,.0f} tokens/s",
+            refresh=False,
+        )
+        bar.update()
 
+    def _evaluate(self) -> None:
+        if self.told.evaluate is None:
+            return
+        counters, watched = self.counters, self.config.metric
+        metrics = self.told.evaluate(self.stepper.model)
+        counters.evaluations.append({"step": counters.step, "metrics": metrics})
+        self.log.add(counters.step, **metrics)
+        if watched is None:
+            return
+        if watched not in metrics:
+            raise InputError(f"{watched!r} is not measured here: there are {', '.join(metrics)}")
+        value = -metrics[watched] if self.told.lower_is_better else metrics[watched]
+        if counters.best_value is None or value > counters.best_value:
+            counters.best_value, counters.best_step, counters.worse_in_a_row = value, counters.step, 0
+            self.best = {
+                name: tensor.detach().cpu().clone() for name, tensor in self.stepper.model.state_dict().items()
+            }
+        else:
+            counters.worse_in_a_row += 1
 
-def _warm_then_linear(steps: int, warmup: float) -> Callable[[int], float]:
-    rise = max(1, round(steps * warmup))
-    return lambda step: min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+    def _save(self) -> None:
+        if self.told.scratch and rank() == 0:
+            weights, moments = self.stepper.model.state_dict(), moments_of(self.stepper.optimizer)
+            save_snapshot(Snapshot(weights, moments, self.best, self.counters), self.told.scratch)
+        self.saved = time.monotonic()
+
+    def _history(self) -> History:
+        counters = self.counters
+        return History(
+            steps=counters.step,
+            best_step=counters.best_step if self.best else counters.step,
+            losses=tuple(counters.losses),
+            evaluations=tuple(Evaluation(**found) for found in counters.evaluations),
+            seconds=counters.seconds,
+            texts=counters.texts,
+            tokens=counters.tokens,
+            stopped_early=counters.step < self.steps,
+        )

@@ -6,7 +6,7 @@ from pathlib import Path
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.bundle import make_bundle
-from models.finetune import FinetuneConfig, finetune
+from models.finetune import FinetuneConfig, Splits, finetune
 from models.folder import MANIFEST, Manifest, record_files
 from models.training import TrainingConfig
 from service.bundle import GOLDEN, Golden
@@ -18,7 +18,7 @@ def make_tiny_bundle(store: Path, pair: bool = False) -> Path:
     make_tiny_checkpoint(encoder)
     texts = tiny_texts(pair=pair)
     config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=1))
-    classifier = finetune(str(encoder), texts, texts, config, store)
+    classifier = finetune(str(encoder), Splits(texts, texts), config, store)
     return make_bundle(classifier.folder, texts, "dynamic", store).folder.path
 
 

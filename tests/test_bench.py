@@ -1,8 +1,12 @@
 import json
 import os
 import re
+import subprocess
+import sys
+from dataclasses import replace
 from html import unescape
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,19 +14,23 @@ from serving import make_tiny_bundle
 from sklearn.metrics import f1_score
 from tiny import tiny_texts
 
+import prunella
 from bench.accuracy import compare, score
+from bench.cores import choose_cores, pinning
 from bench.engines import EngineSpec, fixed_length
 from bench.evaluate import evaluate
-from bench.guard import judge
 from bench.html import to_html
+from bench.markdown import to_markdown
 from bench.measure import Cell, open_fleet, time_cell
+from bench.openings import OpeningError, combine, measure_openings
 from bench.operators import operator_times
 from bench.plots import figures
 from bench.quality import quality
 from bench.records import Report
 from bench.report import BenchConfig, Inputs, find_reference, run_bench
+from bench.specs import engine_specs
 from bench.tables import pages, with_tables
-from bench.timing import interleave, median_interval, paired_speedup, speedup
+from bench.timing import interleave, median_interval, speedup
 from bench.worker import Worker, WorkerError
 from models.errors import FolderError, InputError
 from models.folder import ModelFolder
@@ -78,11 +86,6 @@ def test_speedup_of_twice_the_time_is_two():
     ratio, (low, high) = speedup(seconds * 2, seconds)
     assert ratio == pytest.approx(2)
     assert low <= 2 <= high
-    lengths = np.linspace(1, 9, 40)  # of texts: they cancel
-    ratio, (low, high) = paired_speedup(seconds * lengths * 3, seconds * lengths)
-    assert ratio == pytest.approx(3)
-    assert low == pytest.approx(3)
-    assert high == pytest.approx(3)
     low, high = median_interval(seconds)
     assert low < np.median(seconds) < high
 
@@ -108,7 +111,7 @@ def out(tmp_path_factory):
 def report(made, out):
     store, bundle = made
     inputs = Inputs(bundle, find_reference(bundle, store), tiny_texts(40), tiny_texts(64))
-    config = BenchConfig(batches=(1, 4), lengths=(None, 16), texts=8, rounds=3)
+    config = BenchConfig(batches=(1, 4), lengths=(None, 16), texts=8, rounds=3, openings=2)
     return run_bench(inputs, config, store, out)
 
 
@@ -129,10 +132,14 @@ def test_report_of_a_tiny_bundle(made, report, out):
     assert Bundle.open(bundle.folder.path).id == bundle.id  # a new report is no alteration
 
 
+def quick(*against):
+    return BenchConfig(against=against, texts=4, rounds=3, openings=2)
+
+
 def test_without_labels_there_is_speed_but_no_accuracy(made, tmp_path):
     store, bundle = made
     inputs = Inputs(bundle, find_reference(bundle, store), Texts(tiny_texts(6).rows, None, "x"), None)
-    report = run_bench(inputs, BenchConfig(against=("ort_fp32", "tfidf"), texts=4, rounds=3), store, tmp_path)
+    report = run_bench(inputs, quick("ort_fp32", "tfidf"), store, tmp_path)
     assert report.engine("ours").score is None
     assert "no labels" in report.verdicts[0]
     assert report.engines[2].status == "absent"
@@ -191,33 +198,68 @@ def test_page_needs_nothing_else_and_tells_the_numbers(report):
     assert all(sentence in unescape(page) for sentence in report.verdicts)
 
 
-@pytest.mark.parametrize(
-    ("factor", "call"), [(1.0, "noise"), (1 / 1.02, "noise"), (1 / 1.15, "worse"), (1.2, "better")]
-)
-def test_older_and_newer_speed_are_judged(report, factor, call):
-    ours = report.engine("ours")
-    low, high = ours.speedup * 0.98, ours.speedup * 1.02
-
-    def with_speedup(f):
-        changed = ours.model_copy(update={"paired_speedup": ours.speedup * f, "paired_interval": (low * f, high * f)})
-        return report.model_copy(update={"engines": (changed, *report.engines[1:])})
-
-    verdict = judge(with_speedup(1), with_speedup(factor))
-    assert verdict.speed == call
-    assert verdict.speed_ratio == pytest.approx(factor)
-    assert verdict.accuracy == "noise"
-    assert verdict.is_worse == (call == "worse")
+@pytest.mark.parametrize("main", ["prunella", "bench.trials"])
+def test_what_each_worker_reads_at_its_start_is_light(main):
+    code = f"import {main}, bench.worker, sys; print(*{{m.split('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "sklearn", "scipy", "matplotlib"} & set(done.stdout.split())
 
 
-def test_lost_answers_are_worse_and_other_data_is_refused(report):
-    ours = report.engine("ours")
-    wrong = ours.model_copy(update={"answers": tuple(1 - t for t in report.truth)})
-    right = ours.model_copy(update={"answers": report.truth})
-    older, newer = (report.model_copy(update={"engines": (e, *report.engines[1:])}) for e in (right, wrong))
-    assert judge(older, newer).accuracy == "worse"
-    assert judge(newer, older).accuracy == "better"
-    with pytest.raises(InputError, match="other rows"):
-        judge(report, report.model_copy(update={"data_sha256": "0"}))
+def test_a_report_has_its_openings(report):
+    found = report.openings
+    assert len(found.speedups) == 2
+    ratios = np.array(found.reference_ms) / found.ours_ms
+    assert found.speedups == pytest.approx(ratios)
+    assert (found.speedup, found.interval) == combine(found.speedups)
+    assert (found.texts, found.threads) == (8, 1)
+    assert found.sentence("ort_fp32") in unescape(to_html(report))
+    assert report.machine["pinning"] == pinning([1])
+    assert pinning([1]) in to_markdown(report)
+
+
+def test_an_engine_that_cannot_be_opened_again_is_told(made):
+    _, bundle = made
+    good = EngineSpec("ours", bundle.folder.path, bundle.task)
+    bad = EngineSpec("pytorch", bundle.folder.path, bundle.task)
+    with pytest.raises(OpeningError) as told:
+        measure_openings(bad, good, tiny_texts(2).rows, 2)
+    assert told.value.engine == "pytorch"
+
+
+def test_workers_stay_on_their_cores_and_load_no_torch(made):
+    store, bundle = made
+    reference = find_reference(bundle, store)
+    specs = engine_specs(bundle, reference, None, ("ort_fp32", "pytorch"), store).found
+    cores, before = choose_cores(1, turn=1), os.sched_getaffinity(0)
+    loaded = {}
+    for name, spec in specs.items():
+        worker = Worker(replace(spec, cores=cores))
+        try:
+            process = worker._process.pid
+            threads = [int(task) for task in os.listdir(f"/proc/{process}/task")]
+            assert all(os.sched_getaffinity(thread) == set(cores) for thread in threads)
+            loaded[name] = "libtorch" in Path(f"/proc/{process}/maps").read_text()
+        finally:
+            worker.close()
+    assert loaded == {"ours": False, "ort_fp32": False, "pytorch": True}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_bench_says_when_it_cannot_judge(made, report, tmp_path, capsys, monkeypatch):
+    (store, bundle), data = made, tiny_texts(40)
+    lines = [json.dumps({"text": r[0], "label": n}) for r, n in zip(data.rows, data.labels, strict=True)]
+    (tmp_path / "data.jsonl").write_text("\n".join(lines))
+    wild = report.openings.model_copy(update={"speedups": (1.0, 3.0), "texts": 40})
+    (tmp_path / "older.json").write_text(report.model_copy(update={"openings": wild}).model_dump_json())
+    flags = ["--store", store, "--data", tmp_path / "data.jsonl", "--against", "ort_fp32", "--batch", 8]
+    flags += ["--rounds", 3]
+    flags += ["--openings", 2, "--compare", tmp_path / "older.json", "--out", tmp_path / "out"]
+    monkeypatch.setattr(sys, "argv", ["prunella", "bench", str(bundle.folder.path), *map(str, flags)])
+    with pytest.raises(SystemExit) as end:
+        prunella.main()
+    told = capsys.readouterr()
+    assert (end.value.code, json.loads(told.out)["compared"]["speed"]) == (1, "too noisy")
+    assert "too noisy to judge, run again on a quiet machine" in told.err
 
 
 def test_quality_counts_what_brute_force_counts():
@@ -251,7 +293,7 @@ def test_peers_answer_like_the_reference(made, tmp_path, name):
     missing = [p for p in {"openvino": ["openvino", "nncf"]}.get(name, [name]) if find_spec(p) is None]
     store, bundle = made
     inputs = Inputs(bundle, find_reference(bundle, store), tiny_texts(30), tiny_texts(30))
-    report = run_bench(inputs, BenchConfig(against=("ort_fp32", name), texts=4, rounds=3), store, tmp_path)
+    report = run_bench(inputs, quick("ort_fp32", name), store, tmp_path)
     row = report.engines[2]
     if missing:
         assert (row.status, "prunella[peers]" in row.problem) == ("absent", True)

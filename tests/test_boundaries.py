@@ -7,7 +7,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = ["models", "service", "export", "bench", "compress"]  # each may import those before it, and itself
-HEAVY = {"torch", "transformers", "optimum", "accelerate", "onnx", "sklearn", "scipy", "safetensors"}
+HEAVY = {
+    "torch",
+    "pyarrow",
+    "datasets",
+    "pandas",
+    "transformers",
+    "optimum",
+    "accelerate",
+    "onnx",
+    "sklearn",
+    "scipy",
+    "safetensors",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import WordPiece
+from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
 from tokenizers.processors import TemplateProcessing
-from transformers import BertConfig, BertForSequenceClassification
+from tokenizers.trainers import BpeTrainer
+from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
 from models.texts import Texts
 
@@ -43,6 +44,65 @@ def make_tiny_checkpoint(folder: Path, labels: int = 2, layers: int = 2, seed: i
     with torch.no_grad():  # the default initialization gives nearly constant answers, which hide mistakes
         for name, parameter in model.named_parameters():
             parameter.normal_(mean=1.0 if "LayerNorm.weight" in name else 0.0, std=0.15)
+    model.save_pretrained(folder)
+    return model
+
+
+def write_bpe_tokenizer(folder: Path, special: list[str]) -> int:
+    """Write a byte-level one, without segments, as RoBERTa's and ModernBERT's are. `special`: first, pad, last, …"""
+    tokenizer = Tokenizer(BPE(unk_token=special[3]))
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=True)
+    words = [f"{word} {other}" for word in (*GOOD, *BAD) for other in OTHER]
+    alphabet = ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        words, BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    )
+    first, last = special[0], special[2]
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{first} $A {last}", pair=f"{first} $A {last} {last} $B:0 {last}:0",
+        special_tokens=[(first, 0), (last, 2)],
+    )  # fmt: skip
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
+BERT_SIZES = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
+    "max_position_embeddings": 48,
+}  # fmt: skip
+ROBERTA_SIZES = BERT_SIZES | {"type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5}
+MODERN_SIZES = BERT_SIZES | {
+    # layers: global, local, local, global; a local one sees two tokens on each side
+    "num_hidden_layers": 4, "local_attention": 4, "reference_compile": False,
+    "cls_token_id": 0, "bos_token_id": 0, "pad_token_id": 1, "sep_token_id": 2, "eos_token_id": 2,
+}  # fmt: skip
+TINY_FAMILIES = {
+    "bert": BERT_SIZES,
+    "roberta": ROBERTA_SIZES,
+    "xlm-roberta": ROBERTA_SIZES,
+    "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 48},
+    "electra": BERT_SIZES | {"embedding_size": 32},
+    "modernbert": MODERN_SIZES,
+}
+
+
+def make_tiny_family(folder: Path, family: str, labels: int = 3, **changes):
+    """Write a random classifier of a family and return the transformers model, with eager attention."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if "roberta" in family:
+        vocabulary = write_bpe_tokenizer(folder, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    elif family == "modernbert":
+        vocabulary = write_bpe_tokenizer(folder, ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"])
+    else:
+        vocabulary = write_tokenizer(folder)
+    torch.manual_seed(0)
+    settings = TINY_FAMILIES[family] | {"vocab_size": vocabulary, "num_labels": labels} | changes
+    config = AutoConfig.for_model(family, **settings)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            is_norm = "norm" in name.lower() and name.endswith("weight")
+            parameter.normal_(mean=1.0 if is_norm else 0.0, std=0.15)
     model.save_pretrained(folder)
     return model
 

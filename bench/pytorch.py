@@ -1,0 +1,47 @@
+"""The classifier in transformers and PyTorch, eager or compiled."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.engines import EngineSpec, OpenEngine, tokenized
+from models.tokens import Encoded, Tokenizer
+
+FILES = ("model.safetensors", "tokenizer.json")
+
+
+def eager_engine(spec: EngineSpec) -> OpenEngine:
+    """Open the model as transformers gives it."""
+    return _open(spec, lambda model: model)
+
+
+def compiled_engine(spec: EngineSpec) -> OpenEngine:
+    """Open the model through torch.compile with dynamic shapes; needs a C++ compiler."""
+    import torch
+
+    engine = _open(spec, lambda model: torch.compile(model, dynamic=True))
+    first = [Encoded([1] * n, [0] * n) for n in (8, 12)]
+    for example in (first[:1], first):  # compiles for batch 1, then for any
+        engine.answer(example)
+    return engine
+
+
+def _open(spec: EngineSpec, wrap: Callable[[Any], Any]) -> OpenEngine:
+    """Return the engine that answers with the model as `wrap` returns it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    torch.set_num_threads(spec.threads)
+    model = wrap(AutoModelForSequenceClassification.from_pretrained(spec.folder).eval())
+    tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
+
+    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
+        batch = tokenizer.pad(encoded)
+        ids, mask, types = (torch.from_numpy(a) for a in (batch.ids, batch.mask, batch.types))
+        with torch.inference_mode():
+            return np.asarray(model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits.numpy())
+
+    size = sum((spec.folder / name).stat().st_size for name in FILES)
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)

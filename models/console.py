@@ -1,0 +1,39 @@
+"""What verbs share: the last line on stdout is one JSON object; everything for people goes to stderr."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.distributed import rank
+from models.errors import MissingExtraError
+from models.stage import Made, copy_folder
+
+STORE = Path("store")
+Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="where finished stages are kept and reused")]
+Out = Annotated[Path | None, typer.Option(help="copy the finished folder here")]
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; of several processes the first speaks."""
+    if rank() == 0:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+
+
+def finish(verb: str, made: Made, out: Path | None, **more: Any) -> None:
+    """Copy the folder where it was wanted, and print the verb's last line: the report without its details."""
+    folder = copy_folder(made.folder, out) if out and rank() == 0 else made.folder
+    report = folder.path / "report.json"
+    told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
+    told.pop("details", None)
+    show({"verb": verb, "folder": str(folder.path), "id": folder.id, "reused": made.reused, **told, **more})
+
+
+def need(module: str, extra: str) -> None:
+    """Refuse a verb whose packages are not installed."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(f"this verb needs {module}: pip install 'prunella[{extra}]'")

@@ -1,0 +1,40 @@
+"""BERT (Devlin et al. 2019), and MiniLM, whose checkpoints call themselves bert."""
+
+from models.families.family import Family
+from models.families.names import TensorNames
+
+# RoBERTa and ELECTRA say most things as BERT does
+ENCODER = {
+    "embeddings.tokens": "embeddings.word_embeddings",
+    "embeddings.positions": "embeddings.position_embeddings",
+    "embeddings.types": "embeddings.token_type_embeddings",
+    "embeddings.norm": "embeddings.LayerNorm",
+}
+LAYERS = "encoder.layer"
+LAYER = {
+    "attention.output": "attention.output.dense",
+    "attention.norm": "attention.output.LayerNorm",
+    "ffn.rise": "intermediate.dense",
+    "ffn.fall": "output.dense",
+    "ffn.norm": "output.LayerNorm",
+}
+QKV = ("attention.self.query", "attention.self.key", "attention.self.value")
+SIZES = {
+    "vocabulary": "vocab_size",
+    "width": "hidden_size",
+    "depth": "num_hidden_layers",
+    "heads": "num_attention_heads",
+    "ffn": "intermediate_size",
+    "positions": "max_position_embeddings",
+    "token_types": "type_vocab_size",
+    "norm_epsilon": "layer_norm_eps",
+}
+FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+
+BERT = Family(
+    name="bert",
+    classes="Bert",
+    names=TensorNames("bert", ENCODER, LAYERS, LAYER, QKV, {"dense": "bert.pooler.dense", "out": "classifier"}),
+    sizes=SIZES,
+    fixed=FIXED,
+)

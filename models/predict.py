@@ -1,0 +1,22 @@
+"""predict(): rows → logits, in batches of like length."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.batches import length_batches
+from models.classifier import Classifier, TensorBatch
+from models.tokens import Encoded, Tokenizer
+
+
+@torch.inference_mode()
+def predict(model: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, size: int = 32) -> np.ndarray:
+    """Return logits (rows, labels), float32, in the order of `encoded`; computed in fp32 where the model is."""
+    model.eval()
+    device = next(model.parameters()).device
+    logits = np.zeros((len(encoded), model.labels), dtype=np.float32)
+    for rows in length_batches(encoded, size, seed=0):
+        batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]), device)
+        logits[rows] = model(batch)[0].float().cpu().numpy()
+    return logits

@@ -1,0 +1,241 @@
+"""The stage: what it reads, what it learns, what its folder is, and how it goes on."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pytest
+import tokenizers
+import torch
+from pretraining import LENGTH, objective_of, tiny_shape, train_tokenizer, write_corpus, write_shape
+from pydantic import ValidationError
+from tiny import BAD, GOOD, OTHER, make_tiny_checkpoint
+from tokenizers.models import WordPiece
+from transformers import AutoTokenizer, BertForMaskedLM, ModernBertConfig, ModernBertModel
+
+from models.checkpoint import load_checkpoint
+from models.corpus import Packing
+from models.errors import InputError
+from models.masked import MaskedBatch, load_masked_model, new_masked_model
+from models.masked_objective import MaskedObjective
+from models.masking import MaskingConfig
+from models.pace import Pace, steps_within
+from models.pretrain import SIZES, PretrainConfig, Sources, pretrain, resolve_size
+from models.stage import scratch_folder
+from models.training import Run, TrainingConfig, fit
+from models.wordpiece import SPECIAL, Vocabulary, open_backend
+
+TRAINING = TrainingConfig(
+    steps=30, batch_size=16, learning_rate=3e-3, freeze_embeddings=False, precision="fp32", snapshot_minutes=0
+)
+CONFIG = PretrainConfig(
+    packing=Packing(length=LENGTH, hold_out=10), vocabulary=300, training=TRAINING, held_out_rows=16
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Threads that wait for each other take most of the time of so small a model."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts.txt")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory, corpus_file) -> Path:
+    return train_tokenizer(corpus_file, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer_folder) -> Vocabulary:
+    return Vocabulary.of(open_backend(tokenizer_folder))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory, corpus_file):
+    """A store, the sources, and the folder that 30 steps made."""
+    store = tmp_path_factory.mktemp("store")
+    sources = Sources((corpus_file,), size=write_shape(store / "architecture.json"))
+    return store, sources, pretrain(sources, CONFIG, store).folder.path
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_the_loss_goes_down_and_the_folder_says_so(pretrained, corpus_file):
+    store, sources, folder = pretrained
+    report = report_of(folder)
+    size = len(json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"])
+    assert report["held_out_loss_before"] == pytest.approx(np.log(size), rel=0.05)
+    assert report["held_out_loss"] < report["held_out_loss_before"] - 0.5
+    assert report["perplexity"] == pytest.approx(np.exp(report["held_out_loss"]))
+    assert 0 <= report["masked_accuracy"] <= 1
+    assert report["details"]["history"]["steps"] == 30
+    assert 0 < report["tokens_seen"] <= 30 * 16 * LENGTH
+    assert report["tokens_per_second"] > 0
+    assert report["details"]["corpus"]["train"]["documents"] == 54
+    again = pretrain(sources, CONFIG, store)
+    assert again.reused
+    assert again.folder.path == folder
+    assert [step.stage for step in again.folder.manifest.lineage] == ["corpus", "pretrain"]
+    assert not list(store.glob("*.scratch"))
+
+
+def test_the_folder_is_one_to_fine_tune_and_one_of_transformers(pretrained):
+    _, _, folder = pretrained
+    classifier = load_checkpoint(folder, labels=2)
+    model = load_masked_model(folder)
+    assert all(torch.equal(t, classifier.encoder.state_dict()[n]) for n, t in model.encoder.state_dict().items())
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    theirs = BertForMaskedLM.from_pretrained(folder).eval()
+    told = tokenizer(["The good film."], return_tensors="pt")
+    assert told["input_ids"][0].tolist() == open_backend(folder).encode("The good film.").ids
+    places = torch.arange(told["input_ids"].numel())
+    with torch.no_grad():
+        found = model(MaskedBatch(told["input_ids"], told["attention_mask"], places, places))
+        assert torch.allclose(theirs(**told).logits[0], found, atol=1e-4)
+
+
+def test_transformers_keeps_the_case_of_a_cased_tokenizer(tmp_path, corpus_file):
+    config = CONFIG.model_copy(update={"lowercase": False, "training": TRAINING.model_copy(update={"steps": 1})})
+    sources = Sources((corpus_file,), size=write_shape(tmp_path / "architecture.json"), tokenizer="new")
+    folder = pretrain(sources, config, tmp_path).folder.path
+    text = "The Good film."
+    wanted = open_backend(folder).encode(text).ids
+    assert AutoTokenizer.from_pretrained(folder)(text)["input_ids"] == wanted
+    assert open_backend(folder).encode(text.lower()).ids != wanted
+
+
+def test_going_on_starts_where_the_checkpoint_ended(pretrained, tmp_path):
+    _, sources, folder = pretrained
+    onward = Sources(sources.corpus, encoder=str(folder))
+    gentle = TRAINING.model_copy(update={"steps": 5, "learning_rate": 1e-4})
+    made = pretrain(onward, CONFIG.model_copy(update={"training": gentle}), tmp_path)
+    before, after = report_of(folder), report_of(made.folder.path)
+    assert after["held_out_loss_before"] == pytest.approx(before["held_out_loss"], rel=1e-5)
+    assert after["held_out_loss"] == pytest.approx(before["held_out_loss"], abs=0.1)
+    assert (made.folder.path / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_cut_encoders_are_pretrained_too(tmp_path, corpus_file, tokenizer_folder):
+    size = write_shape(tmp_path / "architecture.json", layers=((1, 24), (2, 0), (0, 16)))
+    config = CONFIG.model_copy(update={"training": TRAINING.model_copy(update={"steps": 2})})
+    made = pretrain(Sources((corpus_file,), size=size, tokenizer=str(tokenizer_folder)), config, tmp_path)
+    shape = load_checkpoint(made.folder.path, labels=3).architecture
+    assert [(layer.heads, layer.ffn) for layer in shape.layers] == [(1, 24), (2, 0), (0, 16)]
+    onward = pretrain(Sources((corpus_file,), encoder=str(made.folder.path)), config, tmp_path)
+    assert report_of(onward.folder.path)["held_out_loss_before"] == pytest.approx(
+        report_of(made.folder.path)["held_out_loss"], rel=1e-5
+    )
+
+
+class Interrupted(MaskedObjective):
+    """Breaks off in its ninth batch."""
+
+    left: ClassVar[list[int]] = [9]
+
+    def collate(self, rows, epoch, device):
+        self.left[0] -= 1
+        if self.left[0] == 0:
+            raise KeyboardInterrupt
+        return MaskedObjective.collate(self, rows, epoch, device)
+
+
+def test_a_run_that_was_broken_off_ends_with_the_same_weights(tmp_path, vocabulary):
+    config = TRAINING.model_copy(update={"steps": 14, "batch_size": 16})
+    whole, broken, resumed = (new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0) for _ in range(3))
+    fit(whole, objective_of(64, vocabulary), config)
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, objective_of(64, vocabulary, cls=Interrupted), config, Run(scratch=tmp_path))
+    history = fit(resumed, objective_of(64, vocabulary), config, Run(scratch=tmp_path))
+    assert history.steps == 14
+    assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_minutes_become_steps_by_the_pace_of_the_model_itself(tmp_path, vocabulary):
+    model = new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    config = TRAINING.model_copy(update={"batch_size": 4, "metric": "held_out_loss", "evaluate_every": 1})
+    steps = steps_within(0.5, model, objective_of(64, vocabulary), config, tmp_path / "scratch")
+    pace = Pace.read(tmp_path / "scratch" / "pace.json")
+    assert steps == pace.steps == int(30 / pace.seconds_per_step) > 1
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    # asked again, for another time: what was decided stays
+    assert steps_within(5, model, objective_of(64, vocabulary), config, tmp_path / "scratch") == steps
+    assert not (tmp_path / "scratch" / "snapshot.safetensors").exists()
+
+
+def test_a_killed_run_keeps_its_number_of_steps(tmp_path, corpus_file):
+    training = TRAINING.model_copy(update={"steps": None, "batch_size": 4})
+    config = CONFIG.model_copy(update={"minutes": 1e-6, "training": training})
+    sources = Sources((corpus_file,), size=write_shape(tmp_path / "architecture.json"))
+    made = pretrain(sources, config, tmp_path)
+    assert report_of(made.folder.path)["details"]["history"]["steps"] == 1  # at least one
+    shutil.rmtree(made.folder.path)  # as after a kill: the decision is all that is left
+    scratch = scratch_folder(made.folder.path.with_name(f"{made.folder.path.name}.partial"))
+    scratch.mkdir()
+    Pace(seconds_per_step=1, steps=3).write(scratch / "pace.json")
+    assert report_of(pretrain(sources, config, tmp_path).folder.path)["details"]["history"]["steps"] == 3
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_sizes_are_those_of_turc(vocabulary, name):
+    shape = resolve_size(name, vocabulary, 128)
+    layers, width = SIZES[name]
+    assert (len(shape.layers), shape.width, shape.positions, shape.vocabulary) == (
+        layers,
+        width,
+        128,
+        vocabulary.size,
+    )
+    assert shape.is_uniform()
+    assert shape.layers[0].ffn == 4 * width
+
+
+def test_wrong_use_is_refused_with_a_reason(tmp_path, corpus_file, tokenizer_folder):
+    size, files = write_shape(tmp_path / "architecture.json"), (corpus_file,)
+    make_tiny_checkpoint(tmp_path / "other")
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ModernBertModel(ModernBertConfig(vocab_size=200, pad_token_id=0, **shape)).save_pretrained(tmp_path / "modern")
+    own = str(tokenizer_folder)
+    cases = [
+        (Sources(files, size="huge", tokenizer=own), "neither a file nor one of tiny, mini, small, base"),
+        (Sources(files, size=size, tokenizer=str(tmp_path)), r"has no tokenizer\.json"),
+        (Sources(files, encoder=str(tmp_path / "other"), tokenizer=own), "token embeddings, the tokenizer"),
+        (
+            Sources(files, encoder=str(tmp_path / "modern"), tokenizer=own),
+            "'modernbert' encoder: pretrained here are",
+        ),
+        (Sources(files, encoder=str(tmp_path / "gone")), r"has no tokenizer\.json"),
+        (Sources((tmp_path / "gone.txt",), size=size), "is not a file"),
+        (Sources(files, (tmp_path / "gone.txt",), tokenizer=own, size=size), "is not a file"),
+    ]
+    for sources, told in cases:
+        with pytest.raises(InputError, match=told):
+            pretrain(sources, CONFIG, tmp_path / "store")
+    long = CONFIG.model_copy(update={"packing": Packing(length=64, hold_out=10)})
+    with pytest.raises(InputError, match="takes 16 tokens, and the sequences have 64"):
+        pretrain(Sources(files, size=size, tokenizer=own), long, tmp_path / "store")
+    for wrong in ({"size": "tiny"}, {"tokenizer": "new"}):
+        with pytest.raises(InputError, match=r"wanted one of the two|leave out 'new'"):
+            Sources(files, encoder="there", **wrong)
+    for settings in ({"minutes": 1, "training": TRAINING}, {"training": TrainingConfig(metric="accuracy")}):
+        with pytest.raises(ValidationError, match=r"minutes or steps|held_out_loss"):
+            PretrainConfig(**settings)
+
+
+def test_whole_words_need_pieces_that_tell_them(tmp_path, corpus_file):
+    words = {word: i for i, word in enumerate([*SPECIAL, *GOOD, *BAD, *OTHER])}
+    tokenizers.Tokenizer(WordPiece(words, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    config = CONFIG.model_copy(update={"masking": MaskingConfig(whole_words=True)})
+    with pytest.raises(InputError, match="no pieces that begin with ##"):
+        pretrain(Sources((corpus_file,), tokenizer=str(tmp_path)), config, tmp_path / "store")
