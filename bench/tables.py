@@ -1,4 +1,4 @@
-"""`python -m bench.tables`: write the tables of README.md and docs/ again from docs/results/*.json.
+"""`python -m bench.tables`: write the tables of README.md and docs/ again from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails when a page differs.
 """
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bench.markdown import engines_table, machine_sentence
 from bench.records import Report
+from bench.training_table import training_table
 from models.errors import FolderError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,8 @@ def with_tables(text: str) -> str:
 
 
 def _told(name: str) -> str:
+    if name == "training":
+        return training_table(RESULTS / name) + "\n"
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         raise FolderError(f"{path} is not there: copy the report.json of a run to it")

@@ -21,7 +21,7 @@ from export.onnx import to_onnx
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
-from models.checkpoint import WEIGHTS, load_checkpoint, save_checkpoint
+from models.checkpoint import WEIGHTS, load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier
 from models.errors import FolderError, InputError, NoEffectError, TargetError
 from models.folder import ModelFolder
@@ -62,14 +62,8 @@ def compress(source: ModelFolder, texts: Texts, config: CompressConfig, store: P
         TargetError: no shape reaches the asked speed-up on this machine.
     """
     asked = Task.read(source.path / task_file.FILE)
-    if texts.pair != asked.pair:
-        raise InputError(f"{texts.source} has {'pairs' if texts.pair else 'single texts'}, the model wants the other")
+    _check_possible(source, asked, texts)
     settings = {"texts": texts.sha256, **config.model_dump(mode="json", exclude={"heal"})}
-    if not (source.path / WEIGHTS).is_file():
-        stage = source.manifest.lineage[-1].stage
-        raise FolderError(
-            f"{source.path} is the result of '{stage}': wanted a classifier folder, as finetune makes it"
-        )
     pruned = run_stage(Stage("prune", VERSION, settings), [source], store, lambda t: _prune(source, texts, config, t))
     heal = {"texts": texts.sha256, **config.heal.model_dump(mode="json")}
     healed = run_stage(
@@ -79,6 +73,19 @@ def compress(source: ModelFolder, texts: Texts, config: CompressConfig, store: P
         lambda target: _heal(pruned.folder, source, texts, config, target),
     )
     return Compressed(make_bundle(healed.folder, texts, "dynamic", store), pruned, healed)
+
+
+def _check_possible(source: ModelFolder, asked: Task, texts: Texts) -> None:
+    """Refuse, before any long work, what the later stages would refuse."""
+    if not (source.path / WEIGHTS).is_file():
+        stage = source.manifest.lineage[-1].stage
+        raise FolderError(f"{source.path} is the result of '{stage}': wanted a classifier, as finetune makes it")
+    if texts.pair != asked.pair:
+        raise InputError(f"{texts.source} has {'pairs' if texts.pair else 'single texts'}, the model wants the other")
+    if asked.kind != "single":
+        raise InputError(f"{source.path} is a {asked.kind} model: only single-label models are compressed so far")
+    if read_architecture(source.path).family == "modernbert":
+        raise InputError(f"{source.path} is a modernbert model, which cannot be exported, and so not compressed, yet")
 
 
 def _prune(source: ModelFolder, texts: Texts, config: CompressConfig, target: Path) -> None:

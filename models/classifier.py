@@ -7,6 +7,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture
+from models.dropout import Dropout
 from models.encoder import Encoder, Gates
 from models.modernbert import ModernEncoder, make_norm
 from models.tokens import TokenBatch
@@ -37,7 +38,7 @@ class Head(nn.Module):
         self.activation = ACTIVATIONS[architecture.head_activation]
         self.dense = nn.Linear(width, width, bias=modern is None or modern.head_bias)
         self.norm = make_norm(architecture) if modern is not None else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.out = nn.Linear(width, labels)
 
     def forward(self, hidden: Tensor, mask: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture, LayerShape
+from models.attention import attend
+from models.dropout import Dropout
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Embeddings(nn.Module):
         self.positions = nn.Embedding(a.positions, a.table_width)
         self.types = nn.Embedding(a.token_types, a.table_width) if a.token_types else None
         self.norm = nn.LayerNorm(a.table_width, eps=a.norm_epsilon)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.project = nn.Linear(a.table_width, a.width) if a.table_width != a.width else None
 
     def forward(self, ids: Tensor, types: Tensor) -> Tensor:
@@ -55,13 +57,13 @@ class Attention(nn.Module):
     def __init__(self, architecture: Architecture, heads: int, dropout: float) -> None:
         super().__init__()
         a = architecture
-        self.heads, self.head_size, self.dropout_rate = heads, a.head_size, dropout
+        self.heads, self.head_size = heads, a.head_size
         inner = heads * a.head_size
         self.qkv = nn.Linear(a.width, 3 * inner) if heads else None
         self.output = nn.Linear(inner, a.width) if heads else None
         self.bias = None if heads else nn.Parameter(torch.zeros(a.width))
         self.norm = nn.LayerNorm(a.width, eps=a.norm_epsilon)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, mask: Tensor, gate: Tensor | None) -> Tensor:
         """Return (batch, tokens, width); `mask` is True on real tokens, (batch, 1, 1, tokens)."""
@@ -71,8 +73,7 @@ class Attention(nn.Module):
         batch, tokens, _ = hidden.shape
         qkv = self.qkv(hidden).view(batch, tokens, 3, self.heads, self.head_size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_size)
-        dropped = self.dropout_rate if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropped)
+        mixed = attend(query, key, value, mask)
         if gate is not None:
             mixed = mixed * gate[:, :, None, None]
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
@@ -89,7 +90,7 @@ class FeedForward(nn.Module):
         self.fall = nn.Linear(neurons, width) if neurons else None
         self.bias = None if neurons else nn.Parameter(torch.zeros(width))
         self.norm = nn.LayerNorm(width, eps=architecture.norm_epsilon)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, gate: Tensor | None) -> Tensor:
         """Return (batch, tokens, width)."""

@@ -12,6 +12,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture, ModernSettings
+from models.attention import attend
+from models.dropout import Dropout
 from models.encoder import Gates
 
 
@@ -31,7 +33,7 @@ class ModernEmbeddings(nn.Module):
         super().__init__()
         self.tokens = nn.Embedding(architecture.vocabulary, architecture.width)
         self.norm = make_norm(architecture)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return (batch, tokens, width) of ids (batch, tokens)."""
@@ -44,13 +46,13 @@ class ModernAttention(nn.Module):
     def __init__(self, architecture: Architecture, layer: int, dropout: float) -> None:
         super().__init__()
         a, bias = architecture, settings_of(architecture).attention_bias
-        self.heads, self.head_size, self.dropout_rate = a.layers[layer].heads, a.head_size, dropout
+        self.heads, self.head_size = a.layers[layer].heads, a.head_size
         inner = self.heads * a.head_size
         self.norm = make_norm(a) if self.heads and layer else None  # the embeddings' norm is layer 0's
         self.qkv = nn.Linear(a.width, 3 * inner, bias=bias) if self.heads else None
         self.output = nn.Linear(inner, a.width, bias=bias) if self.heads else None
         self.bias = nn.Parameter(torch.zeros(a.width)) if bias and not self.heads else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, view: View, gate: Tensor | None) -> Tensor:
         """Return (batch, tokens, width)."""
@@ -61,8 +63,7 @@ class ModernAttention(nn.Module):
         qkv = self.qkv(normed).view(batch, tokens, 3, self.heads, self.head_size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_size)
         query, key = _turned(query, view), _turned(key, view)
-        dropped = self.dropout_rate if self.training else 0.0
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=view.mask, dropout_p=dropped)
+        mixed = attend(query, key, value, view.mask)
         if gate is not None:
             mixed = mixed * gate[:, :, None, None]
         mixed = mixed.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
@@ -80,7 +81,7 @@ class ModernFeedForward(nn.Module):
         self.rise = nn.Linear(a.width, 2 * neurons, bias=bias) if neurons else None  # what is bent, then its factor
         self.fall = nn.Linear(neurons, a.width, bias=bias) if neurons else None
         self.bias = nn.Parameter(torch.zeros(a.width)) if bias and not neurons else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, hidden: Tensor, gate: Tensor | None) -> Tensor:
         """Return (batch, tokens, width)."""

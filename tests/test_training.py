@@ -55,8 +55,6 @@ def trained(
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = dropout
-        if hasattr(module, "dropout_rate"):
-            module.dropout_rate = dropout
     history = fit(model, tiny_objective(folder, rows), config, run)
     return model, history
 

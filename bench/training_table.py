@@ -1,0 +1,47 @@
+"""training_table(): the runs kept in docs/results/training → a table of scores, spread over seeds and time."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+METRICS = ("accuracy", "macro_f1")
+
+
+def training_table(folder: Path) -> str:
+    """Return a Markdown table with a line for each fine-tuning in `folder`, and the commands below it.
+
+    A line gives the scores on the test rows, or on the validation rows where there is no test set, as mean ± sample
+    standard deviation over the seeds, and the seconds that one seed trained.
+    """
+    runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    lines = [
+        "| run | judged on | rows | accuracy | macro F1 | seeds | training, s a seed | tokens/s |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    told = {name: run for name, run in runs.items() if run["result"].get("verb") == "finetune"}
+    lines += [_line(name, run["result"]) for name, run in told.items()]
+    return "\n".join([*lines, "", *[f"- `{name}`: `{run['command']}`" for name, run in told.items()]])
+
+
+def _line(name: str, result: dict[str, Any]) -> str:
+    part = "test" if "test_rows" in result else "validation"
+    prefix = "test_" if part == "test" else ""
+    scores = [_score(result, prefix + metric) for metric in METRICS]
+    seeds = len(result.get("seeds", [0]))
+    cells = [
+        name,
+        part,
+        result[f"{prefix}rows"],
+        *scores,
+        seeds,
+        round(result["seconds"]),
+        result["tokens_per_second"],
+    ]
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _score(result: dict[str, Any], metric: str) -> str:
+    spread = result.get("spread", {}).get(metric)
+    if spread is None:
+        return f"{100 * result[metric]:.2f}"
+    return f"{100 * spread['mean']:.2f} ± {100 * spread['deviation']:.2f}"
