@@ -57,7 +57,7 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
 def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows")]) -> None:
     """Accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
     from bench.evaluate import evaluate as work
-    from models.texts import read_texts
+    from models.data.texts import read_texts
 
     start = time.perf_counter()
     found = work(model, read_texts(data)).model_dump()
@@ -79,8 +79,8 @@ def compress(
     from compress.distill import DistillConfig
     from compress.pipeline import CompressConfig
     from compress.pipeline import compress as work
+    from models.data.texts import read_texts
     from models.folder import ModelFolder
-    from models.texts import read_texts
 
     heal = DistillConfig()
     heal = heal.model_copy(update={"training": heal.training.model_copy(update={"epochs": epochs})})
@@ -131,8 +131,8 @@ def bench(
     need("torch", "train")
     from bench.guard import judge, read_older
     from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
+    from models.data.texts import read_texts
     from models.folder import ModelFolder
-    from models.texts import read_texts
     from service.bundle import Bundle
 
     opened = Bundle.open(bundle)
@@ -199,8 +199,8 @@ def loadtest(
 def _bundle(verb: str, recipe: str, model: Path, data: str, store: Path, out: Path | None) -> None:
     need("torch", "train")
     from compress.bundle import make_bundle
+    from models.data.texts import read_texts
     from models.folder import ModelFolder
-    from models.texts import read_texts
 
     finish(verb, make_bundle(ModelFolder.open(model), read_texts(data), recipe, store), out)
 

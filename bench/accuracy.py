@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.texts import Texts
 from models.errors import InputError
 from models.record import Record
 from models.task import Task
-from models.texts import Texts
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.accuracy import true_labels
+from models.data.texts import Texts
 from models.task import Task
-from models.texts import Texts
 from models.tokens import Encoded, Row, Tokenizer
 from service.bundle import Bundle
 from service.engine import Engine, run_session

@@ -7,10 +7,10 @@ from numpy.typing import NDArray
 
 from bench.accuracy import Score, score, true_labels
 from models import task as task_file
+from models.data.texts import Texts
 from models.errors import FolderError
 from models.folder import ModelFolder
 from models.task import Task
-from models.texts import Texts
 from service.bundle import FILE, Bundle
 from service.engine import Engine
 
@@ -42,8 +42,8 @@ def _bundle_logits(path: Path, data: Texts) -> NDArray[np.float32]:
 
 def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:
     from models.checkpoint import load_checkpoint
-    from models.predict import predict
     from models.tokens import Tokenizer
+    from models.train.predict import predict
 
     tokenizer = Tokenizer.open(path, task.max_tokens)
     return predict(load_checkpoint(path), tokenizer.encode(data.rows), tokenizer)

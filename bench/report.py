@@ -28,10 +28,10 @@ from bench.timing import machine_card
 from bench.verdicts import verdicts
 from models.atomic import write_text
 from models.checkpoint import read_architecture
+from models.data.texts import Texts
 from models.errors import InputError
 from models.folder import ModelFolder
 from models.record import Record
-from models.texts import Texts
 from models.tokens import Row
 from service.bundle import REPORT, Bundle
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from bench.engines import DESCRIPTIONS, EngineSpec
 from export import peers, stock
+from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
 from models.folder import ModelFolder
-from models.texts import Texts
 from service.bundle import Bundle
 
 GRAPHS = {"ort_fp32": stock.FP32, "stock_int8": stock.INT8}  # what ONNX Runtime runs, ours aside

@@ -20,16 +20,16 @@ import torch
 import typer
 
 from bench.timing import machine_card
-from models.builtin import MINILM
 from models.checkpoint import load_checkpoint
-from models.finetune import resolve_encoder
-from models.losses import LossConfig, loss_for
-from models.step import Place, Stepper
+from models.data.builtin import MINILM
+from models.data.texts import Texts, read_texts
 from models.task import Task
-from models.text_objective import TextObjective
-from models.texts import Texts, read_texts
 from models.tokens import Tokenizer
-from models.training import TrainingConfig, uses_bf16
+from models.train.finetune import resolve_encoder
+from models.train.loop import TrainingConfig, uses_bf16
+from models.train.losses import LossConfig, loss_for
+from models.train.step import Place, Stepper
+from models.train.text_objective import TextObjective
 
 WARM_STEPS = 3
 SIDE = 1024  # of the square matrices of the bare product

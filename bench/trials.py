@@ -35,8 +35,8 @@ def main(
     from bench.quiet import CpuWatch
     from bench.report import BenchConfig, find_reference
     from bench.specs import engine_specs
+    from models.data.texts import read_texts
     from models.errors import CheckError
-    from models.texts import read_texts
     from service.bundle import Bundle
 
     openings = BenchConfig().openings

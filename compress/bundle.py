@@ -12,12 +12,12 @@ from export.graph import check_fused
 from export.onnx import to_onnx
 from models import architecture, task, tokens
 from models.checkpoint import load_checkpoint
+from models.data.texts import Texts
 from models.folder import ModelFolder
-from models.predict import predict
 from models.stage import Made, Stage, run_stage
 from models.task import Task
-from models.texts import Texts
 from models.tokens import Row, Tokenizer
+from models.train.predict import predict
 from service import bundle as bundle_file
 from service.bundle import BundleInfo, Golden, Variant
 from service.engine import run_session

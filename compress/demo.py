@@ -8,10 +8,10 @@ from typing import Any
 from bench.report import BenchConfig, Inputs, run_bench
 from compress.distill import DistillConfig
 from compress.pipeline import CompressConfig, compress
-from models.builtin import MINILM
-from models.finetune import FinetuneConfig, Splits, finetune
-from models.texts import read_texts
-from models.training import TrainingConfig
+from models.data.builtin import MINILM
+from models.data.texts import read_texts
+from models.train.finetune import FinetuneConfig, Splits, finetune
+from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 from service.publish import publish
 

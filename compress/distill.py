@@ -8,11 +8,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.classifier import Classifier, TensorBatch
-from models.history import History
 from models.record import Record
-from models.text_objective import TextObjective
 from models.tokens import Encoded, Tokenizer
-from models.training import Run, TrainingConfig, fit
+from models.train.history import History
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.text_objective import TextObjective
 
 
 class DistillConfig(Record):

@@ -15,10 +15,10 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.batches import length_batches
 from models.classifier import Classifier, TensorBatch
 from models.encoder import Gates
 from models.tokens import Encoded, Tokenizer
+from models.train.batches import length_batches
 
 
 @dataclass(frozen=True, slots=True)

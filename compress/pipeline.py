@@ -23,12 +23,12 @@ from models import tokens
 from models.architecture import Architecture
 from models.checkpoint import WEIGHTS, load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier
+from models.data.texts import Texts
 from models.errors import FolderError, InputError, NoEffectError, TargetError
 from models.folder import ModelFolder
 from models.record import Record
 from models.stage import Made, Stage, run_stage
 from models.task import Task
-from models.texts import Texts
 from models.tokens import TokenBatch, Tokenizer
 from service.engine import run_session
 from service.runtime import open_session
@@ -79,7 +79,9 @@ def _check_possible(source: ModelFolder, asked: Task, texts: Texts) -> None:
     """Refuse, before any long work, what the later stages would refuse."""
     if not (source.path / WEIGHTS).is_file():
         stage = source.manifest.lineage[-1].stage
-        raise FolderError(f"{source.path} is the result of '{stage}': wanted a classifier, as finetune makes it")
+        raise FolderError(
+            f"{source.path} is the result of '{stage}': wanted a classifier folder, as finetune makes it"
+        )
     if texts.pair != asked.pair:
         raise InputError(f"{texts.source} has {'pairs' if texts.pair else 'single texts'}, the model wants the other")
     if asked.kind != "single":

@@ -9,10 +9,10 @@ import numpy as np
 
 from export import stock
 from models import tokens
+from models.data.texts import Texts
 from models.errors import MissingExtraError
 from models.folder import ModelFolder
 from models.stage import Made, Stage, run_stage
-from models.texts import Texts
 from models.tokens import Row, Tokenizer
 
 VERSION = 1

@@ -1,4 +1,4 @@
-"""What a model is, and how it is trained.
+"""What a model is (here), where its texts come from (`data`), and how it learns (`train`).
 
-Importing this package imports no torch: the service uses `task`, `tokens`, `texts`, `folder` and `errors` from here.
+Importing this package imports no torch: the service uses `task`, `tokens`, `folder`, `record` and `errors` from here.
 """

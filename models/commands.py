@@ -54,10 +54,10 @@ def finetune(
 ) -> None:
     """Train a classifier on an encoder. A killed run goes on when the same command is given again."""
     need("torch", "train")
-    from models.finetune import FinetuneConfig, Splits
-    from models.finetune import finetune as work
-    from models.seeds import finetune_seeds
-    from models.texts import Columns, read_texts
+    from models.data.texts import Columns, read_texts
+    from models.train.finetune import FinetuneConfig, Splits
+    from models.train.finetune import finetune as work
+    from models.train.seeds import finetune_seeds
 
     columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     rows = read_texts(train, columns, task)
@@ -118,8 +118,8 @@ def pretrain(
 ) -> None:
     """Teach an encoder a language by letting it guess hidden words, from scratch or onward from another."""
     need("torch", "train")
-    from models.pretrain import PretrainConfig, Sources
-    from models.pretrain import pretrain as work
+    from models.train.pretrain import PretrainConfig, Sources
+    from models.train.pretrain import pretrain as work
 
     told: dict[str, Any] = {
         "packing": {"length": length, "hold_out": hold_out}, "vocabulary": vocabulary, "lowercase": lowercase,

@@ -6,9 +6,9 @@ from pathlib import Path
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.bundle import make_bundle
-from models.finetune import FinetuneConfig, Splits, finetune
 from models.folder import MANIFEST, Manifest, record_files
-from models.training import TrainingConfig
+from models.train.finetune import FinetuneConfig, Splits, finetune
+from models.train.loop import TrainingConfig
 from service.bundle import GOLDEN, Golden
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from tiny import BAD, GOOD, OTHER
 
 from models.architecture import Architecture, LayerShape
-from models.masked_objective import MaskedObjective
-from models.masking import MaskingConfig
-from models.wordpiece import Vocabulary, train_wordpiece
+from models.data.wordpiece import Vocabulary, train_wordpiece
+from models.train.masked_objective import MaskedObjective
+from models.train.masking import MaskingConfig
 
 LENGTH = 16
 

@@ -32,10 +32,10 @@ from bench.specs import engine_specs
 from bench.tables import pages, with_tables
 from bench.timing import interleave, median_interval, speedup
 from bench.worker import Worker, WorkerError
+from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.folder import ModelFolder
 from models.task import Task
-from models.texts import Texts
 from models.tokens import Encoded
 from service.bundle import Bundle
 from service.engine import Engine

@@ -14,9 +14,9 @@ from export.onnx import to_onnx
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import TensorBatch
 from models.errors import CheckError, NoEffectError
-from models.predict import predict
 from models.task import Task
 from models.tokens import Tokenizer
+from models.train.predict import predict
 from service.engine import run_session
 from service.runtime import open_session
 

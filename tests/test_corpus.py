@@ -12,11 +12,11 @@ from pretraining import LENGTH, train_tokenizer, write_corpus
 from tiny import BAD, GOOD, OTHER
 from tokenizers.models import WordPiece
 
-from models import corpus
-from models.corpus import Packing, _Packer, pack_corpus
+from models.data import corpus
+from models.data.corpus import Packing, _Packer, pack_corpus
+from models.data.paragraphs import LINE_LIMIT, read_paragraphs
+from models.data.wordpiece import SPECIAL, Vocabulary, open_backend, train_wordpiece
 from models.errors import CheckError, FolderError, InputError
-from models.paragraphs import LINE_LIMIT, read_paragraphs
-from models.wordpiece import SPECIAL, Vocabulary, open_backend, train_wordpiece
 
 
 @pytest.fixture(scope="module")

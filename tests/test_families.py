@@ -79,7 +79,7 @@ def check_equal(model, theirs, folder, pair=False):
         assert torch.allclose(hidden[real], base.last_hidden_state[real], atol=1e-5)
         # transformers gives ModernBERT's states before the last norm, too
         for found, state in zip(states, base.hidden_states[1:], strict=True):
-            assert torch.allclose(found[real], state[real], atol=1e-5)
+            assert torch.allclose(found[real], state[real], atol=1e-4)  # not normalized: values near 10
 
 
 @each_variant

@@ -17,13 +17,13 @@ from transformers import (
 )
 
 from models.checkpoint import load_checkpoint
-from models.corpus import Packing, pack_corpus
+from models.data.corpus import Packing, pack_corpus
+from models.data.wordpiece import Vocabulary, open_backend
 from models.errors import FolderError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model, save_masked_model
-from models.masked_objective import MaskedObjective, measure
-from models.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
-from models.pretrain import resolve_size
-from models.wordpiece import Vocabulary, open_backend
+from models.train.masked_objective import MaskedObjective, measure
+from models.train.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
+from models.train.pretrain import resolve_size
 
 
 @pytest.fixture(scope="module", autouse=True)

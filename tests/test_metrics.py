@@ -7,8 +7,8 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from models.errors import CheckError, FolderError, InputError
-from models.metrics import LOWER_IS_BETTER, METRICS, check_metric, choose_thresholds, score, watchable
 from models.task import Task
+from models.train.metrics import LOWER_IS_BETTER, METRICS, check_metric, choose_thresholds, score, watchable
 
 SINGLE = Task(labels=("a", "b", "c", "never"))
 MULTI = Task(kind="multi", labels=("a", "b", "c"), thresholds=(0.25, 0.5, 0.75))

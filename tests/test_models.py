@@ -4,14 +4,14 @@ import torch
 from tiny import make_tiny_checkpoint, tiny_texts
 from transformers import AutoModel, AutoModelForSequenceClassification
 
-from models.builtin import minilm_folder
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import TensorBatch
+from models.data.builtin import minilm_folder
+from models.data.texts import Columns, read_texts
 from models.errors import FolderError, InputError
 from models.folder import ModelFolder
 from models.stage import Stage, run_stage
 from models.task import Task
-from models.texts import Columns, read_texts
 from models.tokens import Tokenizer
 
 

@@ -16,16 +16,16 @@ from tokenizers.models import WordPiece
 from transformers import AutoTokenizer, BertForMaskedLM, ModernBertConfig, ModernBertModel
 
 from models.checkpoint import load_checkpoint
-from models.corpus import Packing
+from models.data.corpus import Packing
+from models.data.wordpiece import SPECIAL, Vocabulary, open_backend
 from models.errors import InputError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model
-from models.masked_objective import MaskedObjective
-from models.masking import MaskingConfig
-from models.pace import Pace, steps_within
-from models.pretrain import SIZES, PretrainConfig, Sources, pretrain, resolve_size
 from models.stage import scratch_folder
-from models.training import Run, TrainingConfig, fit
-from models.wordpiece import SPECIAL, Vocabulary, open_backend
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.masked_objective import MaskedObjective
+from models.train.masking import MaskingConfig
+from models.train.pace import Pace, steps_within
+from models.train.pretrain import SIZES, PretrainConfig, Sources, pretrain, resolve_size
 
 TRAINING = TrainingConfig(
     steps=30, batch_size=16, learning_rate=3e-3, freeze_embeddings=False, precision="fp32", snapshot_minutes=0

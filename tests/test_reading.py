@@ -11,9 +11,9 @@ import pyarrow.parquet
 import pytest
 from pydantic import ValidationError
 
-from models import reading
+from models.data import reading
+from models.data.texts import Columns, read_texts
 from models.errors import InputError, MissingExtraError
-from models.texts import Columns, read_texts
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -236,14 +236,14 @@ def test_a_hub_name_that_is_a_path_here_is_refused(tmp_path, monkeypatch):
 
 def test_importing_texts_loads_nothing_heavy():
     heavy = "{'torch', 'sklearn', 'scipy', 'pandas', 'pyarrow', 'datasets', 'transformers'}"
-    assert run(f"import models.texts, sys; print(*({heavy} & set(sys.modules)))", []) == [""]
+    assert run(f"import models.data.texts, sys; print(*({heavy} & set(sys.modules)))", []) == [""]
 
 
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets is not installed")
 READ = """
 import sys
 from models.errors import InputError
-from models.texts import Columns, read_texts
+from models.data.texts import Columns, read_texts
 for name, kind in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         found = read_texts(name, Columns(text="sentence"), kind)

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from tiny import tiny_texts
 
+from models.data.labels import OUTPUT
+from models.data.texts import Texts, check_labels
 from models.errors import InputError
-from models.labels import OUTPUT
 from models.task import Task
-from models.texts import Texts, check_labels
 
 MULTI = [("a",), (), ("a", "b"), ("b", "c"), ("a",), ("c",), ("a", "b"), (), ("a", "c"), ("b",)] * 4
 NUMBERS = [float(i * 7 % 40) / 4 for i in range(40)]

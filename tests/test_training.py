@@ -15,17 +15,17 @@ import torch
 import torch.nn.functional as functional
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from models.batches import length_batches, training_batches
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.errors import CheckError, InputError
 from models.folder import LOG, PLOT
-from models.history import read_log
-from models.optimizer import make_optimizer, warm_then_linear
-from models.resume import FILE, load_snapshot
-from models.text_objective import TextObjective
 from models.tokens import Tokenizer
-from models.training import Run, TrainingConfig, fit
+from models.train.batches import length_batches, training_batches
+from models.train.history import read_log
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.optimizer import make_optimizer, warm_then_linear
+from models.train.resume import FILE, load_snapshot
+from models.train.text_objective import TextObjective
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, precision="fp32", snapshot_minutes=0)
 
@@ -214,7 +214,7 @@ import sys, torch
 from pathlib import Path
 sys.path.insert(0, {tests!r})
 from test_training import CONFIG, change, trained
-from models.training import Run
+from models.train.loop import Run
 from safetensors.torch import save_file
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
 config = change(epochs={epochs}, batch_size={batch})
@@ -286,8 +286,8 @@ def test_a_full_disk_keeps_the_last_good_snapshot(folder, tmp_path):
     sys.path.insert(0, {tests!r})
     from test_training import change, trained
     from models.errors import CheckError
-    from models.resume import load_snapshot
-    from models.training import Run
+    from models.train.resume import load_snapshot
+    from models.train.loop import Run
     out = Path(sys.argv[2])
     trained(Path(sys.argv[1]), change(steps=3), Run(scratch=out))
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from models.texts import Texts
+from models.data.texts import Texts
 
 GOOD = ["good", "fine", "great", "nice", "lovely", "bright", "warm"]
 BAD = ["bad", "poor", "awful", "dull", "cold", "dreary", "weak"]

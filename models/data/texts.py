@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.builtin import read_bbc_news
-from models.columnar import HUB, read_hub, read_parquet
+from models.data.builtin import read_bbc_news
+from models.data.columnar import HUB, read_hub, read_parquet
+from models.data.labels import SURROGATE, Label, label_names, parse_label
+from models.data.reading import READERS, Placed, read_records
+from models.data.split import split_rows
 from models.errors import InputError
-from models.labels import SURROGATE, Label, label_names, parse_label
-from models.reading import READERS, Placed, read_records
 from models.record import Record
-from models.split import split_rows
 from models.task import Kind, Task
 from models.tokens import Row
 

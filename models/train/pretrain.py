@@ -1,8 +1,8 @@
 """pretrain(): texts → an encoder that has learned to guess hidden tokens, from scratch or onward from another.
 
 BERT without next-sentence prediction, masked anew in each epoch (Devlin et al. 2019; Liu et al. 2019). The steps:
-a tokenizer (models/wordpiece.py), packed sequences (models/corpus.py), masks (models/masking.py), the model
-(models/masked.py), and the training loop that fine-tuning uses too (models/training.py).
+a tokenizer (models/data/wordpiece.py), packed sequences (models/data/corpus.py), masks (models/train/masking.py),
+the model (models/masked.py), and the training loop that fine-tuning uses too (models/train/loop.py).
 """
 
 import json
@@ -18,21 +18,21 @@ from models import tokens
 from models.architecture import Architecture, LayerShape
 from models.atomic import write_text
 from models.checkpoint import read_architecture
-from models.corpus import Corpus, Packing, pack_corpus
+from models.data.corpus import Corpus, Packing, pack_corpus
+from models.data.paragraphs import identify_files
+from models.data.wordpiece import Vocabulary, open_backend, train_wordpiece
 from models.distributed import world_size
 from models.errors import InputError
-from models.finetune import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 from models.folder import REPORT
-from models.history import History, keep_logs
 from models.masked import HEADS, MaskedLanguageModel, load_masked_model, new_masked_model, save_masked_model
-from models.masked_objective import MaskedObjective, measure
-from models.masking import MaskingConfig
-from models.pace import steps_within
-from models.paragraphs import identify_files
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
-from models.training import Run, TrainingConfig, fit
-from models.wordpiece import Vocabulary, open_backend, train_wordpiece
+from models.train.finetune import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
+from models.train.history import History, keep_logs
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.masked_objective import MaskedObjective, measure
+from models.train.masking import MaskingConfig
+from models.train.pace import steps_within
 
 VERSION = 1
 TOKENIZER_VERSION = 1

@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 from models.distributed import rank, world_size
 from models.errors import InputError
-from models.history import Evaluation, History, Log, draw_training
-from models.resume import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
-from models.step import Place, Stepper, Taken
-from models.training_config import Objective, TrainingConfig, uses_bf16
+from models.train.config import Objective, TrainingConfig, uses_bf16
+from models.train.history import Evaluation, History, Log, draw_training
+from models.train.resume import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
+from models.train.step import Place, Stepper, Taken
 
 __all__ = ["Objective", "Run", "TrainingConfig", "fit", "uses_bf16"]
 LOG_STEPS = 20  # between two lines of the log

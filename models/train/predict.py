@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from models.batches import length_batches
 from models.classifier import Classifier, TensorBatch
 from models.tokens import Encoded, Tokenizer
+from models.train.batches import length_batches
 
 
 @torch.inference_mode()

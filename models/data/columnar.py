@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.data.reading import Placed, check_header
 from models.errors import InputError, MissingExtraError
-from models.reading import Placed, check_header
 
 Choose = Callable[[Sequence[str]], list[str]]  # all columns → those to read, or an InputError
 HUB = "hub:"

@@ -15,8 +15,8 @@ from torch import nn
 
 from models.distributed import check_launcher, rank, world_size
 from models.errors import CheckError
-from models.optimizer import make_optimizer, set_learning_rate, warm_then_linear
-from models.training_config import Objective, TrainingConfig, uses_bf16
+from models.train.config import Objective, TrainingConfig, uses_bf16
+from models.train.optimizer import make_optimizer, set_learning_rate, warm_then_linear
 
 
 @dataclass(frozen=True, slots=True)

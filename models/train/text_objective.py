@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.batches import training_batches
 from models.classifier import TensorBatch
 from models.tokens import Encoded, Tokenizer
+from models.train.batches import training_batches
 
 LossOf = Callable[[nn.Module, TensorBatch, Tensor], Tensor]
 

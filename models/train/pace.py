@@ -8,8 +8,8 @@ from torch import nn
 from models.atomic import write_text
 from models.distributed import rank, wait_for_everyone
 from models.record import Record
-from models.training import fit
-from models.training_config import Objective, TrainingConfig
+from models.train.config import Objective, TrainingConfig
+from models.train.loop import fit
 
 FILE = "pace.json"
 WARM_STEPS, TIMED_STEPS = 3, 8  # the first steps set up memory and threads

@@ -10,14 +10,14 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.data.wordpiece import Vocabulary
 from models.masked import MaskedBatch
-from models.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
-from models.wordpiece import Vocabulary
+from models.train.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class MaskedObjective:
-    """An `Objective` (models/training_config.py) over sequences; its loss is a sum over hidden tokens."""
+    """An `Objective` (models/train/config.py) over sequences; its loss is a sum over hidden tokens."""
 
     rows: NDArray[Any]  # (rows, length), ids
     vocabulary: Vocabulary

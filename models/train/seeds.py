@@ -5,10 +5,10 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from models.finetune import FinetuneConfig, Splits, finetune
 from models.folder import REPORT
-from models.metrics import METRICS
 from models.stage import Made
+from models.train.finetune import FinetuneConfig, Splits, finetune
+from models.train.metrics import METRICS
 
 
 def finetune_seeds(

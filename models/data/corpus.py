@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models import tokens
+from models.data.paragraphs import Paragraph, identify_files, read_paragraphs
+from models.data.wordpiece import Vocabulary, open_backend
 from models.errors import CheckError, InputError
 from models.folder import ModelFolder, sha256_of
-from models.paragraphs import Paragraph, identify_files, read_paragraphs
 from models.record import Record
 from models.stage import Stage, run_stage
-from models.wordpiece import Vocabulary, open_backend
 
 VERSION = 1
 HEADER, TRAIN, HELD_OUT = "corpus.json", "train.bin", "held_out.bin"
@@ -83,7 +83,7 @@ def pack_corpus(
     The id is a hash of the files' contents, of the tokenizer file and of `packing`.
 
     Args:
-        files: `.txt` or `.jsonl` files, see models/paragraphs.py.
+        files: `.txt` or `.jsonl` files, see models/data/paragraphs.py.
         validation: files to hold out; none: every `packing.hold_out`-th document of `files` is held out.
         tokenizer_folder: where `tokenizer.json` is.
         packing: length of the sequences, and what is held out.

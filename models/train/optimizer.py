@@ -5,7 +5,7 @@ import re
 import torch
 from torch import nn
 
-from models.training_config import TrainingConfig
+from models.train.config import TrainingConfig
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 

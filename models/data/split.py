@@ -8,8 +8,8 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from models.data.labels import Label
 from models.errors import InputError
-from models.labels import Label
 from models.task import Kind
 
 BINS = 10  # of a regression's numbers

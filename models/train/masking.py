@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from models.data.wordpiece import Vocabulary
 from models.record import Record
-from models.wordpiece import Vocabulary
 
 IGNORED = -100  # the label of a token that is not to be guessed: what cross_entropy leaves out
 AS_MASK, AS_RANDOM = 0.8, 0.1  # the rest keeps its token, so that a token's own state is of use too

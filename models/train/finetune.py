@@ -13,23 +13,23 @@ from torch import nn
 from models import task as task_file
 from models import tokens
 from models.atomic import write_text
-from models.builtin import MINILM, minilm_folder
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier
+from models.data.builtin import MINILM, minilm_folder
+from models.data.texts import Texts, check_labels
 from models.distributed import rank, world_size
 from models.errors import InputError
 from models.folder import REPORT, ModelFolder, sha256_of
-from models.history import History, keep_logs
-from models.losses import LossConfig, loss_for
-from models.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
-from models.predict import predict
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Task
-from models.text_objective import TextObjective
-from models.texts import Texts, check_labels
 from models.tokens import Encoded, Tokenizer
-from models.training import Run, TrainingConfig, fit
+from models.train.history import History, keep_logs
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.losses import LossConfig, loss_for
+from models.train.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
+from models.train.predict import predict
+from models.train.text_objective import TextObjective
 
 VERSION = 2
 PADDED_ROWS = 128  # embedding tables are often rounded up to a multiple of this

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from models.classifier import TensorBatch
 from models.record import Record
 from models.task import Task
-from models.text_objective import LossOf
+from models.train.text_objective import LossOf
 
 
 class LossConfig(Record):

@@ -20,8 +20,8 @@ from tokenizers.processors import TemplateProcessing
 from tokenizers.trainers import WordPieceTrainer
 
 from models import tokens
+from models.data.paragraphs import read_paragraphs
 from models.errors import FolderError, InputError
-from models.paragraphs import read_paragraphs
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
@@ -36,7 +36,7 @@ def train_wordpiece(files: Sequence[Path], size: int, lowercase: bool) -> tokeni
     in the order of a hash map, and these numbers break ties. So they are numbered before it begins.
 
     Args:
-        files: `.txt` or `.jsonl` files, see models/paragraphs.py.
+        files: `.txt` or `.jsonl` files, see models/data/paragraphs.py.
         size: pieces wanted, special tokens included.
         lowercase: whether case and accents are dropped.
 

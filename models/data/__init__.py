@@ -1,0 +1,1 @@
+"""Texts and labels, and where they come from."""

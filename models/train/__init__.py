@@ -1,0 +1,1 @@
+"""How a model learns: one loop, and what pretraining and fine-tuning give it."""
