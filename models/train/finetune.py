@@ -22,11 +22,11 @@ from models.errors import InputError
 from models.folder import REPORT, ModelFolder, sha256_of
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
-from models.task import Task
+from models.task import Kind, Task
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
-from models.train.losses import LossConfig, loss_for
+from models.train.losses import LossConfig, check_loss, loss_for
 from models.train.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
 from models.train.predict import predict
 from models.train.text_objective import TextObjective
@@ -70,9 +70,10 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     """
     folder = resolve_encoder(encoder)
     train, validation = splits.train, splits.validation
-    check_labels(train, validation)
-    if config.training.metric is not None:
-        check_metric(train.kind, config.training.metric)
+    for judged in (validation, splits.test):
+        if judged is not None:
+            check_labels(train, judged)
+    _check_settings(train.kind, config)
     task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
@@ -86,6 +87,17 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     if splits.test is not None and rank() == 0:
         _report_test(made.folder, splits.test)
     return made
+
+
+def _check_settings(kind: Kind, config: FinetuneConfig) -> None:
+    """Refuse a setting that the training would pass over."""
+    training = config.training
+    known = check_metric(kind, training.metric)
+    check_loss(kind, config.loss)
+    if training.patience is not None and training.metric is None:
+        raise InputError(
+            f"--patience is {training.patience} and no metric is watched: give one, such as --metric {known}"
+        )
 
 
 def _make(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:

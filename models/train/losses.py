@@ -9,8 +9,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from models.classifier import TensorBatch
+from models.errors import InputError
 from models.record import Record
-from models.task import Task
+from models.task import Kind, Task
 from models.train.text_objective import LossOf
 
 
@@ -21,6 +22,16 @@ class LossConfig(Record):
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all labels")
 
 
+def check_loss(kind: Kind, config: LossConfig) -> None:
+    """Refuse settings that the loss of this kind does not have.
+
+    Raises:
+        InputError: it is a regression with class weights or label smoothing.
+    """
+    if kind == "regression" and config != LossConfig():
+        raise InputError("a regression has neither class weights nor label smoothing: leave both out")
+
+
 def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossOf:
     """Return the loss of a batch of rows.
 
@@ -29,6 +40,7 @@ def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossOf:
         targets: int64 (rows,) for single, float32 (rows, labels) for multi, float32 (rows,) for regression.
         config: weights and smoothing; a regression has neither.
     """
+    check_loss(task.kind, config)
     wanted = torch.from_numpy(targets)
     weights = _weights(task, targets) if config.class_weights == "balanced" else None
     smoothing = config.label_smoothing
