@@ -52,6 +52,8 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
 
 def _short(part: str) -> str:
     """Return an argument without the folders above the last two: where data lies differs from machine to machine."""
+    if part.endswith("/python"):
+        return "python"
     return "/".join(part.split("/")[-2:]) if part.startswith(("/", "../")) else part
 
 

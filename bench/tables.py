@@ -9,11 +9,12 @@ from pathlib import Path
 
 from bench.markdown import engines_table, machine_sentence
 from bench.records import Report
-from bench.training_table import training_table
+from bench.training_table import speed_table, training_table
 from models.errors import FolderError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
+TRAINING = {"training": training_table, "training-speed": speed_table}
 MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
 
@@ -28,8 +29,8 @@ def with_tables(text: str) -> str:
 
 
 def _told(name: str) -> str:
-    if name == "training":
-        return training_table(RESULTS / name) + "\n"
+    if name in TRAINING:
+        return TRAINING[name](RESULTS / "training") + "\n"
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         raise FolderError(f"{path} is not there: copy the report.json of a run to it")

@@ -1,4 +1,4 @@
-"""training_table(): the runs kept in docs/results/training → a table of scores, spread over seeds and time."""
+"""training_table() and speed_table(): the runs kept in docs/results/training → their scores and their speed."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ def training_table(folder: Path) -> str:
     A line gives the scores on the test rows, or on the validation rows where there is no test set, as mean ± sample
     standard deviation over the seeds, and the seconds that one seed trained.
     """
-    runs = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    runs = _runs(folder)
     lines = [
         "| run | judged on | rows | accuracy | macro F1 | seeds | training, s a seed | tokens/s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -21,6 +21,34 @@ def training_table(folder: Path) -> str:
     told = {name: run for name, run in runs.items() if run["result"].get("verb") == "finetune"}
     lines += [_line(name, run["result"]) for name, run in told.items()]
     return "\n".join([*lines, "", *[f"- `{name}`: `{run['command']}`" for name, run in told.items()]])
+
+
+def speed_table(folder: Path) -> str:
+    """Return a Markdown table with a line for each run of `bench.training_speed`: medians, and [least, most]."""
+    lines = [
+        "| rows | batch x most tokens | ours, tokens/s | Trainer, tokens/s | ratio | FLOP utilisation, ours | Trainer |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    told = [run for run in _runs(folder).values() if "flop_utilisation" in run["result"].get("ours", {})]
+    for run in told:
+        found = run["result"]
+        ours, theirs = found["ours"], found["trainer"]
+        cells = [
+            "/".join(found["data"]), f"{found['batch_size']} x {found['max_tokens']}",
+            _range(ours["tokens_per_second"], ",.0f"), _range(theirs["tokens_per_second"], ",.0f"),
+            _range(found["ours_over_trainer"], ".2f"),
+            _range(ours["flop_utilisation"], ".2f"), _range(theirs["flop_utilisation"], ".2f"),
+        ]  # fmt: skip
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *[f"- `{run['command']}` ({run['result']['precision']})" for run in told]])
+
+
+def _range(spread: dict[str, float], form: str) -> str:
+    return f"{spread['median']:{form}} [{spread['least']:{form}}, {spread['most']:{form}}]"
+
+
+def _runs(folder: Path) -> dict[str, Any]:
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def _line(name: str, result: dict[str, Any]) -> str:
