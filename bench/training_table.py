@@ -26,7 +26,8 @@ def training_table(folder: Path) -> str:
 def speed_table(folder: Path) -> str:
     """Return a Markdown table with a line for each run of `bench.training_speed`: medians, and [least, most]."""
     lines = [
-        "| rows | batch x most tokens | ours, tokens/s | Trainer, tokens/s | ratio | FLOP utilisation, ours | Trainer |",
+        "| rows | batch x most tokens | ours, tokens/s | Trainer, tokens/s | ratio "
+        "| FLOP utilisation, ours | Trainer |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     told = [run for run in _runs(folder).values() if "flop_utilisation" in run["result"].get("ours", {})]

@@ -1,6 +1,7 @@
 """Fine-tuning: what the folder holds is what its report says, for every kind of task and every family."""
 
 import json
+import shutil
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -132,7 +133,7 @@ def test_a_regression_begins_at_the_mean(encoder, tmp_path):
     folder = finetune(encoder, splits, still, tmp_path).folder.path
     mean = float(np.mean(splits.train.require_labels()))
     assert mean == pytest.approx(MEAN, abs=1)
-    assert float(load_checkpoint(folder).head.out.bias) == pytest.approx(mean, rel=1e-6)
+    assert load_checkpoint(folder).head.out.bias.tolist() == pytest.approx([mean], rel=1e-6)
 
 
 def test_the_step_with_the_least_error_is_kept(encoder, tmp_path):
@@ -168,6 +169,21 @@ def test_another_test_set_gives_scores_and_no_new_training(encoder, tmp_path):
             name: value for name, value in validation.items() if name != "details"
         }
         assert ModelFolder.open(made.folder.path).id == first.folder.id
+
+
+def test_other_weights_or_rows_are_another_training(encoder, tmp_path):
+    splits, short = splits_of(), change(steps=1)
+    make_tiny_checkpoint(tmp_path / "other", seed=1)
+    same = finetune(encoder, splits, short, tmp_path)
+    relabelled = Texts(splits.train.rows, splits.train.labels[::-1], "made up")
+    changed = [
+        finetune(str(tmp_path / "other"), splits, short, tmp_path),
+        finetune(encoder, Splits(relabelled, splits.validation), short, tmp_path),
+        finetune(encoder, Splits(splits.train, splits.train), short, tmp_path),
+    ]
+    assert len({made.folder.id for made in (same, *changed)}) == 4
+    elsewhere = shutil.copytree(encoder, tmp_path / "copy")
+    assert finetune(str(elsewhere), splits, short, tmp_path).reused  # what it is counts, not where it is
 
 
 @pytest.mark.parametrize(

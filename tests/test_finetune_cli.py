@@ -153,20 +153,24 @@ def test_columns_may_have_other_names(prune, given, tmp_path):
 def test_kill_9_and_the_same_command_again(given, tmp_path, prune):
     arguments = ("--metric", "accuracy", "--evaluate-every", 7, "--snapshot-minutes", 0)
     store = tmp_path / "killed"
-    told = [sys.executable, "-m", "prunella", *command(given, store, *arguments, epochs=40)]
+    told = [sys.executable, "-m", "prunella", *command(given, store, *arguments, epochs=12)]
     child = subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and child.poll() is None and steps_saved(store) < 20:
+    while time.monotonic() < deadline and child.poll() is None and steps_saved(store) < 10:
         time.sleep(0.005)
     child.kill()
     child.wait()
-    assert 20 <= steps_saved(store) < 480, "the kill came too early or too late to say anything"
+    reached = steps_saved(store)
+    assert 10 <= reached < 144, "the kill came too early or too late to say anything"
     assert {path.suffix for path in store.iterdir() if path.is_dir()} == {".partial", ".scratch"}
     again = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True)
+    first_bar = re.search(r"(\d+)/144 ", again.stderr)
+    assert first_bar
+    assert int(first_bar[1]) == reached, "it began anew"
     resumed = the_line(again.stdout)
     assert not resumed["reused"]
     assert [path.name for path in store.iterdir() if path.is_dir()] == [Path(resumed["folder"]).name]
-    straight = the_line(prune(*arguments, epochs=40)[1])
+    straight = the_line(prune(*arguments, epochs=12)[1])
     assert Path(straight["folder"]).parent != store
     one, other = (load_file(Path(told["folder"]) / "model.safetensors") for told in (resumed, straight))
     assert one.keys() == other.keys()
