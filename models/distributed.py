@@ -4,6 +4,7 @@ The launcher speaks through environment variables, so that asking needs no torch
 """
 
 import os
+from typing import Any
 
 from models.errors import InputError
 
@@ -31,9 +32,26 @@ def check_launcher() -> None:
         )
 
 
+def join() -> Any:
+    """Return accelerate's state of this process, joined with the others; a process comes here before any training.
+
+    Raises:
+        InputError: the launcher started several processes and accelerate sees another number.
+    """
+    from accelerate import PartialState
+
+    # PartialState by itself overlooks the launcher's wish for processors, and every process would train alone
+    on_processors = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    found = PartialState(cpu=on_processors)
+    if found.num_processes != world_size():
+        raise InputError(
+            f"the launcher started {world_size()} processes, and {found.num_processes} joined: "
+            "without GPUs set ACCELERATE_USE_CPU=true"
+        )
+    return found
+
+
 def wait_for_everyone() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
-        from accelerate import PartialState
-
-        PartialState().wait_for_everyone()
+        join().wait_for_everyone()

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from accelerate import PartialState
 from pydantic import Field, model_validator
 
 from models import tokens
@@ -21,7 +20,7 @@ from models.checkpoint import read_architecture
 from models.data.corpus import Corpus, Packing, pack_corpus
 from models.data.paragraphs import identify_files
 from models.data.wordpiece import Vocabulary, open_backend, train_wordpiece
-from models.distributed import world_size
+from models.distributed import join, world_size
 from models.errors import InputError
 from models.folder import REPORT
 from models.masked import HEADS, MaskedLanguageModel, load_masked_model, new_masked_model, save_masked_model
@@ -157,7 +156,7 @@ def _make(target: Path, begin: Path | Architecture, tokenizer: Path, corpus: Cor
         model = load_masked_model(begin, config.dropout, config.training.seed)
     else:
         model = new_masked_model(begin, config.dropout, config.training.seed)
-    vocabulary, device = Vocabulary.of(open_backend(tokenizer)), PartialState().device
+    vocabulary, device = Vocabulary.of(open_backend(tokenizer)), join().device
     judge = MaskedObjective(corpus.held_out[: config.held_out_rows], vocabulary, config.masking, HELD_OUT_SEED)
     before = measure(model.to(device), judge, _piece(config.training))
     history = _train(model, corpus, judge, config, scratch_folder(target))
