@@ -13,10 +13,11 @@ import typer
 from labelled import make_texts, write_csv
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint
+from watching import steps_saved
 
 import prunella
 from models.folder import EVENTS, LOG, PLOT, ModelFolder
-from models.train.resume import FILE, load_snapshot
+from models.train.resume import FILE
 
 ROOT = Path(__file__).resolve().parent.parent
 KEYS = {
@@ -156,11 +157,11 @@ def test_kill_9_and_the_same_command_again(given, tmp_path, prune):
     told = [sys.executable, "-m", "prunella", *command(given, store, *arguments, epochs=12)]
     child = subprocess.Popen(told, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and child.poll() is None and steps_saved(store) < 10:
+    while time.monotonic() < deadline and child.poll() is None and steps_in(store) < 10:
         time.sleep(0.005)
     child.kill()
     child.wait()
-    reached = steps_saved(store)
+    reached = steps_in(store)
     assert 10 <= reached < 144, "the kill came too early or too late to say anything"
     assert {path.suffix for path in store.iterdir() if path.is_dir()} == {".partial", ".scratch"}
     again = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True)
@@ -181,10 +182,8 @@ def test_kill_9_and_the_same_command_again(given, tmp_path, prune):
     }
 
 
-def steps_saved(store: Path) -> int:
-    found = [path.parent for path in store.glob(f"*.scratch/{FILE}")]
-    snapshot = load_snapshot(found[0]) if found else None
-    return snapshot.counters.step if snapshot else 0
+def steps_in(store: Path) -> int:
+    return max((steps_saved(path.parent) for path in store.glob(f"*.scratch/{FILE}")), default=0)
 
 
 def mixed_up(given: dict[str, Path], folder: Path) -> Path:

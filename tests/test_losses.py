@@ -35,7 +35,7 @@ def made_up(columns: int) -> np.ndarray:
 
 
 def loss(task: Task, targets: np.ndarray, config: LossConfig, logits: np.ndarray) -> float:
-    return float(loss_for(task, targets, config)(Fixed(logits), None, torch.tensor(ROWS)))
+    return loss_for(task, targets, config)(Fixed(logits), None, torch.tensor(ROWS)).item()
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -76,7 +76,7 @@ def test_balanced_weights_leave_the_size_of_the_whole_loss():
     rows = torch.arange(len(PLACES))
     flat = Fixed(np.zeros((len(PLACES), 3)))
     found = [
-        float(loss_for(SINGLE, PLACES, LossConfig(class_weights=weights))(flat, None, rows))
+        loss_for(SINGLE, PLACES, LossConfig(class_weights=weights))(flat, None, rows).item()
         for weights in ("none", "balanced")
     ]
     assert found[1] == pytest.approx(found[0]) == pytest.approx(len(PLACES) * np.log(3))

@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from tiny import make_tiny_checkpoint, tiny_texts
+from watching import steps_saved
 
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
@@ -24,7 +25,7 @@ from models.train.batches import length_batches, training_batches
 from models.train.history import read_log
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.optimizer import make_optimizer, warm_then_linear
-from models.train.resume import FILE, load_snapshot
+from models.train.resume import load_snapshot
 from models.train.text_objective import TextObjective
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, precision="fp32", snapshot_minutes=0)
@@ -246,7 +247,7 @@ def test_kill_9_and_the_same_command_again(folder, tmp_path):
         stderr=subprocess.DEVNULL,
     )
     scratch = tmp_path / "scratch"
-    while process.poll() is None and not ((scratch / FILE).is_file() and load_snapshot(scratch).counters.step >= 9):
+    while process.poll() is None and steps_saved(scratch) < 9:
         time.sleep(0.005)
     process.kill()
     process.wait()

@@ -86,7 +86,7 @@ def load_snapshot(folder: Path) -> Snapshot | None:
             for name in file.keys():  # noqa: SIM118  it is no mapping
                 part, inner = name.split("/", 1)
                 parts[part][inner] = file.get_tensor(name)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
         raise FolderError(f"{path} is not a snapshot of a training ({error}): remove it to start again") from None
     return Snapshot(parts["weights"], parts["moments"], parts["best"], counters)
 

@@ -1,0 +1,15 @@
+"""Looking at a training from outside while it runs."""
+
+from pathlib import Path
+
+from models.errors import FolderError
+from models.train.resume import load_snapshot
+
+
+def steps_saved(scratch: Path) -> int:
+    """The step of the snapshot in `scratch`, or 0 when there is none, or when it is replaced while we look."""
+    try:
+        snapshot = load_snapshot(scratch)
+    except FolderError:
+        return 0
+    return snapshot.counters.step if snapshot else 0
