@@ -66,8 +66,8 @@ def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: C
         Manifest(id=folder_id, lineage=lineage, files=record_files(partial)).write(partial / MANIFEST)
         _flush(partial)
         partial.rename(target)
+        wait_for_everyone()  # others may still read the scratch folder
         shutil.rmtree(scratch_folder(partial), ignore_errors=True)
-    wait_for_everyone()
     return Made(ModelFolder.open(target), reused=False)
 
 
