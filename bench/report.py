@@ -30,10 +30,10 @@ from models.atomic import write_text
 from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError
-from models.folder import ModelFolder
+from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.tokens import Row
-from service.bundle import REPORT, Bundle
+from service.bundle import Bundle
 
 
 class BenchConfig(Record):

@@ -25,9 +25,9 @@ from models.data.builtin import MINILM
 from models.data.texts import Texts, read_texts
 from models.task import Task
 from models.tokens import Tokenizer
-from models.train.finetune import resolve_encoder
 from models.train.loop import TrainingConfig, uses_bf16
 from models.train.losses import LossConfig, loss_for
+from models.train.source import resolve_encoder
 from models.train.step import Place, Stepper
 from models.train.text_objective import TextObjective
 
@@ -121,6 +121,11 @@ def _product_rate(job: Job) -> float:
     return 2 * SIDE**3 / statistics.median(seconds[2:])
 
 
+def _weights(model: torch.nn.Module) -> int:
+    """Return how many weights a token is multiplied with."""
+    return sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name and p.ndim > 1)
+
+
 def _flops(weights: int, layers: int, width: int, lengths: "np.ndarray[Any, Any]") -> float:
     return 6.0 * weights * float(lengths.sum()) + 12.0 * layers * width * float((lengths**2).sum())
 
@@ -134,7 +139,7 @@ def _ours(job: Job) -> Callable[[int], Turn]:
     lengths = np.array([len(e.ids) for e in encoded], dtype=np.float64)
     objective = TextObjective(encoded, tokenizer, loss_for(task, job.rows.targets(task), LossConfig()))
     stepper = Stepper(model, objective, job.config)
-    weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name and p.ndim > 1)
+    weights = _weights(model)
     shape = model.architecture
 
     def take(turn: int) -> Turn:
@@ -160,7 +165,7 @@ def _trainer(job: Job) -> Callable[[int], Turn]:
     tokenizer = hub.AutoTokenizer.from_pretrained(folder)
     model = hub.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels))
     model.base_model.embeddings.requires_grad_(False)
-    weights = sum(p.numel() for name, p in model.named_parameters() if "embeddings" not in name and p.ndim > 1)
+    weights = _weights(model)
     rows = [
         {**tokenizer(*row, truncation=True, max_length=job.max_tokens), "labels": labels.index(str(label))}
         for row, label in zip(job.rows.rows, job.rows.require_labels(), strict=True)

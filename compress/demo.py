@@ -10,6 +10,7 @@ from compress.distill import DistillConfig
 from compress.pipeline import CompressConfig, compress
 from models.data.builtin import MINILM
 from models.data.texts import read_texts
+from models.folder import REPORT
 from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
@@ -32,7 +33,7 @@ def run_demo(store: Path) -> dict[str, Any]:
     bundle = made.bundle.folder
     say(f"3/4 report on {len(test)} test articles")
     out = store / f"report-{bundle.id}"
-    summary = bundle.path / "report.json"
+    summary = bundle.path / REPORT
     if not (summary.is_file() and (out / "report.html").is_file()):
         run_bench(Inputs(Bundle.open(bundle.path), teacher.folder, test, train), BENCH, store, out)
     say("4/4 publish")
@@ -40,7 +41,7 @@ def run_demo(store: Path) -> dict[str, Any]:
     say((out / "report.md").read_text(encoding="utf-8"))
     return {
         "folder": str(bundle.path), "id": bundle.id, "reused": made.bundle.reused, "tag": tag,
-        "report": str(out / "report.html"), "report_json": str(out / "report.json"),
+        "report": str(out / "report.html"), "report_json": str(out / REPORT),
         **json.loads(summary.read_text(encoding="utf-8")),
     }  # fmt: skip
 

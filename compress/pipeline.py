@@ -25,7 +25,7 @@ from models.checkpoint import WEIGHTS, load_checkpoint, read_architecture, save_
 from models.classifier import Classifier
 from models.data.texts import Texts
 from models.errors import FolderError, InputError, NoEffectError, TargetError
-from models.folder import ModelFolder
+from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.stage import Made, Stage, run_stage
 from models.task import Task
@@ -158,7 +158,7 @@ def _heal(pruned: ModelFolder, source: ModelFolder, texts: Texts, config: Compre
     healing = distill(student, teacher, tokenizer.encode(texts.rows), tokenizer, config.heal)
     save_checkpoint(student, asked, target)
     _copy_texts(source, asked, target)
-    (target / "report.json").write_text(json.dumps({"epoch_losses": healing.losses}) + "\n", encoding="utf-8")
+    (target / REPORT).write_text(json.dumps({"epoch_losses": healing.losses}) + "\n", encoding="utf-8")
 
 
 def _copy_texts(source: ModelFolder, asked: Task, target: Path) -> None:

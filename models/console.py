@@ -10,6 +10,7 @@ import typer
 
 from models.distributed import rank
 from models.errors import MissingExtraError
+from models.folder import REPORT
 from models.stage import Made, copy_folder
 
 STORE = Path("store")
@@ -27,7 +28,7 @@ def show(result: dict[str, Any]) -> None:
 def finish(verb: str, made: Made, out: Path | None, **more: Any) -> None:
     """Copy the folder where it was wanted, and print the verb's last line: the report without its details."""
     folder = copy_folder(made.folder, out) if out and rank() == 0 else made.folder
-    report = folder.path / "report.json"
+    report = folder.path / REPORT
     told = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
     told.pop("details", None)
     show({"verb": verb, "folder": str(folder.path), "id": folder.id, "reused": made.reused, **told, **more})

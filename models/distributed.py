@@ -19,27 +19,20 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def check_launcher() -> None:
-    """Refuse to train alone where several processes were asked for.
-
-    Raises:
-        InputError: `accelerate launch --cpu --num_processes N` names a meeting point, and starts one process.
-    """
-    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
-        raise InputError(
-            "the launcher was asked for several processes and started one; on processors use "
-            "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m prunella …`"
-        )
-
-
 def join() -> Any:
     """Return accelerate's state of this process, joined with the others; a process comes here before any training.
 
     Raises:
-        InputError: the launcher started several processes and accelerate sees another number.
+        InputError: the launcher was asked for several processes and started one, as `accelerate launch --cpu
+            --num_processes N` does, or accelerate sees another number than it started.
     """
     from accelerate import PartialState
 
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:  # a meeting point, and nobody to meet
+        raise InputError(
+            "the launcher was asked for several processes and started one; on processors use "
+            "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m prunella …`"
+        )
     # PartialState by itself overlooks the launcher's wish for processors, and every process would train alone
     on_processors = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     found = PartialState(cpu=on_processors)

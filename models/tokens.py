@@ -54,14 +54,7 @@ class Tokenizer:
         Raises:
             FolderError: there is none, or it is not a tokenizer file.
         """
-        path = Path(folder) / FILE
-        if not path.is_file():
-            raise FolderError(f"{folder} has no {FILE}: wanted a fast-tokenizer file beside the weights")
-        try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
-            raise FolderError(f"{path} is not a tokenizer file: {error}") from None
-        return cls(backend, max_tokens)
+        return cls(read_backend(folder), max_tokens)
 
     @property
     def vocabulary(self) -> int:
@@ -110,6 +103,21 @@ class Tokenizer:
     def _cut(self, direction: Literal["left", "right"]) -> None:
         self._backend.enable_truncation(self.max_tokens, strategy="longest_first", direction=direction)
         self._direction = direction
+
+
+def read_backend(folder: Path) -> tokenizers.Tokenizer:
+    """Return what `tokenizer.json` of a folder holds, with the settings of the file.
+
+    Raises:
+        FolderError: there is none, or it is not a tokenizer file.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise FolderError(f"{folder} has no {FILE}: wanted a fast-tokenizer file beside the weights")
+    try:
+        return tokenizers.Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
+        raise FolderError(f"{path} is not a tokenizer file: {error}") from None
 
 
 def _pad_id(backend: tokenizers.Tokenizer) -> int:

@@ -18,14 +18,13 @@ from pydantic import Field, model_validator
 from models import architecture, task
 from models.architecture import Architecture
 from models.errors import FolderError
-from models.folder import ModelFolder
+from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.task import Task
 from models.tokens import Tokenizer
 
 FILE = "bundle.json"
 GOLDEN = "golden.json"
-REPORT = "report.json"
 
 
 class Variant(Record):

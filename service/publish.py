@@ -10,7 +10,8 @@ import bentoml
 from bentoml.exceptions import BentoMLException, NotFound
 
 from models.errors import FolderError
-from service.bundle import REPORT, Bundle
+from models.folder import REPORT
+from service.bundle import Bundle
 
 
 def publish(folder: Path, name: str = "prunella") -> str:

@@ -5,3 +5,23 @@ from pathlib import Path
 # tiny models gain nothing from threads, and threads of several processes wait for each other; children inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
+
+import pytest
+from pretraining import train_tokenizer, write_corpus
+
+from models.data.wordpiece import Vocabulary, open_backend
+
+
+@pytest.fixture(scope="module")
+def corpus_file(tmp_path_factory) -> Path:
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts.txt")
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory, corpus_file) -> Path:
+    return train_tokenizer(corpus_file, tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def vocabulary(tokenizer_folder) -> Vocabulary:
+    return Vocabulary.of(open_backend(tokenizer_folder))

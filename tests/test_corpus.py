@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tokenizers
-from pretraining import LENGTH, train_tokenizer, write_corpus
+from pretraining import LENGTH, write_corpus
 from tiny import BAD, GOOD, OTHER
 from tokenizers.models import WordPiece
 
@@ -17,21 +17,6 @@ from models.data.corpus import Packing, _Packer, pack_corpus
 from models.data.paragraphs import LINE_LIMIT, read_paragraphs
 from models.data.wordpiece import SPECIAL, Vocabulary, open_backend, train_wordpiece
 from models.errors import CheckError, FolderError, InputError
-
-
-@pytest.fixture(scope="module")
-def corpus_file(tmp_path_factory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts.txt")
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory, corpus_file) -> Path:
-    return train_tokenizer(corpus_file, tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tokenizer_folder) -> Vocabulary:
-    return Vocabulary.of(open_backend(tokenizer_folder))
 
 
 def read_all(*paths: Path) -> list[tuple[int, str]]:

@@ -46,15 +46,6 @@ each_variant = pytest.mark.parametrize(("family", "changes"), VARIANTS)
 TASK = Task(labels=("a", "b", "c"))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """With matrices this small, threads wait for each other longer than they compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def batches(folder, pair=False):
     """One padded batch, and its rows alone: the longest row has 10 tokens more than the shortest, or so."""
     tokenizer, rows = Tokenizer.open(folder, 40), tiny_texts(9, pair).rows

@@ -1,12 +1,10 @@
 """Masks keep their rules, and the model that guesses them is transformers' model."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
-from pretraining import LENGTH, objective_of, tiny_shape, train_tokenizer, write_corpus
+from pretraining import LENGTH, objective_of, tiny_shape
 from tiny import make_tiny_checkpoint
 from transformers import (
     BertForMaskedLM,
@@ -18,36 +16,11 @@ from transformers import (
 
 from models.checkpoint import load_checkpoint
 from models.data.corpus import Packing, pack_corpus
-from models.data.wordpiece import Vocabulary, open_backend
 from models.errors import FolderError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model, save_masked_model
 from models.train.masked_objective import MaskedObjective, measure
 from models.train.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
 from models.train.pretrain import resolve_size
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other take most of the time of so small a model."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def corpus_file(tmp_path_factory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts.txt")
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory, corpus_file) -> Path:
-    return train_tokenizer(corpus_file, tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tokenizer_folder) -> Vocabulary:
-    return Vocabulary.of(open_backend(tokenizer_folder))
 
 
 @pytest.mark.parametrize("whole_words", [False, True])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 import torch
-from pretraining import LENGTH, objective_of, tiny_shape, train_tokenizer, write_corpus, write_shape
+from pretraining import LENGTH, objective_of, tiny_shape, write_shape
 from pydantic import ValidationError
 from tiny import BAD, GOOD, OTHER, make_tiny_checkpoint
 from tokenizers.models import WordPiece
@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, BertForMaskedLM, ModernBertConfig, Moder
 
 from models.checkpoint import load_checkpoint
 from models.data.corpus import Packing
-from models.data.wordpiece import SPECIAL, Vocabulary, open_backend
+from models.data.wordpiece import SPECIAL, open_backend
 from models.errors import InputError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model
 from models.stage import scratch_folder
@@ -33,30 +33,6 @@ TRAINING = TrainingConfig(
 CONFIG = PretrainConfig(
     packing=Packing(length=LENGTH, hold_out=10), vocabulary=300, training=TRAINING, held_out_rows=16
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other take most of the time of so small a model."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def corpus_file(tmp_path_factory) -> Path:
-    return write_corpus(tmp_path_factory.mktemp("corpus") / "texts.txt")
-
-
-@pytest.fixture(scope="module")
-def tokenizer_folder(tmp_path_factory, corpus_file) -> Path:
-    return train_tokenizer(corpus_file, tmp_path_factory.mktemp("tokenizer"))
-
-
-@pytest.fixture(scope="module")
-def vocabulary(tokenizer_folder) -> Vocabulary:
-    return Vocabulary.of(open_backend(tokenizer_folder))
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from tokenizers.trainers import WordPieceTrainer
 
 from models import tokens
 from models.data.paragraphs import read_paragraphs
-from models.errors import FolderError, InputError
+from models.errors import InputError
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 OTHER_NAMES = {"[PAD]": "<pad>", "[UNK]": "<unk>", "[CLS]": "<s>", "[SEP]": "</s>", "[MASK]": "<mask>"}
@@ -70,13 +70,7 @@ def open_backend(folder: Path) -> tokenizers.Tokenizer:
     Raises:
         FolderError: there is no `tokenizer.json`, or it is not a tokenizer file.
     """
-    path = Path(folder) / tokens.FILE
-    if not path.is_file():
-        raise FolderError(f"{folder} has no {tokens.FILE}: wanted a fast-tokenizer file")
-    try:
-        backend = tokenizers.Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
-        raise FolderError(f"{path} is not a tokenizer file: {error}") from None
+    backend = tokens.read_backend(folder)
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True  # a text must not mask or end itself

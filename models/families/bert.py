@@ -31,6 +31,8 @@ SIZES = {
 }
 FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
 
+SPLIT_HEAD = {"dense": "classifier.dense", "out": "classifier.out_proj"}  # of RoBERTa and ELECTRA
+
 BERT = Family(
     name="bert",
     classes="Bert",

@@ -1,11 +1,10 @@
 """ELECTRA (Clark et al. 2020): BERT's encoder, whose embedding tables may be narrower than its layers."""
 
+from dataclasses import replace
 from typing import Any
 
 from models.architecture import Architecture
-from models.families import bert
-from models.families.family import Family
-from models.families.names import TensorNames
+from models.families.bert import BERT, SPLIT_HEAD
 
 TABLE_WIDTH = "embedding_size"
 
@@ -19,19 +18,13 @@ def _write_table_width(shape: Architecture) -> dict[str, Any]:
     return {TABLE_WIDTH: shape.table_width}
 
 
-ELECTRA = Family(
+PROJECT = {"embeddings.project": "embeddings_project"}
+
+ELECTRA = replace(
+    BERT,
     name="electra",
     classes="Electra",
-    names=TensorNames(
-        "electra",
-        {**bert.ENCODER, "embeddings.project": "embeddings_project"},
-        bert.LAYERS,
-        bert.LAYER,
-        bert.QKV,
-        {"dense": "classifier.dense", "out": "classifier.out_proj"},
-    ),
-    sizes=bert.SIZES,
-    fixed=bert.FIXED,
+    names=replace(BERT.names, prefix="electra", encoder=BERT.names.encoder | PROJECT, head=SPLIT_HEAD),
     wanted=(TABLE_WIDTH,),
     read_more=_read_table_width,
     write_more=_write_table_width,

@@ -2,23 +2,13 @@
 
 from dataclasses import replace
 
-from models.families import bert
-from models.families.family import Family
-from models.families.names import TensorNames
+from models.families.bert import BERT, SPLIT_HEAD
 
-ROBERTA = Family(
+ROBERTA = replace(
+    BERT,
     name="roberta",
     classes="Roberta",
-    names=TensorNames(
-        "roberta",
-        bert.ENCODER,
-        bert.LAYERS,
-        bert.LAYER,
-        bert.QKV,
-        {"dense": "classifier.dense", "out": "classifier.out_proj"},
-    ),
-    sizes=bert.SIZES,
-    fixed=bert.FIXED,
+    names=replace(BERT.names, prefix="roberta", head=SPLIT_HEAD),
     pad_id=1,
     padding_first=True,
 )

@@ -1,7 +1,6 @@
 """finetune(): an encoder and labelled texts → a classifier folder."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +10,13 @@ from pydantic import Field
 from torch import nn
 
 from models import task as task_file
-from models import tokens
 from models.atomic import write_text
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier
-from models.data.builtin import MINILM, minilm_folder
 from models.data.texts import Texts, check_labels
 from models.distributed import rank, world_size
 from models.errors import InputError
-from models.folder import REPORT, ModelFolder, sha256_of
+from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Kind, Task
@@ -29,11 +26,10 @@ from models.train.loop import Run, TrainingConfig, fit
 from models.train.losses import LossConfig, check_loss, loss_for
 from models.train.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
 from models.train.predict import predict
+from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 from models.train.text_objective import TextObjective
 
 VERSION = 2
-PADDED_ROWS = 128  # embedding tables are often rounded up to a multiple of this
-TOKENIZER_FILES = (tokens.FILE, "tokenizer_config.json", "special_tokens_map.json")
 
 
 class FinetuneConfig(Record):
@@ -54,11 +50,6 @@ class Splits:
     test: Texts | None = None
 
 
-def resolve_encoder(encoder: str) -> Path:
-    """Return the folder of `builtin:minilm-l6` or of a path."""
-    return minilm_folder() if encoder == MINILM else Path(encoder)
-
-
 def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> Made:
     """Return the folder of a classifier trained on `splits.train`; what it scores is in its report.json.
 
@@ -77,7 +68,7 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
-        "task": task.model_dump(mode="json", exclude={"thresholds"}),
+        "task": task.model_dump(mode="json"),
         **config.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}),
         **({"processes": world_size()} if world_size() > 1 else {}),  # they share out a larger batch
     }  # fmt: skip
@@ -166,22 +157,5 @@ def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier) -> N
         )
 
 
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer, and what transformers wants beside it."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
 def _cut(encoded: list[Encoded], max_tokens: int) -> float:
     return sum(len(e.ids) == max_tokens for e in encoded) / len(encoded)
-
-
-def load_source_id(folder: Path) -> str:
-    """Return what identifies a checkpoint: the id of a folder of ours, or the hash of the weights of another's."""
-    if (folder / "manifest.json").is_file():
-        return ModelFolder.open(folder).id
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return sha256_of(folder / name)
-    raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")

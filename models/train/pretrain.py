@@ -26,12 +26,12 @@ from models.folder import REPORT
 from models.masked import HEADS, MaskedLanguageModel, load_masked_model, new_masked_model, save_masked_model
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
-from models.train.finetune import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.masked_objective import MaskedObjective, measure
 from models.train.masking import MaskingConfig
 from models.train.pace import steps_within
+from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 
 VERSION = 1
 TOKENIZER_VERSION = 1

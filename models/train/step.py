@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from models.distributed import check_launcher, join, rank, world_size
+from models.distributed import join, rank, world_size
 from models.errors import CheckError
 from models.train.config import Objective, TrainingConfig, uses_bf16
 from models.train.optimizer import make_optimizer, set_learning_rate, warm_then_linear
@@ -42,7 +42,6 @@ class Stepper:
     """The model, its optimizer and its device."""
 
     def __init__(self, model: nn.Module, objective: Objective, config: TrainingConfig) -> None:
-        check_launcher()
         join()
         self._objective, self._config = objective, config
         # autocast is torch's own: accelerate keeps one precision a process, and leaves it on the model afterwards

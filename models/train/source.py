@@ -1,0 +1,34 @@
+"""The folder that a training begins with: where it is, what identifies it, and the tokenizer that goes with it."""
+
+import shutil
+from pathlib import Path
+
+from models import tokens
+from models.data.builtin import MINILM, minilm_folder
+from models.errors import InputError
+from models.folder import MANIFEST, ModelFolder, sha256_of
+
+PADDED_ROWS = 128  # embedding tables are often rounded up to a multiple of this
+TOKENIZER_FILES = (tokens.FILE, "tokenizer_config.json", "special_tokens_map.json")
+
+
+def resolve_encoder(encoder: str) -> Path:
+    """Return the folder of `builtin:minilm-l6` or of a path."""
+    return minilm_folder() if encoder == MINILM else Path(encoder)
+
+
+def load_source_id(folder: Path) -> str:
+    """Return what identifies a checkpoint: the id of a folder of ours, or the hash of the weights of another's."""
+    if (folder / MANIFEST).is_file():
+        return ModelFolder.open(folder).id
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return sha256_of(folder / name)
+    raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer, and what transformers wants beside it."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
