@@ -129,13 +129,14 @@ def bench(
 ) -> None:
     """Accuracy and latency of a bundle against other engines: report.html, report.md and report.json."""
     need("torch", "train")
-    from bench.guard import judge, read_older
+    from bench.guard import judge, openings_of, read_older
     from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
     from models.data.texts import read_texts
     from models.folder import ModelFolder
     from service.bundle import Bundle
 
     opened = Bundle.open(bundle)
+    older = read_older(compare) if compare else None
     config = BenchConfig(
         against=tuple(against.split(",")),
         batches=numbers("--batch", batch),
@@ -143,8 +144,8 @@ def bench(
         lengths=(None, *(n for n in numbers("--lengths", lengths.replace("own", "0")) if n)),
         rounds=rounds,
         openings=openings,
+        **({"texts": openings_of(older).texts} if older else {}),  # runs are compared on as many texts
     )
-    older = read_older(compare) if compare else None
     compared = ModelFolder.open(reference) if reference else find_reference(opened, store)
     inputs = Inputs(opened, compared, read_texts(data), read_texts(train) if train else None)
     folder = out or store / f"report-{opened.id}"

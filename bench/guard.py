@@ -69,7 +69,7 @@ def read_older(path: Path) -> Report:
         InputError: there is no report, or it has nothing to compare speed by.
     """
     report = Report.read(path)
-    _openings(report)
+    openings_of(report)
     return report
 
 
@@ -80,7 +80,7 @@ def judge(older: Report, newer: Report) -> Verdict:
         InputError: they are about different data, machines or settings, or one has nothing to compare speed by.
     """
     _same_subject(older, newer)
-    before, after = _openings(older), _openings(newer)
+    before, after = openings_of(older), openings_of(newer)
     call, ratio, interval = call_speed(before, after)
     disturbed = disturbance(before) or disturbance(after)
     accuracy, difference = _accuracy(older, newer)
@@ -134,14 +134,19 @@ def _same_subject(older: Report, newer: Report) -> None:
             f"the older report was measured on {machines[0]}, the newer on {machines[1]}: a speed-up is of one "
             "kind of processor, measure both on the same"
         )
-    settings = [(o.texts, o.threads) for o in map(_openings, (older, newer))]
+    settings = [(o.texts, o.threads) for o in map(openings_of, (older, newer))]
     if settings[0] != settings[1]:
         raise InputError(
             "the reports timed (texts, threads) {} and {}: measure with the same settings".format(*settings)
         )
 
 
-def _openings(report: Report) -> Openings:
+def openings_of(report: Report) -> Openings:
+    """Return what two reports' speeds are compared by.
+
+    Raises:
+        InputError: the report has none.
+    """
     if report.openings is None:
         raise InputError(
             f"the report of {report.started} (schema {report.schema_version}) has no openings in fresh processes, "

@@ -249,7 +249,7 @@ def test_bench_says_when_it_cannot_judge(made, report, tmp_path, capsys, monkeyp
     (store, bundle), data = made, tiny_texts(40)
     lines = [json.dumps({"text": r[0], "label": n}) for r, n in zip(data.rows, data.labels, strict=True)]
     (tmp_path / "data.jsonl").write_text("\n".join(lines))
-    wild = report.openings.model_copy(update={"speedups": (1.0, 3.0), "texts": 40})
+    wild = report.openings.model_copy(update={"speedups": (1.0, 3.0), "texts": 24})  # fewer than by default
     (tmp_path / "older.json").write_text(report.model_copy(update={"openings": wild}).model_dump_json())
     flags = ["--store", store, "--data", tmp_path / "data.jsonl", "--against", "ort_fp32", "--batch", 8]
     flags += ["--rounds", 3]
