@@ -183,9 +183,9 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("metric", [None, "turn"])
-def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metric):
-    config = change(metric=metric, evaluate_every=3)
+@pytest.mark.parametrize(("metric", "frozen"), [(None, True), ("turn", False)])
+def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metric, frozen):
+    config = change(metric=metric, evaluate_every=3, freeze_embeddings=frozen, sparse_embeddings=True)
 
     def run_in(scratch: Path, break_at: int | None) -> Run:
         def evaluate(model):
@@ -218,7 +218,7 @@ from test_training import CONFIG, change, trained
 from models.train.loop import Run
 from safetensors.torch import save_file
 folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-config = change(epochs={epochs}, batch_size={batch})
+config = change(epochs={epochs}, batch_size={batch}, freeze_embeddings={frozen}, sparse_embeddings=True)
 model, history = trained(folder, config, Run(scratch=out / "scratch"), dropout={dropout})
 if int(__import__("os").environ.get("RANK", "0")) == 0:
     save_file({{n: t.contiguous() for n, t in model.state_dict().items()}}, out / "done.safetensors")
@@ -238,7 +238,7 @@ def weights(path: Path):
 
 
 def test_kill_9_and_the_same_command_again(folder, tmp_path):
-    path = script(tmp_path, epochs=4, batch=4, dropout=0.1)
+    path = script(tmp_path, epochs=4, batch=4, dropout=0.1, frozen=True)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(
         [sys.executable, path, folder, tmp_path],
@@ -259,11 +259,12 @@ def test_kill_9_and_the_same_command_again(folder, tmp_path):
     assert all(torch.equal(tensor, killed[name]) for name, tensor in straight.state_dict().items())
 
 
-def test_two_processes_learn_what_one_learns_from_the_doubled_batch(folder, tmp_path):
+@pytest.mark.parametrize("frozen", [True, False])
+def test_two_processes_learn_what_one_learns_from_the_doubled_batch(folder, tmp_path, frozen):
     several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]  # with ACCELERATE_USE_CPU: gloo
     for name, batch, launch in (("one", 8, ["--num_processes", "1"]), ("two", 4, several)):
         (tmp_path / name).mkdir()
-        path = script(tmp_path, epochs=1, batch=batch, dropout=0.0)
+        path = script(tmp_path, epochs=1, batch=batch, dropout=0.0, frozen=frozen)
         launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ACCELERATE_USE_CPU": "true"}
         arguments = [*launcher, *launch, path, folder, tmp_path / name]

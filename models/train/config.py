@@ -24,6 +24,7 @@ class TrainingConfig(Record):
     clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from a layer to that below")
     freeze_embeddings: bool = Field(True, description="leave the embedding tables as they are (faster)")
+    sparse_embeddings: bool = Field(False, description="update only the rows of a step's tokens; not for tied tables")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
     evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; default: an epoch")
     metric: str | None = Field(None, description="watched on the held-out rows; the best step's weights are kept")

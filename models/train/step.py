@@ -7,6 +7,7 @@ processes: two processes with 16 rows each learn what one learns from 32.
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from models.distributed import join, rank, world_size
 from models.errors import CheckError
 from models.train.config import Objective, TrainingConfig, uses_bf16
-from models.train.optimizer import make_optimizer, set_learning_rate, warm_then_linear
+from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_then_linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,9 @@ class Stepper:
         self.device = self._accelerator.device
         embeddings = model.get_submodule("encoder.embeddings")
         embeddings.requires_grad_(not config.freeze_embeddings)
+        self._table = cast(nn.Embedding, embeddings.get_submodule("tokens"))
+        sparse = config.sparse_embeddings and not config.freeze_embeddings
+        self._table.sparse = sparse and (self.device.type == "cpu" or world_size() == 1)  # NCCL joins dense ones only
         self.model = model
         self._wrapped = self._accelerator.prepare_model(model)  # moves it, and joins the processes' gradients
         self._trained = [p for p in model.parameters() if p.requires_grad]
@@ -86,14 +90,15 @@ class Stepper:
                 f"the loss is {value} at step {place.step + 1}, rows {list(rows)}: "
                 "look at these rows, or lower the learning rate"
             )
-        norm = self._accelerator.clip_grad_norm_(self._trained, config.clip)
+        norm = clip(self._trained, config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return Taken(value, float(norm), rate, int(tokens))
+        return Taken(value, norm, rate, int(tokens))
 
     def release(self) -> nn.Module:
         """Return the model as it was handed in: on the CPU, every parameter learnable, in evaluation mode."""
         self._accelerator.free_memory()
+        self._table.sparse = False
         return self.model.to("cpu").requires_grad_(True).eval()
 
     def _summed(self, *values: float) -> list[float]:
