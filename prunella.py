@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
+from compress.command import compress
 from models.commands import finetune, pretrain
 from models.console import STORE, Out, Store, finish, need, show
 from models.errors import CheckError, InputError, PrunellaError
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(pretrain)
 app.command()(finetune)
+app.command()(compress)
 
 
 def main() -> None:
@@ -62,31 +64,6 @@ def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows"
     start = time.perf_counter()
     found = work(model, read_texts(data)).model_dump()
     show({"verb": "evaluate", "folder": str(model), **found, "seconds": round(time.perf_counter() - start, 1)})
-
-
-@app.command()
-def compress(
-    model: Path,
-    train: Annotated[str, typer.Option(help="texts to judge and to heal on; labels are not needed")],
-    speedup: Annotated[float, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = 4.0,
-    tolerance: Annotated[float, typer.Option(help="share by which the measured speed-up may miss it")] = 0.05,
-    epochs: int = 3,
-    store: Store = STORE,
-    out: Out = None,
-) -> None:
-    """Prune to a speed-up, heal by distillation, quantize: gives a bundle."""
-    need("torch", "train")
-    from compress.distill import DistillConfig
-    from compress.pipeline import CompressConfig
-    from compress.pipeline import compress as work
-    from models.data.texts import read_texts
-    from models.folder import ModelFolder
-
-    heal = DistillConfig()
-    heal = heal.model_copy(update={"training": heal.training.model_copy(update={"epochs": epochs})})
-    config = CompressConfig(speedup=speedup, tolerance=tolerance, heal=heal)
-    made = work(ModelFolder.open(model), read_texts(train), config, store)
-    finish("compress", made.bundle, out)
 
 
 @app.command()

@@ -1,5 +1,6 @@
 """evaluate(): accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from models.data.texts import Texts
 from models.errors import FolderError
 from models.folder import ModelFolder
 from models.task import Task
+from models.tokens import Row
 from service.bundle import FILE, Bundle
 from service.engine import Engine
 
@@ -31,13 +33,16 @@ def evaluate(path: Path, data: Texts) -> Score:
         raise FolderError(
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
         )
-    answers = _bundle_logits(path, data) if (folder.path / FILE).is_file() else _torch_logits(folder.path, data, task)
+    answers = (
+        bundle_logits(path, data.rows) if (folder.path / FILE).is_file() else _torch_logits(folder.path, data, task)
+    )
     return score(truth, answers.argmax(1), len(task.labels))
 
 
-def _bundle_logits(path: Path, data: Texts) -> NDArray[np.float32]:
+def bundle_logits(path: Path, rows: Sequence[Row]) -> NDArray[np.float32]:
+    """Return the logits (rows, labels) of a bundle, each row answered alone."""
     engine = Engine.open(Bundle.open(path))
-    return np.concatenate([engine.logits(data.rows[i : i + 1]) for i in range(len(data))])
+    return np.concatenate([engine.logits([row]) for row in rows])
 
 
 def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:

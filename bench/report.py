@@ -147,7 +147,8 @@ def summary(report: Report) -> dict[str, Any]:
 
 def _context(inputs: Inputs) -> dict[str, Any]:
     """Return what a reader must know before the numbers: command, models and data."""
-    asked = [step.config["speedup"] for step in inputs.bundle.folder.manifest.lineage if step.stage == "prune"]
+    pruned = [step.config for step in inputs.bundle.folder.manifest.lineage if step.stage == "prune"]
+    asked = [config["value"] for config in pruned if config.get("kind") == "speedup"]
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "bundle": inputs.bundle.id,

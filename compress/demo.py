@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.report import BenchConfig, Inputs, run_bench
+from compress.analysis import AnalysisConfig
 from compress.distill import DistillConfig
-from compress.pipeline import CompressConfig, compress
+from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.source import Inputs as Source
+from compress.target import Target
 from models.data.builtin import MINILM
 from models.data.texts import read_texts
 from models.folder import REPORT
@@ -17,8 +20,10 @@ from service.bundle import Bundle
 from service.publish import publish
 
 FINETUNE = FinetuneConfig(max_tokens=64, training=TrainingConfig(epochs=2, learning_rate=1e-4))
+TARGET = Target(kind="speedup", value=4.0)
+HEAL = DistillConfig().training.model_copy(update={"epochs": 4})
 COMPRESS = CompressConfig(
-    speedup=4.0, importance_rows=128, heal=DistillConfig(training=TrainingConfig(epochs=3, learning_rate=3e-4))
+    analysis=AnalysisConfig(texts=512, cost_texts=96), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
 BENCH = BenchConfig(texts=48, rounds=5)
 
@@ -28,9 +33,9 @@ def run_demo(store: Path) -> dict[str, Any]:
     train, validation, test = (read_texts(f"builtin:bbc-news:{part}") for part in ("train", "validation", "test"))
     say(f"1/4 fine-tune MiniLM-L6 on {len(train)} BBC News articles")
     teacher = finetune(MINILM, Splits(train, validation), FINETUNE, store)
-    say(f"2/4 prune to {COMPRESS.speedup:g}x, heal, quantize, export")
-    made = compress(teacher.folder, train, COMPRESS, store)
-    bundle = made.bundle.folder
+    say(f"2/4 prune to {TARGET.told()}, heal, quantize, export")
+    made = compress_to(TARGET, prepare(Source(teacher.folder, train, validation), COMPRESS, store), COMPRESS, store)
+    bundle = made.folder
     say(f"3/4 report on {len(test)} test articles")
     out = store / f"report-{bundle.id}"
     summary = bundle.path / REPORT
@@ -40,7 +45,7 @@ def run_demo(store: Path) -> dict[str, Any]:
     tag = publish(bundle.path)
     say((out / "report.md").read_text(encoding="utf-8"))
     return {
-        "folder": str(bundle.path), "id": bundle.id, "reused": made.bundle.reused, "tag": tag,
+        "folder": str(bundle.path), "id": bundle.id, "reused": made.reused, "tag": tag,
         "report": str(out / "report.html"), "report_json": str(out / REPORT),
         **json.loads(summary.read_text(encoding="utf-8")),
     }  # fmt: skip

@@ -1,49 +1,85 @@
-"""distill(): the student heals on its teacher's answers and hidden states."""
+"""distill(): the student heals on its teacher's answers and hidden states (Hinton et al. 2015; Sun et al. 2019)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
-import torch.nn.functional as functional
 from pydantic import Field
 from torch import Tensor, nn
 
+from compress.divergence import divergence
+from compress.teacher import Teacher
 from models.classifier import Classifier, TensorBatch
+from models.distributed import world_size
 from models.record import Record
+from models.task import Kind
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 from models.train.loop import Run, TrainingConfig, fit
+from models.train.pace import steps_within
 from models.train.text_objective import TextObjective
 
 
 class DistillConfig(Record):
     """Settings of the healing."""
 
-    temperature: float = Field(2.0, gt=0, description="softens both answers (Hinton et al. 2015)")
+    temperature: float = Field(2.0, gt=0, description="softens both answers")
     hidden_weight: float = Field(1.0, ge=0, description="weight of the hidden states' squared error")
-    training: TrainingConfig = TrainingConfig(epochs=3, learning_rate=3e-4)
+    minutes: float | None = Field(None, gt=0, description="most time to train: fewer epochs where they take longer")
+    training: TrainingConfig = TrainingConfig(
+        epochs=6, learning_rate=5e-4, freeze_embeddings=False, sparse_embeddings=True
+    )
 
 
-def distill(
-    student: Classifier, teacher: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, config: DistillConfig
-) -> History:
-    """Train `student` in place; widths of hidden states are equal, so layer l learns from the teacher's layer l."""
-    teacher.eval()
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """Texts, and what was kept of the teacher's answers to them."""
+
+    teacher: Teacher
+    encoded: Sequence[Encoded]
+    tokenizer: Tokenizer
+    kind: Kind  # what the logits mean
+
+
+def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratch: Path | None = None) -> History:
+    """Train `student` in place.
+
+    A layer of the student learns from the states after the same layer of the teacher: widths are equal. The error
+    of the states is a share of the teacher's own square, so that its weight means the same for every model.
+
+    Args:
+        student: a cut model; its layers stand where the teacher's do.
+        lessons: what it learns.
+        config: how long and how fast.
+        scratch: where the snapshot is kept, from which a killed run goes on.
+    """
+    teacher, training = lessons.teacher, config.training
 
     def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted, wanted_states = teacher(batch)
         found, states = model(batch)
-        soft = config.temperature
-        answers = functional.kl_div(
-            functional.log_softmax(found / soft, -1),
-            functional.log_softmax(wanted.float() / soft, -1),
-            reduction="sum",
-            log_target=True,
-        )
-        real = batch.mask[:, :, None].float()
-        errors = [
-            ((a - b).pow(2) * real).mean(-1).sum() / real.sum() for a, b in zip(states, wanted_states, strict=True)
-        ]
-        return answers * soft**2 + len(rows) * config.hidden_weight * torch.stack(errors).mean()
+        wanted = teacher.logits[rows.cpu()].to(found.device)
+        loss = divergence(lessons.kind, found.float(), wanted, config.temperature).sum()
+        if config.hidden_weight:
+            known = teacher.states(rows.tolist(), batch.ids.shape[1]).to(found.device)
+            loss = loss + len(rows) * config.hidden_weight * _distance(
+                [states[layer] for layer in teacher.layers], known, batch.mask
+            )
+        return loss
 
-    return fit(student, TextObjective(encoded, tokenizer, loss_of), config.training, Run(describe="heal"))
+    objective = TextObjective(lessons.encoded, lessons.tokenizer, loss_of)
+    whole = training.steps or training.epochs * len(objective.plan(0, training.batch_size * world_size(), 0))
+    if config.minutes is not None and scratch is not None:
+        most = steps_within(config.minutes, student, objective, training, scratch)
+        training = training.model_copy(update={"steps": min(whole, most)})
+    return fit(student, objective, training, Run(scratch=scratch, describe="heal"))
+
+
+def _distance(states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
+    """Return the squared distance of states (batch, tokens, width) a layer, as a share of the wanted ones' square."""
+    real = mask[:, :, None].float()
+    shares = [
+        ((one.float() - other).pow(2) * real).sum() / (other.pow(2) * real).sum().clamp(min=1e-9)
+        for one, other in zip(states, wanted, strict=True)
+    ]
+    return torch.stack(shares).mean()

@@ -1,76 +1,89 @@
-"""LatencyTable: seconds of each sublayer at each width, on the runtime that will serve, at the served lengths."""
+"""load_latency(): seconds of each sublayer at each width, on the runtime that will serve, at the served lengths."""
 
+import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from bench.timing import interleave
-from compress.quantize import quantize_dynamic_int8
-from export.onnx import to_onnx
+from compress.budget import BudgetTable, widths
+from compress.clock import served_graph
 from models.architecture import Architecture
 from models.classifier import Classifier
-from models.record import Record
+from models.processor import cpu_flags, cpu_name
+from models.stage import Stage, run_stage
 from models.tokens import TokenBatch
 from service.engine import run_session
 from service.runtime import open_session
 
+VERSION = 2
+FILE = "latency.json"
 COPIES = 3  # of the sublayer in a timed graph: its time is a difference, divided by this
+TIMED_SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # the others lie between: time is a straight line in the width
+TIMED_HEADS = (1, 2, 4, 8)  # and all
 
 
-class LatencyTable(Record):
-    """Seconds by width, one thread, batch 1. `fixed` is an encoder that has no sublayer left."""
+def load_latency(shape: Architecture, lengths: Sequence[int], store: Path) -> BudgetTable:
+    """Return the table of this machine, measured once for a shape, its lengths and the versions at hand."""
+    settings = {
+        "processor": cpu_name(), "flags": sorted(cpu_flags()), "onnxruntime": version("onnxruntime"),
+        "shape": shape.model_dump(mode="json", exclude={"vocabulary", "pad_id"}), "lengths": list(lengths),
+    }  # fmt: skip
 
-    fixed: float
-    attention: dict[int, float]  # heads → seconds
-    ffn: dict[int, float]  # neurons → seconds
-    last_ffn: dict[int, float]  # in the last layer only the first token passes through
+    def make(target: Path) -> None:
+        measure_latency(shape, lengths).write(target / FILE)
 
-    def seconds(self, shape: Architecture) -> float:
-        """Return the predicted seconds of an architecture; widths must be in the table."""
-        total = self.fixed + sum(self.attention[layer.heads] for layer in shape.layers)
-        total += sum(self.ffn[layer.ffn] for layer in shape.layers[:-1])
-        return total + self.last_ffn[shape.layers[-1].ffn]
-
-
-def widths(shape: Architecture) -> tuple[list[int], list[int]]:
-    """Return the numbers of heads and of neurons worth timing: neurons in multiples of 32, finer where smaller."""
-    heads = max(layer.heads for layer in shape.layers)
-    ffn = max(layer.ffn for layer in shape.layers)
-    neurons = {0, ffn} | {
-        max(32, round(ffn * share / 32) * 32) for share in (1 / 16, 1 / 8, 1 / 4, 3 / 8, 1 / 2, 3 / 4)
-    }
-    return list(range(heads + 1)), sorted(n for n in neurons if n <= ffn)
+    made = run_stage(Stage("latency", VERSION, settings), [], store, make)
+    return BudgetTable.read(made.folder.path / FILE)
 
 
-def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 7) -> LatencyTable:
-    """Time int8 graphs with random weights over texts of `lengths` tokens."""
+def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 9) -> BudgetTable:
+    """Time served graphs with random weights over texts of `lengths` tokens."""
     heads, neurons = widths(shape)
-    timed_heads = sorted({h for h in heads if h in (0, 1, 2, 4, 8) or h == heads[-1]})
-    small = shape.model_copy(update={"vocabulary": 64})
-    plans = {("fixed", 0): [(0, 0)] * (COPIES + 1)}
-    plans |= {("heads", h): [(h, 0)] * COPIES + [(0, 0)] for h in timed_heads[1:]}
-    plans |= {("ffn", n): [(0, n)] * COPIES + [(0, 0)] for n in neurons[1:]}
-    plans |= {("last", n): [(0, 0)] * COPIES + [(0, n)] for n in neurons[1:]}
-    with tempfile.TemporaryDirectory() as scratch:
-        calls = {}
-        for (kind, width), plan in tqdm(plans.items(), desc="latency table", unit="graph"):
-            path = Path(scratch) / f"{kind}{width}.onnx"
-            to_onnx(Classifier(small.with_layers(plan), 2), path, pair=False)
-            session = open_session(quantize_dynamic_int8(path, path.with_suffix(".int8.onnx")))
-            batches = [_batch(length) for length in lengths]
-            calls[f"{kind}:{width}"] = lambda s=session, b=batches: [run_session(s, one) for one in b]
-        seconds = {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
-    fixed = seconds["fixed:0"]
-    attention = [0.0] + [max(0.0, (seconds[f"heads:{h}"] - fixed) / COPIES) for h in timed_heads[1:]]
-    return LatencyTable(
-        fixed=fixed,
-        attention={h: float(np.interp(h, timed_heads, attention)) for h in heads},
-        ffn={n: max(0.0, (seconds[f"ffn:{n}"] - fixed) / COPIES) if n else 0.0 for n in neurons},
-        last_ffn={n: max(0.0, seconds[f"last:{n}"] - fixed) if n else 0.0 for n in neurons},
+    timed_heads = [h for h in TIMED_HEADS if h < heads[-1]] + [heads[-1]]
+    timed_neurons = sorted({min(neurons, key=lambda n: abs(n - share * neurons[-1])) for share in TIMED_SHARES} - {0})
+    empty = [(0, 0)]
+    plans = {"fixed": empty * (COPIES + 1)}
+    for h in timed_heads:
+        plans |= {f"heads:{h}": [(h, 0)] * COPIES + empty, f"last_heads:{h}": empty * COPIES + [(h, 0)]}
+    for n in timed_neurons:
+        plans |= {f"ffn:{n}": [(0, n)] * COPIES + empty, f"last_ffn:{n}": empty * COPIES + [(0, n)]}
+    seconds = _time(shape, plans, lengths, rounds)
+
+    def line(kind: str, timed: Sequence[int], wanted: Sequence[int]) -> dict[int, float]:
+        copies = 1 if kind.startswith("last") else COPIES
+        known = [max(0.0, seconds[f"{kind}:{w}"] - seconds["fixed"]) / copies for w in timed]
+        line = np.poly1d(
+            np.polyfit(timed, known, 1)
+        )  # a straight line evens out the noise; dropped, it takes nothing
+        return {w: max(0.0, float(line(w))) if w else 0.0 for w in wanted}
+
+    return BudgetTable(
+        fixed=seconds["fixed"],
+        attention=line("heads", timed_heads, heads),
+        ffn=line("ffn", timed_neurons, neurons),
+        last_attention=line("last_heads", timed_heads, heads),
+        last_ffn=line("last_ffn", timed_neurons, neurons),
     )
+
+
+def _time(
+    shape: Architecture, plans: dict[str, list[tuple[int, int]]], lengths: Sequence[int], rounds: int
+) -> dict[str, float]:
+    """Return seconds a text of each plan of (heads, neurons) a layer."""
+    small = shape.model_copy(update={"vocabulary": 64, "pad_id": 0})
+    batches = [_batch(length) for length in lengths]
+    calls = {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
+            path = Path(scratch) / f"{name.replace(':', '-')}.onnx"
+            session = open_session(served_graph(Classifier(small.with_layers(plan), 2), path, pair=False))
+            calls[name] = lambda s=session: [run_session(s, one) for one in batches]
+        return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
 
 
 def _batch(length: int) -> TokenBatch:

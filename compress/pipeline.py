@@ -1,166 +1,212 @@
-"""compress(): a fine-tuned classifier and texts → the smaller, healed, quantized bundle that meets a speed-up."""
+"""compress(): a fine-tuned classifier, texts and a target → the smaller, healed, quantized bundle that reaches it.
+
+trim → analyse → (for each target) prune → heal → bundle → judge. Every stage is a folder in the store: what several
+targets share is made once, and a killed run goes on where it was.
+"""
 
 import json
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from bench.timing import interleave
+from compress.analysis import Analysis, AnalysisConfig, analyse
+from compress.budget import size_table
 from compress.bundle import make_bundle
-from compress.distill import DistillConfig, distill
-from compress.importance import Importance, measure
-from compress.latency import LatencyTable, measure_latency
-from compress.quantize import quantize_dynamic_int8
-from compress.search import choose
-from compress.surgery import cut, kept_units
-from export.onnx import to_onnx
+from compress.calibration import choose_texts, pad_texts
+from compress.clock import Clock, Job
+from compress.distill import DistillConfig, Lessons, distill
+from compress.latency import load_latency
+from compress.refit import refit
+from compress.search import make_frontier
+from compress.source import Inputs
+from compress.surgery import choose_rungs, cut
+from compress.target import Space, Target, meet
+from compress.teacher import Teacher, teach
+from compress.trim import trim_source
+from export.stock import FP32, stock_export
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
-from models.checkpoint import WEIGHTS, load_checkpoint, read_architecture, save_checkpoint
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier
-from models.data.texts import Texts
-from models.errors import FolderError, InputError, NoEffectError, TargetError
+from models.errors import NoEffectError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
-from models.stage import Made, Stage, run_stage
+from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Task
-from models.tokens import TokenBatch, Tokenizer
-from service.engine import run_session
+from models.tokens import Encoded, Tokenizer
 from service.runtime import open_session
 
-VERSION = 1
-CORRECTIONS = 6
+VERSION = 2
+LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
+TIMED_TEXTS = 24  # served texts on which a shape is timed
 
 
 class CompressConfig(Record):
     """Settings of compression."""
 
-    speedup: float = Field(4.0, gt=1, description="speed-up over the unpruned model in fp32 on ONNX Runtime")
-    tolerance: float = Field(0.05, gt=0, lt=1, description="share by which the measured speed-up may miss the asked")
-    importance_rows: int = Field(256, ge=8, description="training texts on which heads and neurons are judged")
-    heal: DistillConfig = DistillConfig()
+    tolerance: float = Field(0.05, gt=0, lt=1, description="share by which a measured figure may miss the target")
+    vocabulary: bool = Field(True, description="whether tokens that the texts do not use are dropped")
+    analysis: AnalysisConfig = AnalysisConfig()
+    heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
+    refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
+    state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
+    seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
 
 @dataclass(frozen=True, slots=True)
-class Compressed:
-    """The bundle, and the folders on the way to it."""
+class Prepared:
+    """What every target shares."""
 
-    bundle: Made
-    pruned: Made
-    healed: Made
+    inputs: Inputs
+    base: ModelFolder  # the source, or the source with fewer tokens: teacher and starting point of every student
+    analysis: ModelFolder
+    teacher: ModelFolder | None
+    reference: Path  # the source's graph in fp32, as optimum exports it
 
 
-def compress(source: ModelFolder, texts: Texts, config: CompressConfig, store: Path) -> Compressed:
-    """Prune, heal and quantize the classifier in `source`; `texts` need no labels, the source model gives them.
+def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
+    """Trim, analyse, and let the teacher answer."""
+    base = _trimmed(inputs, store) if config.vocabulary else inputs.source
+    texts = {"texts": inputs.train.sha256, "served": inputs.validation.sha256, "seed": config.seed}
+    analysis = run_stage(
+        Stage("analyse", VERSION, {**texts, **config.analysis.model_dump(mode="json")}),
+        [base],
+        store,
+        lambda target: _analyse(base, inputs, config, target),
+    ).folder
+    teacher = None
+    if config.heal is not None:
+        layers = _state_layers(config, len(load_checkpoint(base.path).architecture.layers))
+        stage = Stage("teach", VERSION, {"texts": inputs.train.sha256, "layers": layers})
+        teacher = run_stage(stage, [base], store, lambda target: _teach(base, inputs, layers, target)).folder
+    return Prepared(inputs, base, analysis, teacher, stock_export(inputs.source, store).folder.path / FP32)
+
+
+def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
+    """Return the bundle that reaches `target`.
 
     Raises:
-        TargetError: no shape reaches the asked speed-up on this machine.
+        TargetError: no shape does on this machine.
+        NoEffectError: nothing need be cut.
     """
-    asked = Task.read(source.path / task_file.FILE)
-    _check_possible(source, asked, texts)
-    settings = {"texts": texts.sha256, **config.model_dump(mode="json", exclude={"heal"})}
-    pruned = run_stage(Stage("prune", VERSION, settings), [source], store, lambda t: _prune(source, texts, config, t))
-    heal = {"texts": texts.sha256, **config.heal.model_dump(mode="json")}
-    healed = run_stage(
-        Stage("heal", VERSION, heal),
-        [pruned.folder, source],
-        store,
-        lambda target: _heal(pruned.folder, source, texts, config, target),
-    )
-    return Compressed(make_bundle(healed.folder, texts, "dynamic", store), pruned, healed)
-
-
-def _check_possible(source: ModelFolder, asked: Task, texts: Texts) -> None:
-    """Refuse, before any long work, what the later stages would refuse."""
-    if not (source.path / WEIGHTS).is_file():
-        stage = source.manifest.lineage[-1].stage
-        raise FolderError(
-            f"{source.path} is the result of '{stage}': wanted a classifier folder, as finetune makes it"
-        )
-    if texts.pair != asked.pair:
-        raise InputError(f"{texts.source} has {'pairs' if texts.pair else 'single texts'}, the model wants the other")
-    if asked.kind != "single":
-        raise InputError(f"{source.path} is a {asked.kind} model: only single-label models are compressed so far")
-    if read_architecture(source.path).family == "modernbert":
-        raise InputError(f"{source.path} is a modernbert model, which cannot be exported, and so not compressed, yet")
-
-
-def _prune(source: ModelFolder, texts: Texts, config: CompressConfig, target: Path) -> None:
-    asked = Task.read(source.path / task_file.FILE)
-    tokenizer = Tokenizer.open(source.path, asked.max_tokens)
-    model = load_checkpoint(source.path)
-    encoded = tokenizer.encode(texts.rows)
-    chosen = np.random.default_rng(0).permutation(len(encoded))[: config.importance_rows]
-    importance = measure(model, [encoded[i] for i in chosen], tokenizer)
-    lengths = [int(q) for q in np.quantile([len(e.ids) for e in encoded], [0.1, 0.5, 0.9])]
-    table = measure_latency(model.architecture, lengths)
-    samples = [tokenizer.pad([encoded[i]]) for i in chosen[:12]]
-    smaller, speedup = _close_the_loop(model, importance, table, samples, config)
-    save_checkpoint(smaller, asked, target)
-    _copy_texts(source, asked, target)
-    plan = {
-        "table": table.model_dump(), "lengths": lengths, "asked_speedup": config.speedup,
-        "measured_speedup": speedup, "architecture": smaller.architecture.summary(),
-        "importance_heads": [h.tolist() for h in importance.heads],
-        "without_attention": importance.without_attention.tolist(), "without_ffn": importance.without_ffn.tolist(),
+    settings = {
+        **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256, "tolerance": config.tolerance,
+        "refit": config.refit,
     }  # fmt: skip
-    (target / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    student = run_stage(
+        Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
+        lambda folder: _prune(target, ready, config, store, folder),
+    )  # fmt: skip
+    if config.heal is not None:
+        assert ready.teacher is not None
+        stage = Stage(
+            "heal", VERSION, {**config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})}
+        )
+        student = run_stage(
+            stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
+        )
+    return make_bundle(student.folder, ready.inputs.train, "dynamic", store)
 
 
-def _close_the_loop(
-    model: Classifier, importance: Importance, table: LatencyTable, samples: list[TokenBatch], config: CompressConfig
-) -> tuple[Classifier, float]:
-    """Choose, build, time, correct the budget by the miss, until the measured speed-up is the asked one."""
-    wanted, full = config.speedup, model.architecture
-    least, most = wanted * (1 - config.tolerance), wanted * (1 + config.tolerance)
-    with tempfile.TemporaryDirectory() as scratch:
-        reference = Path(scratch) / "reference.onnx"
-        to_onnx(model, reference, pair=False)
-        budget = table.seconds(full) / wanted * 2  # only a start: int8 halves; the loop corrects it
-        tried: dict[Architecture, float] = {}
-        for _ in range(CORRECTIONS):
-            shape = choose(full, importance, table, budget)
-            if shape not in tried:
-                smaller = model if shape == full else cut(model, *kept_units(importance, shape))
-                tried[shape] = _speedup(smaller, reference, samples, Path(scratch))
-            if least <= tried[shape] <= most:
-                break
-            budget *= tried[shape] / wanted
-    reached = {shape: speed for shape, speed in tried.items() if speed >= least}
-    if not reached:
-        nearest = max(tried.values())
-        raise TargetError(f"{wanted:g}x was asked for, the nearest measured is {nearest:.2f}x: ask for less")
-    if full in reached:
-        raise NoEffectError(f"int8 alone is {reached[full]:.2f}x, nothing need be cut: use `prunella quantize`")
-    shape = min(reached, key=lambda s: reached[s])  # widths are coarse: the slowest that is fast enough
-    return cut(model, *kept_units(importance, shape)), reached[shape]
+def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
+    try:
+        return trim_source(inputs, store).folder
+    except NoEffectError:
+        return inputs.source
 
 
-def _speedup(smaller: Classifier, reference: Path, samples: list[TokenBatch], scratch: Path) -> float:
-    fp32 = scratch / "smaller.onnx"
-    to_onnx(smaller, fp32, pair=False)
-    sessions = {"reference": open_session(reference)}
-    sessions["ours"] = open_session(quantize_dynamic_int8(fp32, scratch / "smaller.int8.onnx"))
-    calls = {name: lambda s=session: [run_session(s, b) for b in samples] for name, session in sessions.items()}
-    times = interleave(calls, 7)
-    return float(np.median(np.asarray(times["reference"]) / np.asarray(times["ours"])))
+def _opened(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
+    task = Task.read(folder.path / task_file.FILE)
+    return load_checkpoint(folder.path), task, Tokenizer.open(folder.path, task.max_tokens)
 
 
-def _heal(pruned: ModelFolder, source: ModelFolder, texts: Texts, config: CompressConfig, target: Path) -> None:
-    asked = Task.read(source.path / task_file.FILE)
-    tokenizer = Tokenizer.open(source.path, asked.max_tokens)
-    student, teacher = load_checkpoint(pruned.path), load_checkpoint(source.path)
-    healing = distill(student, teacher, tokenizer.encode(texts.rows), tokenizer, config.heal)
-    save_checkpoint(student, asked, target)
-    _copy_texts(source, asked, target)
-    (target / REPORT).write_text(json.dumps({"epoch_losses": healing.losses}) + "\n", encoding="utf-8")
+def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: Path) -> None:
+    model, task, tokenizer = _opened(base)
+    encoded, served = tokenizer.encode(inputs.train.rows), tokenizer.encode(inputs.validation.rows)
+    asked = config.analysis
+    chosen = choose_texts(_lengths(encoded), _lengths(served), asked.texts + asked.cost_texts, config.seed)
+    count = min(asked.cost_texts, len(chosen) // 2)  # no text for both: corrections would flatter their own costs
+    fitted, judged = (pad_texts(encoded, rows, tokenizer) for rows in (chosen[count:], chosen[:count]))
+    analyse(model, fitted, judged, asked, task.kind).save(target)
 
 
-def _copy_texts(source: ModelFolder, asked: Task, target: Path) -> None:
-    asked.write(target / task_file.FILE)
+def _teach(base: ModelFolder, inputs: Inputs, layers: list[int], target: Path) -> None:
+    model, _, tokenizer = _opened(base)
+    teach(model, tokenizer.encode(inputs.train.rows), tokenizer, layers, target)
+
+
+def _state_layers(config: CompressConfig, layers: int) -> list[int]:
+    """Return `state_layers` layers, the last among them, evenly apart."""
+    count = min(config.state_layers, layers)
+    return [round((i + 1) * layers / count) - 1 for i in range(count)]
+
+
+def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
+    model, task, tokenizer = _opened(ready.base)
+    analysis = Analysis.open(ready.analysis.path)
+    served = tokenizer.encode(ready.inputs.validation.rows)
+    clock, more = open_clock(ready, tokenizer, task.pair), (ready.base.path / tokens.FILE).stat().st_size
+
+    def build(shape: Architecture) -> Classifier:
+        return model if shape == model.architecture else cut(model, choose_rungs(analysis.ladders, shape))
+
+    bare = clock.measure(build(model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))), more)
+    if target.kind == "size_mb":
+        table = size_table(model.architecture, bare.bytes)
+    else:
+        lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
+        table = load_latency(model.architecture, lengths, store)
+    space = Space(model.architecture, make_frontier(model.architecture, analysis.costs, table), table)
+    shape, measured = meet(
+        target, space, bare.reference_ms, lambda s: clock.measure(build(s), more), config.tolerance
+    )
+    student = build(shape)
+    if config.refit:
+        encoded = tokenizer.encode(ready.inputs.train.rows)
+        rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
+        refit(student, model, pad_texts(encoded, rows, tokenizer))
+    save_checkpoint(student, task, folder)
+    _copy_texts(ready.base, task, folder)
+    plan: dict[str, Any] = {
+        "target": target.model_dump(), "measured": measured.model_dump(), "predicted": table.total(shape),
+        "architecture": shape.summary(), "table": table.model_dump(),
+    }  # fmt: skip
+    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+
+
+def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: Path) -> None:
+    assert config.heal is not None
+    assert ready.teacher is not None
+    student, task, tokenizer = _opened(pruned)
+    encoded = tokenizer.encode(ready.inputs.train.rows)
+    lessons = Lessons(Teacher.open(ready.teacher.path, encoded), encoded, tokenizer, task.kind)
+    healing = distill(student, lessons, config.heal, scratch_folder(folder))
+    save_checkpoint(student, task, folder)
+    _copy_texts(pruned, task, folder)
+    told = {"epoch_losses": healing.losses, "steps": healing.steps, "seconds": round(healing.seconds, 1)}
+    (folder / REPORT).write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
+    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own."""
+    source, rows = ready.inputs.source.path, ready.inputs.validation.rows
+    own = Tokenizer.open(source, Task.read(source / task_file.FILE).max_tokens)
+    order = np.argsort(_lengths(own.encode(rows)), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
+    chosen = [rows[int(order[place])] for place in places]
+    reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
+    return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
+
+
+def _lengths(encoded: list[Encoded]) -> list[int]:
+    return [len(e.ids) for e in encoded]
+
+
+def _copy_texts(source: ModelFolder, task: Task, target: Path) -> None:
+    task.write(target / task_file.FILE)
     shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)

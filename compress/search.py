@@ -1,89 +1,81 @@
-"""choose(): importance + latency table + budget → Architecture. Exact: a dynamic programme over time buckets.
+"""Frontier: costs + a budget table → the best choice for every budget. Exact: a dynamic programme.
 
-One option a sublayer: the width that stays. Its cost is the measured cost of removing the whole sublayer, times the
-share of its Fisher information that goes. Time is rounded up, so that the budget holds.
+One option a sublayer: the width that stays. The cheapest sum of costs for each amount is found once
+(a knapsack; Frantar and Alistarh 2022, "SPDY"); each budget, of seconds or of bytes, only reads it. Amounts are
+rounded up to a bucket, so that the budget holds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from compress.importance import Importance
-from compress.latency import LatencyTable
+from compress.budget import BudgetTable
+from compress.costs import Costs
+from compress.statistics import sublayer_names
 from models.architecture import Architecture
-from models.errors import TargetError
 
-BUCKETS = 4000
+BUCKETS = 8000
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One width of one sublayer: what stays, what it costs in loss, and its seconds."""
+    """One width of one sublayer: what stays, what it costs in answers, and what it takes of the budget."""
 
     width: int
     cost: float
-    seconds: float
+    amount: float
 
 
-def options(shape: Architecture, importance: Importance, table: LatencyTable) -> list[list[Option]]:
-    """Return the options of each sublayer, in the order attention 0, ffn 0, attention 1 and so on."""
-    found = []
-    for index in range(len(shape.layers)):
-        ffn_times = table.last_ffn if index == len(shape.layers) - 1 else table.ffn
-        heads, neurons = importance.heads[index], importance.neurons[index]
-        found.append(_sublayer(heads, float(importance.without_attention[index]), table.attention))
-        found.append(_sublayer(neurons, float(importance.without_ffn[index]), ffn_times))
-    return found
+class Frontier:
+    """The least total cost for each budget up to `most`; `sublayers` holds the options of each."""
+
+    def __init__(self, sublayers: Sequence[Sequence[Option]], most: float) -> None:
+        self._sublayers, self._bucket = sublayers, max(most, 1e-12) / BUCKETS
+        best = np.full(BUCKETS + 1, np.inf)
+        best[0] = 0.0
+        self._picks = []
+        for choices in sublayers:
+            cost = np.full((len(choices), BUCKETS + 1), np.inf)
+            for row, option in enumerate(choices):
+                shift = self._buckets(option)
+                if shift <= BUCKETS:
+                    cost[row, shift:] = best[: BUCKETS + 1 - shift] + option.cost
+            self._picks.append(cost.argmin(axis=0))
+            best = cost.min(axis=0)
+        self._best = best
+
+    def at(self, budget: float) -> list[Option] | None:
+        """Return one option a sublayer with the least total cost within `budget`, or None when nothing fits."""
+        within = min(int(budget / self._bucket + 1e-9), BUCKETS)
+        if within < 0 or not np.isfinite(self._best[: within + 1]).any():
+            return None
+        place = int(self._best[: within + 1].argmin())
+        chosen: list[Option] = []
+        for choices, pick in zip(reversed(self._sublayers), reversed(self._picks), strict=True):
+            option = choices[pick[place]]
+            chosen.append(option)
+            place -= self._buckets(option)
+        return chosen[::-1]
+
+    def _buckets(self, option: Option) -> int:
+        return int(np.ceil(option.amount / self._bucket - 1e-9))
 
 
-def choose(shape: Architecture, importance: Importance, table: LatencyTable, budget_seconds: float) -> Architecture:
-    """Return the architecture of least cost whose predicted time is within the budget.
-
-    Raises:
-        TargetError: even an encoder without any sublayer is slower than the budget.
-    """
-    widths = solve(options(shape, importance, table), budget_seconds - table.fixed)
-    if widths is None:
-        raise TargetError(
-            f"{budget_seconds * 1e3:.2f} ms cannot be reached: without any sublayer left it takes "
-            f"{table.fixed * 1e3:.2f} ms; ask for a smaller speed-up"
-        )
-    return shape.with_layers(list(zip(widths[::2], widths[1::2], strict=True)))
+def make_frontier(shape: Architecture, costs: Costs, table: BudgetTable) -> Frontier:
+    """Return the frontier of the architectures that can be cut out of `shape`."""
+    sublayers = []
+    for name in sublayer_names(len(shape.layers)):
+        times = table.amounts(name, len(shape.layers))
+        sublayers.append([Option(width, cost, times[width]) for width, cost in sorted(costs[name].items())])
+    room = 1 + len(sublayers) / BUCKETS  # so that the full shape fits though each amount is rounded up
+    return Frontier(sublayers, (table.total(shape) - table.fixed) * room)
 
 
-def solve(sublayers: list[list[Option]], seconds: float) -> list[int] | None:
-    """Return one width a sublayer with the least total cost in `seconds`, or None when nothing fits."""
-    if seconds < 0:
+def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float) -> Architecture | None:
+    """Return the architecture of least cost that the table puts within the budget, or None when none is."""
+    found = frontier.at(budget - table.fixed)
+    if found is None:
         return None
-    bucket = max(seconds, 1e-12) / BUCKETS
-    best = np.full(BUCKETS + 1, np.inf)
-    best[0] = 0.0
-    picks = []
-    for choices in sublayers:
-        cost = np.full((len(choices), BUCKETS + 1), np.inf)
-        for row, option in enumerate(choices):
-            shift = int(np.ceil(option.seconds / bucket - 1e-9))
-            if shift <= BUCKETS:
-                cost[row, shift:] = best[: BUCKETS + 1 - shift] + option.cost
-        picks.append(cost.argmin(axis=0))
-        best = cost.min(axis=0)
-    place = int(best.argmin())
-    if not np.isfinite(best[place]):
-        return None
-    chosen: list[int] = []
-    for choices, pick in zip(reversed(sublayers), reversed(picks), strict=True):
-        option = choices[pick[place]]
-        chosen.append(option.width)
-        place -= int(np.ceil(option.seconds / bucket - 1e-9))
-    return chosen[::-1]
-
-
-def _sublayer(units: NDArray[np.float64], removal: float, times: dict[int, float]) -> list[Option]:
-    lost = np.concatenate([[0.0], np.cumsum(np.sort(units))])  # lost[k]: the k least important are gone
-    total = max(lost[-1], 1e-30)
-    return [
-        Option(width, removal * float(lost[len(units) - width] / total), seconds)
-        for width, seconds in sorted(times.items())
-        if width <= len(units)
-    ]
+    chosen = [option.width for option in found]
+    return shape.with_layers(list(zip(chosen[::2], chosen[1::2], strict=True)))

@@ -1,70 +1,69 @@
-"""cut(): a really smaller model, equal to the full one with the removed heads and neurons gated to zero."""
+"""cut(): a really smaller model, whose sublayers have the units and the corrected matrices of their rungs."""
+
+from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from compress.importance import Importance
-from models.architecture import Architecture, LayerShape
+from compress.ladder import Ladder, Rung, columns_of
+from compress.statistics import output_matrix, sublayer_names
+from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import NoEffectError
 
 
-def kept_units(importance: Importance, shape: Architecture) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return, by layer, which heads and which neurons stay: the most important, in their old order."""
-    heads = [
-        np.sort(np.argsort(-w, kind="stable")[: s.heads]) for w, s in zip(importance.heads, shape.layers, strict=True)
-    ]
-    neurons = [
-        np.sort(np.argsort(-w, kind="stable")[: s.ffn]) for w, s in zip(importance.neurons, shape.layers, strict=True)
-    ]
-    return heads, neurons
+def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
+    """Return a sublayer with the units `kept` only, its output matrix as it is."""
+    matrix = output_matrix(model, name)
+    assert matrix is not None, f"{name} is dropped already"
+    size = model.architecture.head_size if name.endswith("attention") else 1
+    kept = np.sort(kept)
+    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], matrix.bias.detach(), float("nan"))
 
 
-def cut(model: Classifier, heads: list[np.ndarray], neurons: list[np.ndarray]) -> Classifier:
-    """Return a new classifier with only the given heads and neurons of each layer; `model` stays as it is.
+def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str, Rung]:
+    """Return the rung of each sublayer that has the width of `shape`."""
+    widths = {f"{i}.attention": layer.heads for i, layer in enumerate(shape.layers)}
+    widths |= {f"{i}.ffn": layer.ffn for i, layer in enumerate(shape.layers)}
+    return {name: ladder[widths[name]] for name, ladder in ladders.items()}
+
+
+def cut(model: Classifier, rungs: Mapping[str, Rung]) -> Classifier:
+    """Return a new classifier whose sublayers are as `rungs` says, the others as they are; `model` stays as it is.
 
     Raises:
         NoEffectError: everything was to be kept.
     """
     shape = model.architecture
-    smaller = shape.with_layers([(len(h), len(n)) for h, n in zip(heads, neurons, strict=True)])
+    widths = [[layer.heads, layer.ffn] for layer in shape.layers]
+    for name, rung in rungs.items():
+        index, kind = name.split(".")
+        widths[int(index)][kind == "ffn"] = len(rung.kept)
+    smaller = shape.with_layers([(heads, ffn) for heads, ffn in widths])
     if smaller == shape:
         raise NoEffectError(f"nothing to cut: {shape.summary()} is what was asked for; ask for a larger speed-up")
     state = dict(model.state_dict())
-    for index, layer in enumerate(smaller.layers):
-        name = f"encoder.layers.{index}"
-        _cut_attention(state, f"{name}.attention", shape, heads[index], layer)
-        _cut_ffn(state, f"{name}.ffn", neurons[index], layer)
+    for name in sublayer_names(len(shape.layers)):
+        if name in rungs and output_matrix(model, name) is not None:
+            _replace(state, name, shape.head_size, rungs[name])
     result = Classifier(smaller, model.labels)
     result.load_state_dict(state)
     return result.eval()
 
 
-def _cut_attention(
-    state: dict[str, Tensor], name: str, shape: Architecture, kept: np.ndarray, layer: LayerShape
-) -> None:
-    if f"{name}.qkv.weight" not in state:
+def _replace(state: dict[str, Tensor], name: str, head_size: int, rung: Rung) -> None:
+    """Exchange the tensors of one sublayer for those of its rung."""
+    ours = f"encoder.layers.{name}"
+    attention = name.endswith("attention")
+    into, out = (f"{ours}.qkv", f"{ours}.output") if attention else (f"{ours}.rise", f"{ours}.fall")
+    weight, bias = state.pop(f"{into}.weight"), state.pop(f"{into}.bias")
+    del state[f"{out}.weight"], state[f"{out}.bias"]
+    if not len(rung.kept):
+        state[f"{ours}.bias"] = rung.bias
         return
-    columns = torch.from_numpy((kept[:, None] * shape.head_size + np.arange(shape.head_size)).reshape(-1)).long()
-    weight, bias = state.pop(f"{name}.qkv.weight"), state.pop(f"{name}.qkv.bias")
-    output, output_bias = state.pop(f"{name}.output.weight"), state.pop(f"{name}.output.bias")
-    if not layer.heads:
-        state[f"{name}.bias"] = output_bias
-        return
-    state[f"{name}.qkv.weight"] = torch.cat([part[columns] for part in weight.chunk(3)])
-    state[f"{name}.qkv.bias"] = torch.cat([part[columns] for part in bias.chunk(3)])
-    state[f"{name}.output.weight"], state[f"{name}.output.bias"] = output[:, columns], output_bias
-
-
-def _cut_ffn(state: dict[str, Tensor], name: str, kept: np.ndarray, layer: LayerShape) -> None:
-    if f"{name}.rise.weight" not in state:
-        return
-    rows = torch.from_numpy(kept).long()
-    rise, rise_bias = state.pop(f"{name}.rise.weight"), state.pop(f"{name}.rise.bias")
-    fall, fall_bias = state.pop(f"{name}.fall.weight"), state.pop(f"{name}.fall.bias")
-    if not layer.ffn:
-        state[f"{name}.bias"] = fall_bias
-        return
-    state[f"{name}.rise.weight"], state[f"{name}.rise.bias"] = rise[rows], rise_bias[rows]
-    state[f"{name}.fall.weight"], state[f"{name}.fall.bias"] = fall[:, rows], fall_bias
+    rows = columns_of(rung.kept, head_size if attention else 1)
+    parts = 3 if attention else 1  # query, key and value are one matrix
+    state[f"{into}.weight"] = torch.cat([part[rows] for part in weight.chunk(parts)])
+    state[f"{into}.bias"] = torch.cat([part[rows] for part in bias.chunk(parts)])
+    state[f"{out}.weight"], state[f"{out}.bias"] = rung.weight, rung.bias

@@ -49,23 +49,15 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
     assert code == 0
     assert 0 <= tuned["accuracy"] <= 1
     compress = (
-        "compress",
-        tuned["folder"],
-        "--train",
-        data,
-        "--speedup",
-        3,
-        "--tolerance",
-        0.9,
-        "--epochs",
-        1,
-        "--store",
-        store,
-    )
+        "compress", tuned["folder"], "--train", data, "--validation", data, "--size-mb", 0.3, "--tolerance", 0.05,
+        "--epochs", 1, "--max-loss", 100, "--weak-teacher", "--store", store, "--out", tmp_path / "out",
+    )  # fmt: skip
     code, made_bundle, err = run(capsys, monkeypatch, *compress)
     assert code == 0, err
     stages = [step.stage for step in ModelFolder.open(Path(made_bundle["folder"])).manifest.lineage]
-    assert stages == ["finetune", "prune", "heal", "bundle"]
+    assert stages == ["finetune", "trim", "prune", "heal", "bundle"]
+    assert {"loss_interval", "loss_is_inside", "speedup", "p50_ms", "bytes", "architecture"} <= made_bundle.keys()
+    assert (Path(made_bundle["report"]) / "pareto.svg").stat().st_size > 1000
     code, again, _ = run(capsys, monkeypatch, *compress)
     assert (code, again["reused"], again["id"]) == (0, True, made_bundle["id"])
     code, found, _ = run(capsys, monkeypatch, "evaluate", made_bundle["folder"], "--data", data)
@@ -83,7 +75,18 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
         (("evaluate", "{bundle}", "--data", "{other}"), "'neutral' is unknown"),
         (("evaluate", "{bundle}", "--data", "{unlabelled}"), "label"),
         (("compress", "{bundle}", "--train", "{data}"), "wanted a classifier folder"),
-        (("compress", "{classifier}", "--train", "{data}", "--speedup", "0.5"), "speedup"),
+        (("compress", "{empty}", "--train", "{data}"), "no config.json"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "0.5"), "speed-up of 0.5"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "2", "--size-mb", "3"), "wanted one target"),
+        (("compress", "{classifier}", "--train", "{data}", "--family", "2,many"), "--family"),
+        (("compress", "{classifier}", "--train", "{data}", "--size-mb", "0"), "wanted more than 0"),
+        (("compress", "{classifier}", "--train", "{data}", "--max-loss", "-1"), "--max-loss"),
+        (("compress", "{classifier}", "--train", "{data}", "--mode", "quick"), "--mode"),
+        (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--epochs", "2"), "trains nothing"),
+        (
+            ("compress", "{classifier}", "--train", "{other}", "--validation", "{data}"),
+            "'neutral' is not the model's",
+        ),
         (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
         (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),
         (("publish", "{classifier}"), "not a bundle"),

@@ -4,12 +4,12 @@ import json
 import numpy as np
 import pytest
 import torch
+from cutting import cut_units
 from tiny import TINY_FAMILIES, make_tiny_family, tiny_texts
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
 
 from compress.importance import open_gates
 from compress.quantize import quantize_dynamic_int8
-from compress.surgery import cut
 from export.graph import check_fused
 from export.onnx import to_onnx
 from models.architecture import Architecture
@@ -147,7 +147,7 @@ def test_surgery_equals_the_gated_model(tmp_path, family):
     for gate, some in zip((*gates.heads, *gates.neurons), (*kept[0], *kept[1]), strict=True):
         gate.zero_()
         gate[:, torch.from_numpy(some).long()] = 1
-    assert torch.allclose(cut(model, *kept)(batch)[0], model(batch, gates)[0], atol=1e-5)
+    assert torch.allclose(cut_units(model, *kept)(batch)[0], model(batch, gates)[0], atol=1e-5)
 
 
 @torch.no_grad()
@@ -278,7 +278,7 @@ def test_onnx_equals_torch(tmp_path, family, pair, pruned):
     make_tiny_family(tmp_path, family)
     model = load_checkpoint(tmp_path)
     if pruned:
-        model = cut(
+        model = cut_units(
             model, [np.array([1, 3]), np.array([], dtype=int)], [np.array([], dtype=int), np.arange(0, 96, 2)]
         )
     to_onnx(model, tmp_path / "fp32.onnx", pair)

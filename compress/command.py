@@ -1,0 +1,139 @@
+"""The verb `prunella compress`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from models.console import STORE, Out, Store, finish, need
+from models.errors import InputError
+
+if TYPE_CHECKING:
+    from compress.pipeline import CompressConfig
+    from compress.target import Target
+
+MODES = {  # epochs and minutes of healing; None: nothing is trained
+    "instant": None,
+    "standard": (10, 40.0),
+    "max": (40, None),
+}
+
+
+def compress(
+    model: Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")],
+    train: Annotated[str, typer.Option(help="texts to learn from: CSV, TSV, JSONL, Parquet; labels are not needed")],
+    validation: Annotated[
+        str | None, typer.Option(help="labelled rows as they are served: timed and judged on; default: a tenth")
+    ] = None,
+    texts: Annotated[str | None, typer.Option(help="more texts to learn from; the full model labels them")] = None,
+    speedup: Annotated[float | None, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds a text, one thread, instead")] = None,
+    size_mb: Annotated[float | None, typer.Option(help="megabytes with the tokenizer, instead")] = None,
+    family: Annotated[
+        str | None, typer.Option(help="several speed-ups from one run, such as 1.5,2,3,4,6,8,12")
+    ] = None,
+    max_loss: Annotated[float, typer.Option(help="points of accuracy that may be lost")] = 1.0,
+    mode: Annotated[str, typer.Option(help="instant (no training), standard (within the hour) or max")] = "standard",
+    epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
+    minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
+    tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
+    trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
+    weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than its commonest label")] = False,
+    seed: int = 0,
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
+
+    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss.
+    """
+    need("torch", "train")
+    from compress.family import Judge, pick, summary, write_family
+    from compress.pipeline import compress_to, prepare
+    from compress.source import Inputs, check_inputs, open_source
+    from models.data.texts import Texts, read_texts
+    from models.folder import identity
+
+    targets = read_targets(speedup, latency_ms, size_mb, family)
+    if max_loss < 0:
+        raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
+    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate}
+    config = make_config(mode, healing, {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed})
+    rows = read_texts(train)
+    rows, held_out = (rows, read_texts(validation)) if validation else rows.split(0.1, seed)
+    if texts:
+        rows = Texts([*rows.rows, *read_texts(texts).rows], None, f"{train} and {texts}")
+    inputs = Inputs(open_source(model, store), rows, held_out)
+    check_inputs(inputs, weak_teacher)
+    ready = prepare(inputs, config, store)
+    judge = Judge(ready)
+    made = [compress_to(target, ready, config, store) for target in targets]
+    points = [judge.point(m.folder, t, tolerance) for m, t in zip(made, targets, strict=True)]
+    report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
+    write_family(points, None, max_loss, report)
+    picked = pick(points, max_loss)
+    write_family(points, picked, max_loss, report)
+    more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points]} if family else {}
+    finish("compress", made[points.index(picked)], out, report=str(report), **more)
+
+
+def read_targets(
+    speedup: float | None, latency_ms: float | None, size_mb: float | None, family: str | None
+) -> "list[Target]":
+    """Return the targets in the flags; 4x where none is given.
+
+    Raises:
+        InputError: two contradict each other, or one is no target.
+    """
+    from compress.target import Target
+
+    given = {"--speedup": speedup, "--latency-ms": latency_ms, "--size-mb": size_mb, "--family": family}
+    named = [flag for flag, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise InputError(f"{' and '.join(named)} are given: wanted one target")
+    if family is not None:
+        try:
+            values = [float(part) for part in family.split(",")]
+        except ValueError:
+            raise InputError(f"--family is {family!r}: wanted speed-ups with commas between, such as 2,4,8") from None
+    else:
+        values = [speedup if speedup is not None else 4.0]
+    if latency_ms is not None or size_mb is not None:
+        kind: Literal["latency_ms", "size_mb"] = "size_mb" if latency_ms is None else "latency_ms"
+        value = size_mb if latency_ms is None else latency_ms
+        assert value is not None
+        if not value > 0:
+            raise InputError(f"{named[0]} is {value:g}: wanted more than 0")
+        return [Target(kind=kind, value=value)]
+    for value in values:
+        if not value > 1:
+            raise InputError(f"a speed-up of {value:g} was asked for: wanted more than 1")
+    return [Target(kind="speedup", value=value) for value in sorted(values)]
+
+
+def make_config(mode: str, healing: dict[str, float | None], settings: dict[str, Any]) -> "CompressConfig":
+    """Return the configuration of a mode.
+
+    Args:
+        mode: one of MODES.
+        healing: `epochs`, `minutes` and `learning_rate` of the healing; None: the mode's own.
+        settings: further fields of the configuration.
+    """
+    from compress.analysis import AnalysisConfig
+    from compress.distill import DistillConfig
+    from compress.pipeline import CompressConfig
+
+    if mode not in MODES:
+        raise InputError(f"--mode is {mode!r}: there are {', '.join(MODES)}")
+    told, given = MODES[mode], {name: value for name, value in healing.items() if value is not None}
+    if told is None:
+        if given:
+            raise InputError(f"--mode instant trains nothing: leave out {', '.join(given)}")
+        return CompressConfig(heal=None, analysis=AnalysisConfig(texts=1024, cost_texts=128), **settings)
+    epochs, minutes = told
+    heal = {
+        "minutes": given.pop("minutes", minutes),
+        "training": DistillConfig().training.model_dump() | {"epochs": epochs, "seed": settings["seed"]} | given,
+    }
+    return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

@@ -1,0 +1,195 @@
+"""Points of one model at several targets: each judged on the same rows, the fastest inside the loss picked.
+
+Judging and picking use the validation rows, which the shapes saw the lengths of and nothing else; test rows are for
+`prunella bench`, once.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.accuracy import Difference, Indices, compare
+from bench.evaluate import bundle_logits
+from compress.clock import Measured
+from compress.pipeline import Prepared, open_clock
+from compress.target import Target
+from models import task as task_file
+from models.atomic import write_text
+from models.checkpoint import load_checkpoint
+from models.errors import CheckError, TargetError
+from models.folder import REPORT, ModelFolder
+from models.record import Record
+from models.task import Task
+from models.tokens import Tokenizer
+from models.train.predict import predict
+from service.bundle import Bundle
+
+JUDGED_ROUNDS = 31  # a shape is found by a few, and judged by many
+
+
+class Point(Record):
+    """A bundle, and what it is."""
+
+    target: Target
+    folder: str
+    id: str
+    architecture: str
+    measured: Measured
+    accuracy: float
+    reference_accuracy: float
+    difference: Difference
+
+    def sureness(self, max_loss: float) -> str:
+        """Return how sure it is that the loss is inside: `sure`, `likely`, `doubtful`, or `outside`."""
+        low, high = self.difference.loss_interval
+        if high <= max_loss:
+            return "sure"
+        if self.difference.loss_points <= max_loss:
+            return "likely"
+        return "doubtful" if low <= max_loss else "outside"
+
+
+class Judge:
+    """Compares bundles with the model that they came from: answers on the validation rows, and time."""
+
+    def __init__(self, ready: Prepared) -> None:
+        inputs, path = ready.inputs, ready.inputs.source.path
+        task = Task.read(path / task_file.FILE)
+        tokenizer = Tokenizer.open(path, task.max_tokens)
+        self._rows, self._truth = inputs.validation.rows, inputs.validation.targets(task)
+        encoded = tokenizer.encode(self._rows)
+        self._reference: Indices = predict(load_checkpoint(path), encoded, tokenizer).argmax(1)
+        base = Tokenizer.open(ready.base.path, task.max_tokens)
+        self._clock = open_clock(ready, base, task.pair)  # every bundle has the base's tokenizer
+
+    def point(self, folder: ModelFolder, target: Target, tolerance: float) -> Point:
+        """Judge a bundle.
+
+        Raises:
+            TargetError: it is slower than the model it came from, or misses its target in the form that is served.
+        """
+        bundle = Bundle.open(folder.path)
+        variant = bundle.info.default["cpu"]
+        answers = bundle_logits(folder.path, self._rows).argmax(1)
+        measured = self._clock.time(bundle.onnx_path(variant), bundle.served_bytes(variant), JUDGED_ROUNDS)
+        reached = target.reached(measured)
+        if measured.speedup <= 1:
+            raise TargetError(
+                f"{folder.path} is {measured.speedup:.2f}x as fast as the model it came from: not shipped"
+            )
+        if abs(reached - 1) > tolerance:
+            raise TargetError(
+                f"{folder.path} has {target.told(measured)}, {target.told()} within {tolerance:.0%} was asked for: a "
+                "busy machine? Run the same command again, or allow a larger --tolerance"
+            )
+        truth = self._truth.astype(np.int64)
+        return Point(
+            target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
+            measured=measured, accuracy=float((answers == truth).mean()),
+            reference_accuracy=float((self._reference == truth).mean()),
+            difference=compare(truth, self._reference, answers),
+        )  # fmt: skip
+
+
+def pick(points: Sequence[Point], max_loss: float) -> Point:
+    """Return the fastest point whose loss is inside `max_loss`, in points.
+
+    Raises:
+        TargetError: there is none; says what there is.
+    """
+    inside = [p for p in points if p.sureness(max_loss) in ("sure", "likely")]
+    if inside:
+        return max(inside, key=lambda p: p.measured.speedup)
+    nearest = sorted(points, key=lambda p: p.difference.loss_points)[:3]
+    told = "; ".join(
+        f"{p.target.told(p.measured)} loses {p.difference.loss_points:.2f} points "
+        f"[{p.difference.loss_interval[0]:.2f}, {p.difference.loss_interval[1]:.2f}] ({p.folder})"
+        for p in nearest
+    )
+    raise TargetError(
+        f"no point loses at most {max_loss:g} points: {told}. Ask for less speed, allow a larger --max-loss, give "
+        "more texts (--texts), or train longer (--mode max)"
+    )
+
+
+def summary(point: Point, max_loss: float) -> dict[str, Any]:
+    """Return the keys that the verb prints for a point, and that the bundle's report.json holds."""
+    return {
+        "accuracy": point.accuracy, "reference_accuracy": point.reference_accuracy,
+        "loss_points": _rounded(point.difference.loss_points),
+        "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
+        "loss_is_inside": point.sureness(max_loss), "max_loss": max_loss, "rows": point.difference.rows,
+        "speedup": {"ort_fp32": _rounded(point.measured.speedup)},
+        "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
+        "bytes": point.measured.bytes, "architecture": point.architecture,
+    }  # fmt: skip
+
+
+def write_family(points: Sequence[Point], picked: Point | None, max_loss: float, folder: Path) -> None:
+    """Write family.json, family.md and pareto.svg into `folder`, and each bundle's summary into its report.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {"max_loss": max_loss, "picked": picked.id if picked else None, "points": [p.model_dump() for p in points]}
+    write_text(folder / "family.json", json.dumps(told, indent=2) + "\n")
+    write_text(folder / "family.md", family_table(points, picked, max_loss))
+    draw_pareto(points, picked, max_loss, folder / "pareto.svg")
+    for point in points:
+        if not Path(point.folder).is_dir():
+            raise CheckError(f"{point.folder} is gone: it was made by this run")
+        write_text(Path(point.folder) / REPORT, json.dumps(summary(point, max_loss), indent=2) + "\n")
+
+
+def family_table(points: Sequence[Point], picked: Point | None, max_loss: float) -> str:
+    """Return a Markdown table with a line for each point."""
+    lines = [
+        f"| asked | speed-up | ms a text | MB | accuracy | loss, points [95 %] | inside {max_loss:g} | heads/ffn |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
+    ]
+    for p in points:
+        lost, (low, high) = p.difference.loss_points, p.difference.loss_interval
+        mark = "**" if picked is not None and p.id == picked.id else ""
+        lines.append(
+            f"| {mark}{p.target.told()}{mark} | {p.measured.speedup:.2f}x | {p.measured.ours_ms:.2f} "
+            f"| {p.measured.bytes / 1e6:.1f} | {p.accuracy:.2%} | {lost:+.2f} [{low:+.2f}, {high:+.2f}] "
+            f"| {p.sureness(max_loss)} | {p.architecture.rsplit(' ffn ', 1)[-1].removeprefix('heads/')} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def draw_pareto(points: Sequence[Point], picked: Point | None, max_loss: float, path: Path) -> None:
+    """Draw accuracy over milliseconds a text, with each point's interval."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context({"svg.hashsalt": "prunella", "font.size": 9}):
+        figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+        axis = figure.subplots()
+        reference = points[0].reference_accuracy * 100
+        axis.axhline(
+            reference, color="0.4", linewidth=1, label=f"unpruned, fp32: {points[0].measured.reference_ms:.2f} ms"
+        )
+        axis.axhline(
+            reference - max_loss, color="0.4", linewidth=1, linestyle=":", label=f"{max_loss:g} points below"
+        )
+        for p in points:
+            low, high = (reference - loss for loss in reversed(p.difference.loss_interval))
+            value = reference - p.difference.loss_points
+            chosen = picked is not None and p.id == picked.id
+            axis.errorbar(
+                p.measured.ours_ms, value, yerr=[[max(value - low, 0)], [max(high - value, 0)]], fmt="o", capsize=3,
+                color="tab:red" if chosen else "tab:blue",
+            )  # fmt: skip
+            axis.annotate(
+                f"{p.measured.speedup:.1f}x", (p.measured.ours_ms, value), (4, 4), textcoords="offset points"
+            )
+        axis.set_xlabel("milliseconds a text, one thread (median)")
+        axis.set_ylabel("accuracy on the validation rows, %")
+        axis.grid(alpha=0.3)
+        axis.legend()
+        figure.savefig(path, metadata={"Date": None})
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,79 @@
+"""refit(): least squares, sublayer by sublayer, towards the teacher's residual stream.
+
+A rung is corrected for the full model's inputs. In the smaller model its inputs are those of a smaller prefix: so
+each output matrix is solved once more, from the student's own inputs towards what the teacher's residual stream has
+after that sublayer (Park et al. 2024, "K-prune"). Errors do not add up; a dropped sublayer gets the best bias.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from compress.ladder import least_squares
+from compress.statistics import output_matrix, read_tokens, sublayer_names, with_one
+from models.classifier import Classifier, TensorBatch
+
+
+@torch.no_grad()
+def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatch]) -> None:
+    """Solve every output matrix and bias of `student` anew, in place, from the first sublayer to the last."""
+    ours = [student.encoder.embeddings(batch.ids, batch.types) for batch in batches]
+    theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
+    names = sublayer_names(len(student.architecture.layers))
+    for name in names:
+        last = name.startswith(f"{len(student.architecture.layers) - 1}.")
+        gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
+        for number, batch in enumerate(batches):
+            wanted, after = _stream(teacher, name, theirs[number], batch)
+            inputs = _inputs(student, name, ours[number], batch)
+            theirs[number] = after
+            missing = read_tokens(wanted - ours[number], batch.mask, last).double()
+            rows = with_one(read_tokens(inputs, batch.mask, last).double())
+            gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
+        _set(student, name, least_squares(gram, cross).float())
+        ours = [_stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+
+
+def _sublayer(model: Classifier, name: str) -> nn.Module:
+    return model.encoder.layers.get_submodule(name)
+
+
+def _stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+    """Return the residual stream before the sublayer's norm, and after it."""
+    sublayer, seen = _sublayer(model, name), list[Tensor]()
+    handle = sublayer.get_submodule("norm").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        after = _run(sublayer, name, hidden, batch)
+    finally:
+        handle.remove()
+    return seen[0], after
+
+
+def _inputs(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+    """Return what goes into the sublayer's output matrix, (batch, tokens, inputs); no inputs where it is dropped."""
+    matrix, seen = output_matrix(model, name), list[Tensor]()
+    if matrix is None:
+        return hidden[:, :, :0]
+    handle = matrix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        _run(_sublayer(model, name), name, hidden, batch)
+    finally:
+        handle.remove()
+    return seen[0]
+
+
+def _run(sublayer: nn.Module, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+    if name.endswith("ffn"):
+        return sublayer(hidden, None)
+    return sublayer(hidden, batch.mask[:, None, None, :].bool(), None)
+
+
+def _set(model: Classifier, name: str, found: Tensor) -> None:
+    """Write a solution (width, inputs + 1) into the sublayer."""
+    matrix = output_matrix(model, name)
+    if matrix is None:
+        _sublayer(model, name).get_parameter("bias").copy_(found[:, -1])
+        return
+    matrix.weight.copy_(found[:, :-1])
+    matrix.bias.copy_(found[:, -1])

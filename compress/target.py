@@ -1,0 +1,114 @@
+"""meet(): a target → the best architecture that reaches it, measured; the budget is corrected until it does."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from compress.budget import BudgetTable
+from compress.clock import Measured
+from compress.search import Frontier, choose
+from models.architecture import Architecture
+from models.errors import NoEffectError, TargetError
+from models.record import Record
+
+CORRECTIONS = 10
+
+
+class Target(Record):
+    """What is asked for: one of a speed-up over the unpruned model in fp32, milliseconds a text, or megabytes."""
+
+    kind: Literal["speedup", "latency_ms", "size_mb"]
+    value: float
+
+    def reached(self, found: Measured) -> float:
+        """Return how much of the target is reached: 1.0 is all of it, more is faster or smaller than asked."""
+        match self.kind:
+            case "speedup":
+                return found.speedup / self.value
+            case "latency_ms":
+                return self.value / found.ours_ms
+            case "size_mb":
+                return self.value * 1e6 / found.bytes
+
+    def budget(self, reference_ms: float) -> float:
+        """Return what the target allows, in the unit of the table: seconds a text, or bytes."""
+        match self.kind:
+            case "speedup":
+                return reference_ms / 1e3 / self.value
+            case "latency_ms":
+                return self.value / 1e3
+            case "size_mb":
+                return self.value * 1e6
+
+    def told(self, found: Measured | None = None) -> str:
+        """Return the target, or what was found of it, for people."""
+        value = self.value if found is None else self.value * self.reached(found)
+        match self.kind:
+            case "speedup":
+                return f"{value:.3g}x"
+            case "latency_ms":
+                return f"{value if found is None else found.ours_ms:.3g} ms"
+            case "size_mb":
+                return f"{value if found is None else found.bytes / 1e6:.3g} MB"
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What is searched: the full shape, and the frontier of what can be cut out of it."""
+
+    full: Architecture
+    frontier: Frontier
+    table: BudgetTable
+
+
+def meet(
+    target: Target, space: Space, reference_ms: float, measure: Callable[[Architecture], Measured], tolerance: float
+) -> tuple[Architecture, Measured]:
+    """Return the architecture whose measured figure is the target's, within the share `tolerance`.
+
+    The table predicts, the measurement decides: the budget is multiplied by the miss, and halved between the nearest
+    misses on both sides when that leaves their bracket.
+
+    Raises:
+        TargetError: no architecture is near enough; says what the nearest are.
+        NoEffectError: the full architecture is fast or small enough.
+    """
+    budget, low, high = target.budget(reference_ms), 0.0, float("inf")
+    tried: dict[Architecture, Measured] = {}
+    for _ in range(CORRECTIONS):
+        shape = choose(space.full, space.frontier, space.table, budget)
+        if shape is None:  # not even an encoder without sublayers
+            low, reached = max(low, budget), float("inf")
+        else:
+            if shape not in tried:
+                tried[shape] = measure(shape)
+                sys.stderr.write(f"prunella: {shape.summary()}: {target.told(tried[shape])} of {target.told()}\n")
+            reached = target.reached(tried[shape])
+            if abs(reached - 1) <= tolerance:
+                return _checked(target, space, shape, tried[shape])
+            if reached > 1 and shape == space.full:
+                break
+            low, high = (budget, high) if reached > 1 else (low, min(high, budget))
+        wanted = budget * min(reached, 2.0)
+        inside = low < wanted < high
+        budget = wanted if inside else (low + high) / 2
+    if space.full in tried and target.reached(tried[space.full]) > 1:
+        raise NoEffectError(
+            f"without a cut the model has {target.told(tried[space.full])}, {target.told()} was asked for: use "
+            "`prunella quantize`"
+        )
+    nearest = sorted(tried.items(), key=lambda item: abs(target.reached(item[1]) - 1))[:3]
+    told = "; ".join(f"{target.told(found)} ({shape.summary()})" for shape, found in nearest) or "none"
+    raise TargetError(
+        f"no shape is within {tolerance:.0%} of {target.told()}: the nearest measured are {told}; "
+        "ask for one of these, or allow a larger --tolerance"
+    )
+
+
+def _checked(target: Target, space: Space, shape: Architecture, found: Measured) -> tuple[Architecture, Measured]:
+    if shape == space.full:
+        raise NoEffectError(f"{target.told(found)} needs no cut: use `prunella quantize`")
+    if found.speedup <= 1:
+        raise TargetError(f"{shape.summary()} meets {target.told()} and is slower than the model it replaces")
+    return shape, found

@@ -1,0 +1,119 @@
+"""teach(): what the teacher says of every text, computed once and kept on disk: its logits and some hidden states.
+
+A student is much smaller than its teacher: with the teacher in the loop, most of a training step would be the
+teacher's. States are float16, text after text; a batch reads its own texts only, so memory stays small.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from models.atomic import write_text
+from models.classifier import Classifier, TensorBatch
+from models.processor import has_bf16
+from models.stage import scratch_folder
+from models.tokens import Encoded, Tokenizer
+from models.train.batches import length_batches
+
+LOGITS, STATES, INFO = "logits.bin", "states.bin", "teacher.json"
+KEEP_EVERY = 32  # batches between two notes of how far it is: a killed run goes on from there
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """Answers that were kept: logits (texts, labels), and states of some layers."""
+
+    folder: Path
+    layers: tuple[int, ...]  # whose output states are kept
+    width: int
+    starts: NDArray[np.int64]  # (texts + 1,), tokens before each text
+    logits: Tensor  # (texts, labels), float32
+
+    @classmethod
+    def open(cls, folder: Path, encoded: Sequence[Encoded]) -> "Teacher":
+        """Open the folder that `teach` made for these texts."""
+        told = json.loads((folder / INFO).read_text(encoding="utf-8"))
+        logits = np.fromfile(folder / LOGITS, dtype=np.float32).reshape(-1, told["labels"])
+        layers, width = tuple(told["layers"]), told["width"]
+        return cls(folder, layers, width, _starts(encoded), torch.from_numpy(logits))
+
+    def states(self, rows: Sequence[int], tokens: int) -> Tensor:
+        """Return the states (layers, rows, tokens, width) of texts, padded with zeros, float32."""
+        kept, size = len(self.layers), len(self.layers) * self.width
+        found = np.zeros((len(rows), tokens, kept, self.width), dtype=np.float16)
+        with (self.folder / STATES).open("rb", buffering=0) as file:
+            for place, row in enumerate(rows):
+                begin, end = int(self.starts[row]), int(self.starts[row + 1])
+                file.seek(begin * size * 2)
+                found[place, : end - begin] = np.frombuffer(file.read((end - begin) * size * 2), np.float16).reshape(
+                    -1, kept, self.width
+                )
+        return torch.from_numpy(found).permute(2, 0, 1, 3).float()
+
+
+@torch.inference_mode()
+def teach(
+    model: Classifier, encoded: Sequence[Encoded], tokenizer: Tokenizer, layers: Sequence[int], target: Path
+) -> None:
+    """Write the teacher's answers to the texts `encoded` into the folder `target`; goes on after a kill.
+
+    Args:
+        model: the teacher.
+        encoded: texts, in the order in which `Teacher` is asked for them.
+        tokenizer: pads them.
+        layers: whose output states are kept.
+        target: the folder of the stage; work is done in the scratch folder beside it.
+    """
+    scratch = scratch_folder(target)
+    scratch.mkdir(parents=True, exist_ok=True)
+    starts, width = _starts(encoded), model.architecture.width
+    plan = list(length_batches(encoded, 32, seed=0))
+    progress = scratch / "taught.json"
+    done = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else 0
+    with _writable(scratch / LOGITS) as logits, _writable(scratch / STATES) as states:
+        bar = tqdm(total=len(encoded), desc="the teacher answers", unit="text", file=sys.stderr)
+        for number, rows in enumerate(plan):
+            if number >= done:
+                batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]))
+                with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
+                    found, seen = model(batch)
+                kept = (
+                    torch.stack([seen[layer] for layer in layers], dim=2).half().numpy()
+                )  # (batch, tokens, kept, …)
+                for place, row in enumerate(rows):
+                    count = int(starts[row + 1] - starts[row])
+                    _put(states, int(starts[row]) * len(layers) * width * 2, kept[place, :count])
+                    _put(logits, row * model.labels * 4, found[place].float().numpy())
+            bar.update(len(rows))
+            if (number + 1) % KEEP_EVERY == 0 and number >= done:
+                os.fsync(states.fileno())
+                os.fsync(logits.fileno())
+                write_text(progress, str(number + 1))
+        bar.close()
+    for name in (LOGITS, STATES):
+        shutil.move(scratch / name, target / name)
+    told = {"labels": model.labels, "layers": list(layers), "width": width}
+    (target / INFO).write_text(json.dumps(told) + "\n", encoding="utf-8")
+
+
+def _starts(encoded: Sequence[Encoded]) -> NDArray[np.int64]:
+    return np.cumsum([0, *[len(e.ids) for e in encoded]], dtype=np.int64)
+
+
+def _writable(path: Path):  # type: ignore[no-untyped-def]  # a raw file
+    path.touch()
+    return path.open("r+b", buffering=0)
+
+
+def _put(file, place: int, array: NDArray[np.generic]) -> None:  # type: ignore[no-untyped-def]
+    os.pwrite(file.fileno(), np.ascontiguousarray(array).tobytes(), place)

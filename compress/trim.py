@@ -1,0 +1,70 @@
+"""trim_source(): the stage that drops the tokens which the domain's texts do not use, and says what that changes."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.source import Inputs
+from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
+from models import task as task_file
+from models import tokens
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.errors import DisagreementError
+from models.folder import REPORT
+from models.stage import Made, Stage, run_stage
+from models.task import Task
+from models.tokens import Row, Tokenizer
+from models.train.predict import predict
+
+VERSION = 1
+
+
+def trim_source(inputs: Inputs, store: Path) -> Made:
+    """Return the source with the tokens that the training texts use, a safe set, and `max_tokens` positions.
+
+    Its report.json says how many held-out texts are split otherwise, and how many answers that changes.
+
+    Raises:
+        DisagreementError: a training text is split otherwise than before.
+        NoEffectError: all tokens are used.
+    """
+    source = inputs.source
+
+    def make(target: Path) -> None:
+        task = Task.read(source.path / task_file.FILE)
+        before = Tokenizer.open(source.path, task.max_tokens)
+        used = {i for e in before.encode(inputs.train.rows) for i in e.ids}
+        trimmed = trim_tokenizer(read_tokenizer(source.path), used)
+        (target / tokens.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
+        full = load_checkpoint(source.path)
+        smaller = trim_model(full, trimmed.kept, task.max_tokens)
+        after = Tokenizer.open(target, task.max_tokens)
+        differ = _differ(before, after, trimmed.kept, inputs.train.rows)
+        if differ:
+            raise DisagreementError(f"{len(differ)} training texts are split otherwise by the trimmed tokenizer")
+        save_checkpoint(smaller, task, target)
+        task.write(target / task_file.FILE)
+        rows = inputs.validation.rows
+        changed = _differ(before, after, trimmed.kept, rows)
+        answers = [predict(m, t.encode(rows), t).argmax(1) for m, t in ((full, before), (smaller, after))]
+        told: dict[str, Any] = {
+            "tokens_before": full.architecture.vocabulary, "tokens": len(trimmed.kept), "held_out_texts": len(rows),
+            "held_out_split_otherwise": len(changed),
+            "held_out_answers_changed": int((answers[0] != answers[1]).sum()),
+        }  # fmt: skip
+        (target / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        sys.stderr.write(
+            f"prunella: {len(trimmed.kept)} of {full.architecture.vocabulary} tokens are kept; of {len(rows)} "
+            f"held-out texts {len(changed)} are split and {told['held_out_answers_changed']} answered otherwise\n"
+        )
+
+    return run_stage(Stage("trim", VERSION, {"texts": inputs.train.sha256}), [source], store, make)
+
+
+def _differ(before: Tokenizer, after: Tokenizer, kept: np.ndarray, rows: list[Row]) -> list[int]:
+    """Return the rows that the two tokenizers split otherwise; `kept` has the old id of each new one."""
+    pairs = zip(before.encode(rows), after.encode(rows), strict=True)
+    return [row for row, (old, new) in enumerate(pairs) if old.ids != kept[new.ids].tolist()]

@@ -1,0 +1,108 @@
+"""Trimmed tokenizers split covered texts as before, and say no new unknowns."""
+
+import json
+
+import numpy as np
+import pytest
+import tokenizers
+from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
+from tokenizers import models, pre_tokenizers, processors, trainers
+
+from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
+from models.checkpoint import load_checkpoint
+from models.errors import InputError, NoEffectError
+from models.tokens import Tokenizer
+from models.train.predict import predict
+
+COVERED = [row for (row,) in tiny_texts(6).rows]
+OTHERS = [row for (row,) in tiny_texts(64).rows] + ["weird zebra", "q", "lovely dreary scene", "très"]
+
+
+def unigram(folder):
+    backend = tokenizers.Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=120, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    backend.train_from_iterator(OTHERS * 5, trainer)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    folder.mkdir(exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(params=["bert", "roberta", "unigram"])
+def folder(request, tmp_path):
+    if request.param == "bert":
+        make_tiny_checkpoint(tmp_path)
+    elif request.param == "roberta":
+        make_tiny_family(tmp_path, "roberta")
+    else:
+        unigram(tmp_path)
+    return tmp_path
+
+
+def trimmed(folder, texts):
+    before = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    used = {i for text in texts for i in before.encode(text).ids}
+    found = trim_tokenizer(read_tokenizer(folder), used)
+    return before, tokenizers.Tokenizer.from_str(json.dumps(found.document)), found.kept
+
+
+def test_covered_texts_have_equal_tokens_and_mapped_ids(folder):
+    before, after, kept = trimmed(folder, COVERED)
+    assert after.get_vocab_size() == len(kept) < before.get_vocab_size()
+    for text in COVERED:
+        old, new = before.encode(text), after.encode(text)
+        assert old.tokens == new.tokens
+        assert old.ids == kept[new.ids].tolist()
+        assert old.type_ids == new.type_ids
+
+
+def test_nothing_becomes_unknown(folder):
+    before, after, _ = trimmed(folder, COVERED)
+    unknown = {"[UNK]", "<unk>"}
+    for text in OTHERS:
+        assert unknown.isdisjoint(after.encode(text).tokens) or not unknown.isdisjoint(before.encode(text).tokens), (
+            text
+        )
+
+
+def test_every_special_token_keeps_its_place_in_a_row(folder):
+    before, after, _ = trimmed(folder, COVERED)
+    for pair in ((COVERED[0], COVERED[1]), (OTHERS[-1], OTHERS[-2])):
+        old, new = before.encode(*pair), after.encode(*pair)
+        assert (old.tokens[0], old.tokens[-1]) == (new.tokens[0], new.tokens[-1])
+        assert old.special_tokens_mask.count(1) == new.special_tokens_mask.count(1)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+def test_the_trimmed_model_answers_covered_texts_as_before(tmp_path, family):
+    make_tiny_family(tmp_path, family)
+    before, model = Tokenizer.open(tmp_path, 24), load_checkpoint(tmp_path)
+    rows = [(text,) for text in COVERED]
+    used = {i for e in before.encode(rows) for i in e.ids}
+    found = trim_tokenizer(read_tokenizer(tmp_path), used)
+    smaller = trim_model(model, found.kept, 24)
+    assert smaller.architecture.vocabulary == len(found.kept)
+    assert smaller.architecture.positions == 24
+    (tmp_path / "tokenizer.json").write_text(json.dumps(found.document), encoding="utf-8")
+    after = Tokenizer.open(tmp_path, 24)
+    assert after.pad_id == smaller.architecture.pad_id
+    wanted = predict(model, before.encode(rows), before)
+    assert np.array_equal(predict(smaller, after.encode(rows), after), wanted)
+
+
+def test_a_tokenizer_whose_tokens_are_all_used_is_not_trimmed(tmp_path):
+    make_tiny_checkpoint(tmp_path)
+    model = load_checkpoint(tmp_path)
+    found = trim_tokenizer(read_tokenizer(tmp_path), range(model.architecture.vocabulary))
+    with pytest.raises(NoEffectError, match="nothing to trim"):
+        trim_model(model, found.kept, 24)
+
+
+def test_another_kind_of_tokenizer_is_refused(tmp_path):
+    make_tiny_checkpoint(tmp_path)
+    document = read_tokenizer(tmp_path)
+    document["model"]["type"] = "WordLevel"
+    with pytest.raises(InputError, match="WordLevel"):
+        trim_tokenizer(document, [0])
