@@ -19,9 +19,9 @@ PERCENTILE = 99.99
 class Histogram:
     """Counts of streamed values in equal bins over -reach … reach; bins are joined in pairs when a value lies beyond.
 
-    Each column of the values has a weight, its row's squared norm in the matrix that follows, so that `weighted` says
-    what an error in a value costs in the product: for errors that are independent of each other,
-    E‖(X - Q(X))W‖² = Σ_j E[(x_j - Q(x_j))²] · ‖W_j‖².
+    `weighted` says what an error in a value costs in the product with the matrix that follows. A column weighs as
+    much as its row in the matrix, a token as little as its product is large, for that is what its error is small
+    against: for independent errors, E[‖(x - Q(x))W‖² / ‖xW‖²] = E[Σ_j (x_j - Q(x_j))² ‖W_j‖² / ‖xW‖²].
     """
 
     def __init__(self, column_weights: Floats) -> None:
@@ -30,13 +30,13 @@ class Histogram:
         self.low, self.high, self.reach = 0.0, 0.0, 0.0
         self._column_weights = column_weights.astype(np.float64)
 
-    def add(self, values: Floats) -> None:
-        """Count values (rows, columns)."""
+    def add(self, values: Floats, row_weights: Floats) -> None:
+        """Count values (rows, columns); `row_weights` is (rows,)."""
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         self._widen(max(-self.low, self.high))
         bins = ((values + self.reach) * (BINS / 2 / self.reach)).astype(np.int64)
         bins = np.minimum(bins, BINS - 1).reshape(-1)
-        weights = np.broadcast_to(self._column_weights, values.shape).reshape(-1)
+        weights = np.outer(row_weights, self._column_weights).reshape(-1)
         self.counts += np.bincount(bins, minlength=BINS)
         self.weighted += np.bincount(bins, weights=weights, minlength=BINS)
 
@@ -65,9 +65,9 @@ def choose_range(histogram: Histogram, method: Method) -> Range:
 
 
 def product_error(histogram: Histogram, low: float, high: float) -> float:
-    """Return the summed squared error that rounding to 256 steps over low … high brings into the product."""
+    """Return the summed squared relative error that 256 steps over low … high bring into the product."""
     centers = histogram.centers()
-    rounded = Activation.of_range(low, high).quantized(centers.astype(np.float32))
+    rounded = Activation.of_range(low, high).rounded(centers.astype(np.float32))
     return float(histogram.weighted @ np.square(centers - rounded))
 
 

@@ -6,7 +6,7 @@ operator is in docs/log.md and docs/results/quantization.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,15 +18,16 @@ from models.architecture import Architecture, LayerShape
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """x · weight + bias: weight (inputs, outputs), bias (outputs,). `name` is its key in the scales."""
+    """(x · weight + bias) · gain: weight (inputs, outputs), bias and gain (outputs,); named as in Scales."""
 
     name: str
     weight: Floats
     bias: Floats
+    gain: Floats
 
     def columns(self, name: str, kept: slice) -> "Matrix":
         """Return some of its outputs as a matrix of its own."""
-        return Matrix(name, self.weight[:, kept], self.bias[kept])
+        return Matrix(name, self.weight[:, kept], self.bias[kept], self.gain[kept])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,8 @@ class Layers:
         first = self.graph.node("Gather", [hidden, "zero"], "first", axis=1) if last else hidden
         added = None
         if layer.heads:
-            qkv, kind = self._matrix(f"{module}.attention.qkv"), kinds.attention
+            kind = kinds.attention
+            qkv = self._qkv(f"{module}.attention", kind)
             if last:
                 mixed = self._mix_first(hidden, first, qkv, layer.heads, kind)
             else:
@@ -65,12 +67,12 @@ class Layers:
 
     def product(self, source: str, matrix: Matrix, name: str, kind: Kind) -> str:
         """Add x · W + b; float in, float out."""
+        bias = self._bias(matrix, kind)
         if kind == "fp32":
             weight = self.graph.weight(f"{matrix.name}.weight", matrix.weight)
             product = self.graph.node("MatMul", [source, weight], f"{name}.product")
-            return self.graph.node("Add", [product, self._bias(matrix, kind)], name)
+            return self.graph.node("Add", [product, bias], name)
         weight, columns = self._int8(matrix)
-        bias = self._bias(matrix, kind)
         if self.scales is None:
             return self.graph.node("DynamicQuantizeMatMul", [source, weight, columns, "", bias], name, FUSED)
         rounded, scale, zero = self._rounded(source, matrix, name)
@@ -106,11 +108,24 @@ class Layers:
         ends = [self.graph.weight(f"{module}.norm.{e}", self.state[f"{module}.norm.{e}"]) for e in ("weight", "bias")]
         return self.graph.node("LayerNormalization", [total, *ends], name, axis=-1, epsilon=self.shape.norm_epsilon)
 
-    def _matrix(self, module: str) -> Matrix:  # torch keeps (out, in), MatMul wants (in, out)
-        return Matrix(module, self.state[f"{module}.weight"].T, self.state[f"{module}.bias"])
+    def _matrix(self, module: str) -> Matrix:
+        weight, bias = self.state[f"{module}.weight"].T, self.state[f"{module}.bias"]  # torch keeps (out, in)
+        return Matrix(module, weight, bias, np.ones_like(bias))
+
+    def _qkv(self, module: str, kind: Kind) -> Matrix:
+        """Return the matrix of query, key and value, the values smoothed for the output matrix, which costs nothing.
+
+        Attention is linear in the values: it gives smoothed sums of smoothed values.
+        """
+        matrix = self._matrix(f"{module}.qkv")
+        smoothing = self.scales[f"{module}.output"].smoothing if kind == "int8" and self.scales else None
+        if smoothing is None:
+            return matrix
+        return replace(matrix, gain=np.concatenate([matrix.gain[: -len(smoothing)], smoothing]))
 
     def _int8(self, matrix: Matrix) -> tuple[str, str]:
-        values, scale = quantized_weight(matrix.weight, self.precision.weight_bits)
+        weight = matrix.weight if self.scales is None else self.scales[matrix.name].smoothed_weight(matrix.weight)
+        values, scale = quantized_weight(weight * matrix.gain, self.precision.weight_bits)
         return (
             self.graph.weight(f"{matrix.name}.weight.s8", values),
             self.graph.weight(f"{matrix.name}.weight.scale", scale),
@@ -121,7 +136,7 @@ class Layers:
         if kind == "int8" and self.scales is not None:
             correction = self.scales[matrix.name].correction
             bias = bias if correction is None else bias + correction
-        return self.graph.weight(f"{matrix.name}.bias", bias.astype(np.float32))
+        return self.graph.weight(f"{matrix.name}.bias", (bias * matrix.gain).astype(np.float32))
 
     def _rounded(self, source: str, matrix: Matrix, name: str) -> tuple[str, str, str]:
         """Add the u8 form of a matrix's input; returned with its scale and zero point."""
@@ -130,4 +145,7 @@ class Layers:
         activation = self.scales[matrix.name]
         scale = self.graph.weight(f"{matrix.name}.input.scale", np.float32(activation.scale))
         zero = self.graph.weight(f"{matrix.name}.input.zero", np.uint8(activation.zero_point))
+        if activation.smoothing is not None and not matrix.name.endswith(".attention.output"):
+            smoothing = self.graph.weight(f"{matrix.name}.smoothing", activation.smoothing)
+            source = self.graph.node("Mul", [source, smoothing], f"{name}.smoothed")
         return self.graph.node("QuantizeLinear", [source, scale, zero], f"{name}.u8"), scale, zero

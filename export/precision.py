@@ -46,13 +46,15 @@ class Precision(Record):
 
 @dataclass(frozen=True, slots=True)
 class Activation:
-    """How the input x of one matrix becomes u8: round(x / scale) + zero_point, cut to 0 … 255.
+    """How the input x of one matrix becomes u8: round(x * smoothing / scale) + zero_point, cut to 0 … 255.
 
+    `smoothing` (inputs,) brings columns of outliers nearer to the rest; the matrix's rows are divided by it.
     `correction` (outputs,) is added to the matrix's bias: what rounding took from its output on average.
     """
 
     scale: float
     zero_point: int
+    smoothing: Floats | None = None
     correction: Floats | None = None
 
     @classmethod
@@ -62,8 +64,21 @@ class Activation:
         scale = max(high - low, 1e-8) / 255.0
         return cls(float(np.float32(scale)), int(np.clip(round(-low / scale), 0, 255)))
 
-    def quantized(self, values: Floats) -> Floats:
-        """Return `values` after rounding, as floats: what the int8 product sees."""
+    @property
+    def range(self) -> tuple[float, float]:
+        """Lowest and highest value that are told apart."""
+        return -self.zero_point * self.scale, (255 - self.zero_point) * self.scale
+
+    def smoothed(self, values: Floats) -> Floats:
+        """Return values (rows, inputs) times `smoothing`: what is rounded."""
+        return values if self.smoothing is None else values * self.smoothing
+
+    def smoothed_weight(self, weight: Floats) -> Floats:
+        """Return the matrix (inputs, outputs) that takes smoothed values."""
+        return weight if self.smoothing is None else weight / self.smoothing[:, None]
+
+    def rounded(self, values: Floats) -> Floats:
+        """Return smoothed values after rounding, as floats: what the int8 product sees."""
         scale = np.float32(self.scale)
         steps = np.clip(np.rint(values / scale) + self.zero_point, 0, 255) - self.zero_point
         return np.asarray(steps * scale, dtype=np.float32)

@@ -15,10 +15,15 @@ def heavy():
 
 
 def streamed(values, matrix, parts=16):
+    """Count values in parts; each token's weight is 1 / ‖its product‖²."""
     histogram = Histogram((matrix**2).sum(1))
     for part in np.array_split(values, parts):
-        histogram.add(part)
+        histogram.add(part, row_weights(part, matrix))
     return histogram
+
+
+def row_weights(values, matrix):
+    return 1 / np.maximum(((values @ matrix) ** 2).sum(1), 1e-12)
 
 
 def test_a_stream_is_counted_as_the_whole_is(heavy):
@@ -31,11 +36,14 @@ def test_a_stream_is_counted_as_the_whole_is(heavy):
         assert histogram.counts.sum() == array.size
         wanted = np.histogram(array, edges)[0].cumsum()  # a value on an edge may fall to either side
         assert np.abs(histogram.counts.cumsum() - wanted).max() <= 3
-        assert histogram.weighted.sum() == pytest.approx(((matrix**2).sum(1) * len(array)).sum())
+        assert histogram.weighted.sum() == pytest.approx(
+            (matrix**2).sum() * row_weights(array, matrix).sum(), rel=1e-4
+        )
 
 
 def true_error(values, matrix, ends):
-    return float(np.square((values - Activation.of_range(*ends).quantized(values)) @ matrix).sum())
+    error = np.square((values - Activation.of_range(*ends).rounded(values)) @ matrix).sum(1)
+    return float((error * row_weights(values, matrix)).sum())
 
 
 def test_the_predicted_error_is_the_error_of_the_product(heavy):

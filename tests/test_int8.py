@@ -1,13 +1,15 @@
 import itertools
+from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from compress.calibrate import TextBatches, calibrate
 from compress.histogram import METHODS
 from compress.surgery import cut
-from export.graph import check_fused
+from export.graph import check_fused, running_operators
 from export.onnx import to_onnx, write_int8
 from export.precision import LayerPrecision, Precision, quantized_weight
 from models.checkpoint import load_checkpoint
@@ -35,8 +37,8 @@ class Tiny:
         self.encoded = self.tokenizer.encode(tiny_texts(24, pair).rows)
         self.wanted = predict(self.model, self.encoded, self.tokenizer)
 
-    def scales(self, method="error"):
-        return calibrate(self.model, TextBatches(self.encoded, self.tokenizer), method)
+    def scales(self, method="error", smooth=True):
+        return calibrate(self.model, TextBatches(self.encoded, self.tokenizer), method, smooth=smooth)
 
     def alone(self, path):
         session = open_session(path)
@@ -103,25 +105,60 @@ def test_every_way_to_cut_ranges_gives_a_working_model(tiny, tmp_path, method):
     assert np.abs(tiny.alone(tmp_path / "static.onnx") - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
 
 
-def test_the_correction_is_the_mean_error_of_the_rounded_product(tiny):
-    scales = tiny.scales("minmax")
-    found = {}
-
-    def keep(module, inputs):
-        found.setdefault("x", []).append(inputs[0][0].numpy())  # (tokens, inputs), one text a batch: no padding
-
-    linear = tiny.model.encoder.layers[0].ffn.rise
-    handle = linear.register_forward_pre_hook(keep)
+def inputs_of(tiny, linear):
+    """Return what a linear module reads, (tokens, inputs), one text a batch: no padding."""
+    found = []
+    handle = linear.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0][0].numpy()))
     for e in tiny.encoded:
         predict(tiny.model, [e], tiny.tokenizer)
     handle.remove()
-    x, weight = np.concatenate(found["x"]).astype(np.float64), linear.weight.detach().numpy().T
-    rounded, scale = quantized_weight(weight, 8)
+    return np.concatenate(found)
+
+
+def test_the_correction_is_the_mean_error_of_the_rounded_product(tiny):
+    scales, linear = tiny.scales("minmax", smooth=False), tiny.model.encoder.layers[0].ffn.rise
+    x, weight = inputs_of(tiny, linear), linear.weight.detach().numpy().T
+    values, scale = quantized_weight(weight, 8)
     activation = scales["encoder.layers.0.ffn.rise"]
-    low, high = min(x.min(), 0), max(x.max(), 0)
-    assert activation.scale == pytest.approx((high - low) / 255, rel=1e-5)
-    error = x @ weight - activation.quantized(x.astype(np.float32)) @ (rounded * scale)
+    assert activation.scale == pytest.approx((max(x.max(), 0) - min(x.min(), 0)) / 255, rel=1e-5)
+    x = np.clip(x, *activation.range)  # the zero point is a whole number, so an end may lie half a step outside
+    error = x @ weight.astype(np.float64) - activation.rounded(x) @ (values * scale)
     assert np.allclose(activation.correction, error.mean(0), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory):
+    """Give a model whose activations have columns of outliers where the matrices read them."""
+    tiny = Tiny(tmp_path_factory.mktemp("outliers"))
+    with torch.no_grad():
+        for layer in tiny.model.encoder.layers:
+            layer.attention.norm.weight[3] = 60.0
+            layer.ffn.norm.weight[5] = 60.0
+            layer.ffn.rise.weight[7] *= 8
+            layer.attention.qkv.weight[-60] *= 12
+    tiny.wanted = predict(tiny.model, tiny.encoded, tiny.tokenizer)
+    return tiny
+
+
+def test_smoothing_is_used_where_outliers_are_and_makes_int8_truer(outliers, tmp_path):
+    errors = {}
+    for smooth in (True, False):
+        scales = outliers.scales(smooth=smooth)
+        assert smooth == any(a.smoothing is not None for a in scales.values())
+        write_int8(outliers.model, tmp_path / "int8.onnx", False, scales)
+        errors[smooth] = np.abs(outliers.alone(tmp_path / "int8.onnx") - outliers.wanted).mean()
+    assert errors[True] < 0.75 * errors[False]
+
+
+def test_smoothed_values_cost_no_operator(outliers, tmp_path):
+    plain, scales = tmp_path / "plain.onnx", outliers.scales()
+    output = "encoder.layers.0.attention.output"
+    assert scales[output].smoothing is not None
+    write_int8(outliers.model, plain, False, outliers.scales(smooth=False))
+    write_int8(outliers.model, tmp_path / "smooth.onnx", False, scales)
+    separate = sum(a.smoothing is not None and not n.endswith(".output") for n, a in scales.items())
+    more = running_operators(tmp_path / "smooth.onnx") - running_operators(plain)
+    assert more == Counter({"Mul": separate})
 
 
 def test_calibration_without_texts_is_refused(tiny):
