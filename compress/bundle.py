@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from compress.quantize import quantize_dynamic_int8, weight_bits
+from compress.calibrate import TextBatches, calibrate
+from compress.quantize import weight_bits
 from export.agreement import check_agreement
 from export.graph import check_fused
-from export.onnx import to_onnx
+from export.onnx import to_onnx, write_int8
+from export.precision import Precision
 from models import architecture, task, tokens
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
@@ -23,10 +25,11 @@ from service.bundle import BundleInfo, Golden, Variant
 from service.engine import run_session
 from service.runtime import open_session
 
-VERSION = 1
+VERSION = 2
 FP32_LIMIT = 1e-4  # |Δlogit| torch against ONNX fp32: rounding only
 INT8_LIMIT = 2.0  # far above what a working int8 graph shows: it catches broken ones; accuracy is judged by `bench`
 GOLDEN_ROWS = 8
+CALIBRATION_ROWS = 256
 
 
 def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> Made:
@@ -35,12 +38,12 @@ def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> 
     Args:
         source: a folder with weights.
         texts: rows on which the forms of the model are compared; the first few become the golden rows.
-        recipe: `dynamic` (int8 and fp32) or `fp32` only.
+        recipe: `static` or `dynamic` (int8 and fp32), or `fp32` only.
         store: where stages are kept.
     """
     rows = texts.rows[:64]
     bits = weight_bits()
-    settings = {"recipe": recipe, "rows": texts.sha256, "weight_bits": bits if recipe == "dynamic" else 32}
+    settings = {"recipe": recipe, "rows": texts.sha256, "weight_bits": bits if recipe != "fp32" else 32}
 
     def make(target: Path) -> None:
         asked = Task.read(source.path / task.FILE)
@@ -58,19 +61,19 @@ def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> 
             )
         }
         agreements = {"torch_fp32": check_agreement(wanted, _answers(fp32, rows, tokenizer), "ONNX fp32", FP32_LIMIT)}
-        check_fused(fp32, model.architecture, int8=False)
-        if recipe == "dynamic":
+        check_fused(fp32, model.architecture, Precision.all_fp32(model.architecture), static=False)
+        if recipe != "fp32":
             int8 = target / "onnx" / "cpu-int8.onnx"
-            scratch = target / "onnx" / "scratch.onnx"
-            to_onnx(model, scratch, asked.pair, int8_embeddings=True)
-            quantize_dynamic_int8(scratch, int8)
-            scratch.unlink()
-            check_fused(int8, model.architecture, int8=True)
+            precision = Precision.all_int8(model.architecture, bits)
+            encoded = tokenizer.encode(texts.rows[:CALIBRATION_ROWS])
+            scales = calibrate(model, TextBatches(encoded, tokenizer), bits=bits) if recipe == "static" else None
+            write_int8(model, int8, asked.pair, scales, precision)
+            check_fused(int8, model.architecture, precision, recipe == "static")
             agreements["fp32_int8"] = check_agreement(
                 wanted, _answers(int8, rows, tokenizer), "ONNX int8", INT8_LIMIT
             )
             variants["cpu-int8"] = Variant(
-                file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe="dynamic",
+                file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe=recipe,
                 weight_bits=bits, golden_tolerance=0.25,
             )  # fmt: skip
         _write_golden(target, rows[:GOLDEN_ROWS], variants, tokenizer)

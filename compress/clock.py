@@ -13,8 +13,10 @@ import numpy as np
 import onnxruntime as ort
 
 from bench.timing import interleave
-from compress.quantize import quantize_dynamic_int8
-from export.onnx import to_onnx
+from compress.calibrate import calibrate
+from compress.quantize import weight_bits
+from export.onnx import write_int8
+from export.precision import Precision
 from models.classifier import Classifier
 from models.record import Record
 from models.tokens import TokenBatch
@@ -33,12 +35,11 @@ class Measured(Record):
     bytes: int  # graph and tokenizer
 
 
-def served_graph(model: Classifier, path: Path, pair: bool) -> Path:
-    """Write `model` to `path` in the form that is served by default, and return the path."""
-    fp32 = path.with_suffix(".fp32.onnx")
-    to_onnx(model, fp32, pair, int8_embeddings=True)
-    quantize_dynamic_int8(fp32, path)
-    fp32.unlink()
+def served_graph(model: Classifier, path: Path, pair: bool, batches: Sequence[TokenBatch]) -> Path:
+    """Write `model` to `path` in the form that is served by default, calibrated on `batches`, and return the path."""
+    bits = weight_bits()
+    precision = Precision.all_int8(model.architecture, bits)
+    write_int8(model, path, pair, calibrate(model, batches, bits=bits), precision)
     return path
 
 
@@ -59,7 +60,7 @@ class Clock:
     def measure(self, model: Classifier, more_bytes: int) -> Measured:
         """Return the figures of a model; beside its graph it takes `more_bytes`, the tokenizer's."""
         with tempfile.TemporaryDirectory() as scratch:
-            path = served_graph(model, Path(scratch) / "model.onnx", self._pair)
+            path = served_graph(model, Path(scratch) / "model.onnx", self._pair, self._samples)
             return self.time(path, path.stat().st_size + more_bytes)
 
     def time(self, path: Path, size: int, rounds: int = ROUNDS) -> Measured:

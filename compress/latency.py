@@ -20,7 +20,7 @@ from models.tokens import TokenBatch
 from service.engine import run_session
 from service.runtime import open_session
 
-VERSION = 2
+VERSION = 3
 FILE = "latency.json"
 COPIES = 3  # of the sublayer in a timed graph: its time is a difference, divided by this
 TIMED_SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # the others lie between: time is a straight line in the width
@@ -81,7 +81,7 @@ def _time(
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
             path = Path(scratch) / f"{name.replace(':', '-')}.onnx"
-            session = open_session(served_graph(Classifier(small.with_layers(plan), 2), path, pair=False))
+            session = open_session(served_graph(Classifier(small.with_layers(plan), 2).eval(), path, False, batches))
             calls[name] = lambda s=session: [run_session(s, one) for one in batches]
         return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
 

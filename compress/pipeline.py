@@ -15,7 +15,7 @@ from pydantic import Field
 
 from compress.analysis import Analysis, AnalysisConfig, analyse
 from compress.budget import size_table
-from compress.bundle import make_bundle
+from compress.bundle import CALIBRATION_ROWS, make_bundle
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job
 from compress.distill import DistillConfig, Lessons, distill
@@ -33,6 +33,7 @@ from models import tokens
 from models.architecture import Architecture
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier
+from models.data.texts import Texts
 from models.errors import NoEffectError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -110,7 +111,7 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
         student = run_stage(
             stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
         )
-    return make_bundle(student.folder, ready.inputs.train, "dynamic", store)
+    return make_bundle(student.folder, _served_like(ready, config), "static", store)
 
 
 def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
@@ -201,6 +202,13 @@ def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
     chosen = [rows[int(order[place])] for place in places]
     reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
     return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
+
+
+def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
+    """Return training texts as long as those that are served: scales are taken from the first of them."""
+    tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
+    train, served = (_lengths(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
+    return ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS, config.seed))
 
 
 def _lengths(encoded: list[Encoded]) -> list[int]:

@@ -1,6 +1,7 @@
 """quantize_dynamic_int8(): fp32 graph → int8 weights, activations quantized as they come."""
 
 from pathlib import Path
+from typing import Literal
 
 import onnx
 from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -10,7 +11,7 @@ from export.stock import quiet
 from models.processor import has_vnni
 
 
-def weight_bits() -> int:
+def weight_bits() -> Literal[7, 8]:
     """Return 8 where the processor has VNNI, else 7: AVX2's int8 product saturates on full-range weights."""
     return 8 if has_vnni() else 7
 

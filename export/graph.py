@@ -7,8 +7,15 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
+from export.precision import Precision
 from models.architecture import Architecture
 from models.errors import CheckError
+
+COUNTED = (
+    "QAttention", "Attention", "MultiHeadAttention", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Gelu",
+    "BiasGelu", "LayerNormalization",
+    "SkipLayerNormalization",  # never: it is what an optimizer makes of our faster pair where it finds it
+)  # fmt: skip
 
 
 def running_operators(path: Path) -> Counter[str]:
@@ -22,23 +29,32 @@ def running_operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in optimized.graph.node)
 
 
-def check_fused(path: Path, shape: Architecture, int8: bool) -> Counter[str]:
+def expected_operators(shape: Architecture, precision: Precision, static: bool) -> Counter[str]:
+    """Return how often each fused and each int8 operator must run in a graph of `export.onnx`."""
+    found: Counter[str] = Counter({"LayerNormalization": 1 + 2 * len(shape.layers)})
+    found["Gelu"] += shape.head_activation == "gelu"
+    product = "MatMulIntegerToFloat" if static else "DynamicQuantizeMatMul"
+    for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
+        last = index == len(shape.layers) - 1
+        if layer.heads:
+            fused = "QAttention" if kinds.attention == "int8" else "Attention"
+            found["MultiHeadAttention" if last else fused] += 1
+            if kinds.attention == "int8":
+                found[product] += 3 if last else 1  # the last layer's query stands apart from its keys and values
+        if layer.ffn:
+            found["Gelu" if kinds.ffn == "int8" else "BiasGelu"] += 1
+            found[product] += 2 * (kinds.ffn == "int8")
+    return found
+
+
+def check_fused(path: Path, shape: Architecture, precision: Precision, static: bool) -> Counter[str]:
     """Return the operators that run.
 
     Raises:
-        CheckError: a fused or an int8 operator does not stand there as often as the architecture says.
+        CheckError: a fused or an int8 operator does not stand there as often as architecture and precision say.
     """
-    heads = sum(layer.heads > 0 for layer in shape.layers)
-    ffns = sum(layer.ffn > 0 for layer in shape.layers)
-    expected = {
-        "QAttention" if int8 else "Attention": heads,
-        "SkipLayerNormalization": heads + ffns,
-        "BiasGelu": ffns,
-    }
-    if int8:
-        expected |= {"DynamicQuantizeMatMul": heads + 2 * ffns}
-    found = running_operators(path)
-    wrong = {name: (found[name], count) for name, count in expected.items() if found[name] != count}
+    expected, found = expected_operators(shape, precision, static), running_operators(path)
+    wrong = {name: (found[name], expected[name]) for name in COUNTED if found[name] != expected[name]}
     if wrong:
         told = ", ".join(f"{name}: {have} run, {want} wanted" for name, (have, want) in wrong.items())
         raise CheckError(f"{path.name} is not the graph it should be ({told}): it would be slow or not int8")

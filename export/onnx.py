@@ -1,48 +1,32 @@
-"""to_onnx(): Classifier → ONNX, written with ONNX Runtime's fused operators directly.
+"""to_onnx() and write_int8(): Classifier → ONNX, written with ONNX Runtime's fused operators directly.
 
-Exporting a traced graph and letting an optimizer find the patterns again is a lottery that loses silently; writing
-the fused operators (Attention, SkipLayerNormalization, BiasGelu of com.microsoft) cannot. `export.graph` still counts
-them in the session that runs. The last layer's output is computed for the first token only: no other feeds the head.
+Exporting a traced graph and letting an optimizer find the patterns again is a lottery that loses silently, and so is
+quantizing such a graph with ONNX Runtime's tools; writing the fused and the int8 operators cannot. `export.graph`
+still counts them in the session that runs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from export.layers import Layers
+from export.nodes import FUSED, INPUTS, Graph
+from export.precision import Precision, Scales
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import InputError
 
-OPSET = 18
-FUSED = "com.microsoft"
 PROJECTION = "encoder.embeddings.project"
 # never quantized: no time in them, and answers are made in the head; ELECTRA's projection is where texts come in
 HEAD_NODES = ("head.dense", "head.out", PROJECTION)
 
 
-class _Graph:
-    """Nodes and weights in the order in which they were asked for."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def weight(self, name: str, array: NDArray[Any]) -> str:
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def node(self, operator: str, inputs: Sequence[str], name: str, domain: str = "", **attributes: Any) -> str:
-        self.nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
-        return name
-
-
 def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = False) -> None:
-    """Write `model` to `path`.
+    """Write `model` to `path` in fp32.
 
     Inputs: input_ids, attention_mask and, for pairs in a family that tells their texts apart, token_type_ids, all
     int64 (batch, tokens). Output: logits (batch, labels). With `int8_embeddings` the token table is int8 with one
@@ -51,6 +35,32 @@ def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = F
     Raises:
         InputError: the model is of a family that has no graph here.
     """
+    _write(model, path, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings)
+
+
+def write_int8(
+    model: Classifier, path: Path, pair: bool, scales: Scales | None, precision: Precision | None = None
+) -> None:
+    """Write `model` to `path` with int8 sublayers and an int8 token table; inputs and output are those of `to_onnx`.
+
+    Args:
+        model: in fp32; its weights are rounded here, one scale a column.
+        path: the file.
+        pair: whether a row is two texts.
+        scales: of the activations, fixed (`compress.calibrate`), so that batch mates never change an answer; None:
+            dynamic, one scale a batch, taken as it comes.
+        precision: of each sublayer; None: all int8 with weights of 8 bits.
+
+    Raises:
+        InputError: the model is of a family that has no graph here.
+    """
+    precision = precision or Precision.all_int8(model.architecture)
+    _write(model, path, pair, (precision, scales), int8_embeddings=True)
+
+
+def _write(
+    model: Classifier, path: Path, pair: bool, plan: tuple[Precision, Scales | None], int8_embeddings: bool
+) -> None:
     shape = model.architecture
     if shape.family == "modernbert":
         raise InputError(
@@ -59,26 +69,17 @@ def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = F
         )
     typed = pair and shape.token_types > 1
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    graph = _Graph()
+    graph = Graph()
     hidden = _embeddings(graph, state, shape, typed, int8_embeddings)
     graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+    layers = Layers(graph, state, shape, *plan)
     for index in range(len(shape.layers)):
-        hidden = _layer(graph, state, shape, index, hidden)
+        hidden = layers.write(index, hidden)
     _head(graph, state, shape, hidden)
-    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if typed else [])]
-    proto = helper.make_graph(
-        graph.nodes,
-        "prunella",
-        [helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"]) for name in inputs],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.labels])],
-        graph.weights,
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(FUSED, 1)]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(helper.make_model(proto, opset_imports=opsets, ir_version=9, producer_name="prunella"), str(path))
+    graph.save(path, INPUTS if typed else INPUTS[:2], model.labels)
 
 
-def _embeddings(graph: _Graph, state: dict[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
+def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
     ours = "encoder.embeddings"
     positions = state[f"{ours}.positions.weight"]
     if shape.token_types and not typed:
@@ -99,7 +100,7 @@ def _embeddings(graph: _Graph, state: dict[str, Any], shape: Architecture, typed
     return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
 
 
-def _words(graph: _Graph, table: NDArray[np.float32], int8: bool) -> str:
+def _words(graph: Graph, table: NDArray[np.float32], int8: bool) -> str:
     if not int8:
         return graph.node("Gather", [graph.weight("tokens", table), "input_ids"], "words")
     scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-8) / 127.0
@@ -110,46 +111,7 @@ def _words(graph: _Graph, table: NDArray[np.float32], int8: bool) -> str:
     return graph.node("Mul", [rows, scales], "words")
 
 
-def _layer(graph: _Graph, state: dict[str, Any], shape: Architecture, index: int, hidden: str) -> str:
-    ours, name = f"encoder.layers.{index}", f"layer{index}"
-    layer, last = shape.layers[index], index == len(shape.layers) - 1
-
-    def matrix(part: str) -> str:  # torch keeps (out, in), MatMul wants (in, out)
-        return graph.weight(f"{name}.{part}.weight", state[f"{ours}.{part}.weight"].T)
-
-    def vector(part: str) -> str:
-        return graph.weight(f"{name}.{part}", state[f"{ours}.{part}"])
-
-    mixed = None
-    if layer.heads:
-        inputs = [hidden, matrix("attention.qkv"), vector("attention.qkv.bias"), "mask"]
-        mixed = graph.node("Attention", inputs, f"{name}.attention", FUSED, num_heads=layer.heads)
-    if last:  # (batch, tokens, n) → (batch, 1, n)
-        hidden = graph.node("Gather", [hidden, "zero"], "first", axis=1)
-        mixed = graph.node("Gather", [mixed, "zero"], "first.mixed", axis=1) if mixed else None
-    if mixed:
-        mixed = graph.node("MatMul", [mixed, matrix("attention.output")], f"{name}.attention.output")
-    bias = vector("attention.output.bias" if layer.heads else "attention.bias")
-    hidden = _norm(graph, (hidden, mixed, bias), f"{name}.attention.norm", vector, shape.norm_epsilon)
-    inner = None
-    if layer.ffn:
-        inner = graph.node("MatMul", [hidden, matrix("ffn.rise")], f"{name}.ffn.rise")
-        inner = graph.node("BiasGelu", [inner, vector("ffn.rise.bias")], f"{name}.ffn.gelu", FUSED)
-        inner = graph.node("MatMul", [inner, matrix("ffn.fall")], f"{name}.ffn.fall")
-    bias = vector("ffn.fall.bias" if layer.ffn else "ffn.bias")
-    return _norm(graph, (hidden, inner, bias), f"{name}.ffn.norm", vector, shape.norm_epsilon)
-
-
-def _norm(graph: _Graph, parts: tuple[str, str | None, str], name: str, vector: Any, epsilon: float) -> str:
-    hidden, added, bias = parts
-    gamma, beta = (vector(f"{name.split('.', 1)[1]}.{end}") for end in ("weight", "bias"))
-    if added is None:  # a dropped sublayer
-        moved = graph.node("Add", [hidden, bias], f"{name}.moved")
-        return graph.node("LayerNormalization", [moved, gamma, beta], name, axis=-1, epsilon=epsilon)
-    return graph.node("SkipLayerNormalization", [added, hidden, gamma, beta, bias], name, FUSED, epsilon=epsilon)
-
-
-def _head(graph: _Graph, state: dict[str, Any], shape: Architecture, hidden: str) -> None:
+def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> None:
     first = graph.node("Squeeze", [hidden, graph.weight("one", np.array([1], dtype=np.int64))], "first.token")
     dense = _linear(graph, state, "head.dense", first, "head.biased")
     match shape.head_activation:
@@ -162,7 +124,7 @@ def _head(graph: _Graph, state: dict[str, Any], shape: Architecture, hidden: str
     _linear(graph, state, "head.out", bent, "logits")
 
 
-def _linear(graph: _Graph, state: dict[str, Any], module: str, hidden: str, result: str) -> str:
+def _linear(graph: Graph, state: Mapping[str, Any], module: str, hidden: str, result: str) -> str:
     weight = graph.weight(f"{module}.weight", state[f"{module}.weight"].T)
     product = graph.node("MatMul", [hidden, weight], module)
     return graph.node("Add", [product, graph.weight(f"{module}.bias", state[f"{module}.bias"])], result)

@@ -3,11 +3,10 @@ import pytest
 from cutting import cut_units
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.quantize import quantize_dynamic_int8
 from export.graph import check_fused
 from export.onnx import to_onnx
+from export.precision import Precision
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.errors import CheckError
 from models.task import Task
 from models.tokens import Tokenizer
 from models.train.predict import predict
@@ -40,15 +39,8 @@ def test_onnx_equals_torch_alone_and_padded(tiny, tmp_path, pruned):
     model = cut_units(model, *KEEP) if pruned else model
     wanted = predict(model, tokenizer.encode(rows), tokenizer)
     to_onnx(model, tmp_path / "fp32.onnx", pair)
-    check_fused(tmp_path / "fp32.onnx", model.architecture, int8=False)
+    check_fused(tmp_path / "fp32.onnx", model.architecture, Precision.all_fp32(model.architecture), static=False)
     session = open_session(tmp_path / "fp32.onnx")
     assert np.allclose(run_session(session, tokenizer.batch(rows)), wanted, atol=1e-4)
     alone = np.concatenate([run_session(session, tokenizer.batch([row])) for row in rows])
     assert np.allclose(alone, wanted, atol=1e-4)
-    to_onnx(model, tmp_path / "rows.onnx", pair, int8_embeddings=True)
-    int8 = quantize_dynamic_int8(tmp_path / "rows.onnx", tmp_path / "int8.onnx")
-    check_fused(int8, model.architecture, int8=True)
-    near = np.concatenate([run_session(open_session(int8), tokenizer.batch([row])) for row in rows])
-    assert np.abs(near - wanted).max() < 0.15 * np.ptp(wanted)
-    with pytest.raises(CheckError, match="QAttention"):
-        check_fused(tmp_path / "fp32.onnx", model.architecture, int8=True)

@@ -9,9 +9,9 @@ from tiny import TINY_FAMILIES, make_tiny_family, tiny_texts
 from transformers import AutoModel, AutoModelForSequenceClassification, BertForMaskedLM
 
 from compress.importance import open_gates
-from compress.quantize import quantize_dynamic_int8
 from export.graph import check_fused
-from export.onnx import to_onnx
+from export.onnx import to_onnx, write_int8
+from export.precision import Precision
 from models.architecture import Architecture
 from models.checkpoint import (
     load_checkpoint,
@@ -282,10 +282,10 @@ def test_onnx_equals_torch(tmp_path, family, pair, pruned):
             model, [np.array([1, 3]), np.array([], dtype=int)], [np.array([], dtype=int), np.arange(0, 96, 2)]
         )
     to_onnx(model, tmp_path / "fp32.onnx", pair)
-    check_fused(tmp_path / "fp32.onnx", model.architecture, int8=False)
-    to_onnx(model, tmp_path / "rows.onnx", pair, int8_embeddings=True)
-    int8_path = quantize_dynamic_int8(tmp_path / "rows.onnx", tmp_path / "int8.onnx")
-    check_fused(int8_path, model.architecture, int8=True)
+    check_fused(tmp_path / "fp32.onnx", model.architecture, Precision.all_fp32(model.architecture), static=False)
+    int8_path, precision = tmp_path / "int8.onnx", Precision.all_int8(model.architecture)
+    write_int8(model, int8_path, pair, None, precision)
+    check_fused(int8_path, model.architecture, precision, static=False)
     fp32, int8 = open_session(tmp_path / "fp32.onnx"), open_session(int8_path)
     typed = any(node.name == "token_type_ids" for node in fp32.get_inputs())
     assert typed == (pair and family in ("bert", "electra"))

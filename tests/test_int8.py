@@ -1,0 +1,166 @@
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from cutting import cut_units
+from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
+
+from compress.calibrate import TextBatches, calibrate
+from compress.histogram import METHODS
+from export.graph import check_fused, running_operators
+from export.onnx import to_onnx, write_int8
+from export.precision import LayerPrecision, Precision, quantized_weight
+from models.checkpoint import load_checkpoint
+from models.errors import CheckError, InputError
+from models.tokens import TokenBatch, Tokenizer
+from models.train.predict import predict
+from service.engine import run_session
+from service.runtime import open_session
+
+PRUNED = ([np.array([0, 2]), np.array([], dtype=int)], [np.array([], dtype=int), np.arange(0, 96, 3)])
+
+
+class Tiny:
+    """A random classifier with its texts and its fp32 answers."""
+
+    def __init__(self, folder, pair=False, family=None, pruned=False):
+        if family:
+            make_tiny_family(folder, family)
+        else:
+            make_tiny_checkpoint(folder)
+        model = load_checkpoint(folder)
+        self.model = cut_units(model, *PRUNED) if pruned else model
+        self.shape, self.pair = self.model.architecture, pair
+        self.tokenizer = Tokenizer.open(folder, 32)
+        self.encoded = self.tokenizer.encode(tiny_texts(24, pair).rows)
+        self.wanted = predict(self.model, self.encoded, self.tokenizer)
+
+    def scales(self, method="error", smooth=True):
+        return calibrate(self.model, TextBatches(self.encoded, self.tokenizer), method, smooth=smooth)
+
+    def alone(self, path):
+        session = open_session(path)
+        return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in self.encoded])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.mark.parametrize("recipe", ["static", "dynamic"])
+@pytest.mark.parametrize(
+    "made",
+    [{}, {"pair": True}, {"pruned": True}, {"family": "roberta"}, {"family": "electra"}, {"family": "distilbert"}],
+    ids=str,
+)
+def test_int8_answers_as_torch_does(tmp_path, made, recipe):
+    tiny = Tiny(tmp_path, **made)
+    write_int8(tiny.model, tmp_path / "int8.onnx", tiny.pair, tiny.scales() if recipe == "static" else None)
+    check_fused(tmp_path / "int8.onnx", tiny.shape, Precision.all_int8(tiny.shape), recipe == "static")
+    assert np.abs(tiny.alone(tmp_path / "int8.onnx") - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_every_plan_of_precisions_runs_as_it_says(tmp_path, pruned):
+    tiny, path = Tiny(tmp_path, pruned=pruned), tmp_path / "plan.onnx"
+    scales = tiny.scales()
+    for kinds in itertools.product(("fp32", "int8"), repeat=4):
+        layers = tuple(LayerPrecision(attention=kinds[i], ffn=kinds[i + 1]) for i in (0, 2))
+        precision = Precision(layers=layers)
+        write_int8(tiny.model, path, False, scales, precision)
+        check_fused(path, tiny.shape, precision, static=True)
+        assert np.abs(tiny.alone(path) - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
+
+
+def test_without_int8_sublayers_only_the_token_table_is_rounded(tiny, tmp_path):
+    write_int8(tiny.model, tmp_path / "none.onnx", False, {}, Precision.all_fp32(tiny.shape))
+    to_onnx(tiny.model, tmp_path / "table.onnx", False, int8_embeddings=True)
+    assert np.array_equal(tiny.alone(tmp_path / "none.onnx"), tiny.alone(tmp_path / "table.onnx"))
+
+
+def test_a_graph_that_is_not_what_it_should_be_is_an_error(tiny, tmp_path):
+    to_onnx(tiny.model, tmp_path / "fp32.onnx", False)
+    with pytest.raises(CheckError, match="MatMulIntegerToFloat: 0 run, 8 wanted"):
+        check_fused(tmp_path / "fp32.onnx", tiny.shape, Precision.all_int8(tiny.shape), static=True)
+
+
+def test_static_answers_do_not_depend_on_batch_padding_or_order(tiny, tmp_path):
+    path = tmp_path / "static.onnx"
+    write_int8(tiny.model, path, False, tiny.scales())
+    session, alone, generator = open_session(path), tiny.alone(path), np.random.default_rng(0)
+    for _ in range(40):
+        chosen = generator.permutation(len(tiny.encoded))[: generator.integers(1, 20)]
+        batch = tiny.tokenizer.pad([tiny.encoded[i] for i in chosen])
+        more = ((0, 0), (0, int(generator.integers(0, 48 - batch.ids.shape[1]))))
+        padded = TokenBatch(*(np.pad(a, more) for a in (batch.ids, batch.mask, batch.types)))
+        assert np.array_equal(run_session(session, padded), alone[chosen])
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_way_to_cut_ranges_gives_a_working_model(tiny, tmp_path, method):
+    write_int8(tiny.model, tmp_path / "static.onnx", False, tiny.scales(method))
+    assert np.abs(tiny.alone(tmp_path / "static.onnx") - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
+
+
+def inputs_of(tiny, linear):
+    """Return what a linear module reads, (tokens, inputs), one text a batch: no padding."""
+    found = []
+    handle = linear.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0][0].numpy()))
+    for e in tiny.encoded:
+        predict(tiny.model, [e], tiny.tokenizer)
+    handle.remove()
+    return np.concatenate(found)
+
+
+def test_the_correction_is_the_mean_error_of_the_rounded_product(tiny):
+    scales, linear = tiny.scales("minmax", smooth=False), tiny.model.encoder.layers[0].ffn.rise
+    x, weight = inputs_of(tiny, linear), linear.weight.detach().numpy().T
+    values, scale = quantized_weight(weight, 8)
+    activation = scales["encoder.layers.0.ffn.rise"]
+    assert activation.scale == pytest.approx((max(x.max(), 0) - min(x.min(), 0)) / 255, rel=1e-5)
+    x = np.clip(x, *activation.range)  # the zero point is a whole number, so an end may lie half a step outside
+    error = x @ weight.astype(np.float64) - activation.rounded(x) @ (values * scale)
+    assert np.allclose(activation.correction, error.mean(0), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def outliers(tmp_path_factory):
+    """Give a model whose activations have columns of outliers where the matrices read them."""
+    tiny = Tiny(tmp_path_factory.mktemp("outliers"))
+    with torch.no_grad():
+        for layer in tiny.model.encoder.layers:
+            layer.attention.norm.weight[3] = 60.0
+            layer.ffn.norm.weight[5] = 60.0
+            layer.ffn.rise.weight[7] *= 8
+            layer.attention.qkv.weight[-60] *= 12
+    tiny.wanted = predict(tiny.model, tiny.encoded, tiny.tokenizer)
+    return tiny
+
+
+def test_smoothing_is_used_where_outliers_are_and_makes_int8_truer(outliers, tmp_path):
+    errors = {}
+    for smooth in (True, False):
+        scales = outliers.scales(smooth=smooth)
+        assert smooth == any(a.smoothing is not None for a in scales.values())
+        write_int8(outliers.model, tmp_path / "int8.onnx", False, scales)
+        errors[smooth] = np.abs(outliers.alone(tmp_path / "int8.onnx") - outliers.wanted).mean()
+    assert errors[True] < 0.75 * errors[False]
+
+
+def test_smoothed_values_cost_no_operator(outliers, tmp_path):
+    plain, scales = tmp_path / "plain.onnx", outliers.scales()
+    output = "encoder.layers.0.attention.output"
+    assert scales[output].smoothing is not None
+    write_int8(outliers.model, plain, False, outliers.scales(smooth=False))
+    write_int8(outliers.model, tmp_path / "smooth.onnx", False, scales)
+    separate = sum(a.smoothing is not None and not n.endswith(".output") for n, a in scales.items())
+    more = running_operators(tmp_path / "smooth.onnx") - running_operators(plain)
+    assert more == Counter({"Mul": separate})
+
+
+def test_calibration_without_texts_is_refused(tiny):
+    with pytest.raises(InputError, match="no calibration texts"):
+        calibrate(tiny.model, [])
