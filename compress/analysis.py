@@ -32,8 +32,8 @@ Order = Literal["obs", "fisher", "random"]
 class AnalysisConfig(Record):
     """How much is measured, and how units are ordered."""
 
-    texts: int = Field(2048, ge=16, description="texts whose activations correct what stays")
-    cost_texts: int = Field(192, ge=8, description="texts on which the cost of each width is measured")
+    texts: int = Field(1024, ge=16, description="texts whose activations correct what stays")
+    cost_texts: int = Field(128, ge=8, description="texts on which the cost of each width is measured")
     order: Order = Field("obs", description="by which heads and neurons go; fisher and random are to compare with")
     correct: bool = Field(True, description="whether what stays makes up for what goes, by least squares")
 

@@ -23,7 +23,7 @@ from models.tokens import TokenBatch
 from service.engine import run_session
 from service.runtime import open_session
 
-ROUNDS = 9
+ROUNDS = 15
 
 
 class Measured(Record):

@@ -120,7 +120,6 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
         healing: `epochs`, `minutes` and `learning_rate` of the healing; None: the mode's own.
         settings: further fields of the configuration.
     """
-    from compress.analysis import AnalysisConfig
     from compress.distill import DistillConfig
     from compress.pipeline import CompressConfig
 
@@ -130,7 +129,7 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
     if told is None:
         if given:
             raise InputError(f"--mode instant trains nothing: leave out {', '.join(given)}")
-        return CompressConfig(heal=None, analysis=AnalysisConfig(texts=1024, cost_texts=128), **settings)
+        return CompressConfig(heal=None, **settings)
     epochs, minutes = told
     heal = {
         "minutes": given.pop("minutes", minutes),

@@ -6,6 +6,7 @@ targets share is made once, and a killed run goes on where it was.
 
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from export.stock import FP32, stock_export
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier
 from models.data.texts import Texts
 from models.errors import NoEffectError
@@ -93,7 +94,6 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
 
     Raises:
         TargetError: no shape does on this machine.
-        NoEffectError: nothing need be cut.
     """
     settings = {
         **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256, "tolerance": config.tolerance,
@@ -103,10 +103,11 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
         lambda folder: _prune(target, ready, config, store, folder),
     )  # fmt: skip
-    if config.heal is not None:
+    is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
+    if config.heal is not None and is_cut:
         assert ready.teacher is not None
         stage = Stage(
-            "heal", VERSION, {**config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})}
+            "heal", VERSION, config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
         )
         student = run_stage(
             stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
@@ -167,7 +168,9 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         target, space, bare.reference_ms, lambda s: clock.measure(build(s), more), config.tolerance
     )
     student = build(shape)
-    if config.refit:
+    if student is model:
+        sys.stderr.write(f"prunella: int8 alone gives {target.told(measured)}: nothing is cut\n")
+    elif config.refit:
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
         refit(student, model, pad_texts(encoded, rows, tokenizer))

@@ -9,7 +9,7 @@ from compress.budget import BudgetTable
 from compress.clock import Measured
 from compress.search import Frontier, choose
 from models.architecture import Architecture
-from models.errors import NoEffectError, TargetError
+from models.errors import TargetError
 from models.record import Record
 
 CORRECTIONS = 10
@@ -67,12 +67,13 @@ def meet(
 ) -> tuple[Architecture, Measured]:
     """Return the architecture whose measured figure is the target's, within the share `tolerance`.
 
+    The full architecture may be faster or smaller than asked: then nothing need be cut.
+
     The table predicts, the measurement decides: the budget is multiplied by the miss, and halved between the nearest
     misses on both sides when that leaves their bracket.
 
     Raises:
         TargetError: no architecture is near enough; says what the nearest are.
-        NoEffectError: the full architecture is fast or small enough.
     """
     budget, low, high = target.budget(reference_ms), 0.0, float("inf")
     tried: dict[Architecture, Measured] = {}
@@ -85,20 +86,15 @@ def meet(
                 tried[shape] = measure(shape)
                 sys.stderr.write(f"prunella: {shape.summary()}: {target.told(tried[shape])} of {target.told()}\n")
             reached = target.reached(tried[shape])
-            if abs(reached - 1) <= tolerance:
-                return _checked(target, space, shape, tried[shape])
-            if reached > 1 and shape == space.full:
-                break
+            if abs(reached - 1) <= tolerance / 2 or (reached > 1 and shape == space.full):
+                return shape, _checked(target, shape, tried[shape])  # half: the next measurement differs a little
             low, high = (budget, high) if reached > 1 else (low, min(high, budget))
         wanted = budget * min(reached, 2.0)
         inside = low < wanted < high
         budget = wanted if inside else (low + high) / 2
-    if space.full in tried and target.reached(tried[space.full]) > 1:
-        raise NoEffectError(
-            f"without a cut the model has {target.told(tried[space.full])}, {target.told()} was asked for: use "
-            "`prunella quantize`"
-        )
     nearest = sorted(tried.items(), key=lambda item: abs(target.reached(item[1]) - 1))[:3]
+    if nearest and abs(target.reached(nearest[0][1]) - 1) <= tolerance:
+        return nearest[0][0], _checked(target, *nearest[0])
     told = "; ".join(f"{target.told(found)} ({shape.summary()})" for shape, found in nearest) or "none"
     raise TargetError(
         f"no shape is within {tolerance:.0%} of {target.told()}: the nearest measured are {told}; "
@@ -106,9 +102,7 @@ def meet(
     )
 
 
-def _checked(target: Target, space: Space, shape: Architecture, found: Measured) -> tuple[Architecture, Measured]:
-    if shape == space.full:
-        raise NoEffectError(f"{target.told(found)} needs no cut: use `prunella quantize`")
+def _checked(target: Target, shape: Architecture, found: Measured) -> Measured:
     if found.speedup <= 1:
         raise TargetError(f"{shape.summary()} meets {target.told()} and is slower than the model it replaces")
-    return shape, found
+    return found
