@@ -12,6 +12,7 @@ from tqdm import tqdm
 from bench.timing import interleave
 from compress.budget import BudgetTable, widths
 from compress.clock import served_graph
+from compress.quantize import int8_variant
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.processor import cpu_flags, cpu_name
@@ -81,7 +82,8 @@ def _time(
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
             path = Path(scratch) / f"{name.replace(':', '-')}.onnx"
-            session = open_session(served_graph(Classifier(small.with_layers(plan), 2).eval(), path, False, batches))
+            model = Classifier(small.with_layers(plan), 2).eval()
+            session = open_session(served_graph(model, path, False, batches), variant=int8_variant())
             calls[name] = lambda s=session: [run_session(s, one) for one in batches]
         return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
 

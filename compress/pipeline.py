@@ -16,7 +16,7 @@ from pydantic import Field
 
 from compress.analysis import Analysis, AnalysisConfig, analyse
 from compress.budget import size_table
-from compress.bundle import CALIBRATION_ROWS, make_bundle
+from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job
 from compress.distill import DistillConfig, Lessons, distill
@@ -112,7 +112,8 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
         student = run_stage(
             stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
         )
-    return make_bundle(student.folder, _served_like(ready, config), "static", store)
+    texts = BundleTexts.of(_served_like(ready, config))
+    return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
 def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
@@ -208,10 +209,11 @@ def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
 
 
 def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
-    """Return training texts as long as those that are served: scales are taken from the first of them."""
+    """Return training texts as long as those that are served, without labels: int8 is made and judged on them."""
     tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
     train, served = (_lengths(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
-    return ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS, config.seed))
+    chosen = ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS + JUDGED_ROWS, config.seed))
+    return Texts(chosen.rows, None, chosen.source, chosen.kind)
 
 
 def _lengths(encoded: list[Encoded]) -> list[int]:
