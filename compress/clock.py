@@ -14,9 +14,8 @@ import onnxruntime as ort
 
 from bench.timing import interleave
 from compress.calibrate import calibrate
-from compress.quantize import int8_variant, weight_bits
+from compress.quantize import int8_variant
 from export.onnx import write_int8
-from export.precision import Precision
 from models.classifier import Classifier
 from models.record import Record
 from models.tokens import TokenBatch
@@ -37,9 +36,7 @@ class Measured(Record):
 
 def served_graph(model: Classifier, path: Path, pair: bool, batches: Sequence[TokenBatch]) -> Path:
     """Write `model` to `path` in the form that is served by default, calibrated on `batches`, and return the path."""
-    bits = weight_bits()
-    precision = Precision.all_int8(model.architecture, bits)
-    write_int8(model, path, pair, calibrate(model, batches, bits=bits), precision)
+    write_int8(model, path, pair, calibrate(model, batches))
     return path
 
 
