@@ -3,16 +3,19 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from compress.calibrate import TextBatches, calibrate
 from compress.quantize import weight_bits
+from export import precision as precision_file
 from export.agreement import check_agreement
 from export.graph import check_fused
 from export.onnx import to_onnx, write_int8
 from export.precision import Precision
 from models import architecture, task, tokens
+from models.architecture import Architecture
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
 from models.folder import ModelFolder
@@ -64,7 +67,7 @@ def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> 
         check_fused(fp32, model.architecture, Precision.all_fp32(model.architecture), static=False)
         if recipe != "fp32":
             int8 = target / "onnx" / "cpu-int8.onnx"
-            precision = Precision.all_int8(model.architecture, bits)
+            precision = _chosen(source.path, model.architecture, bits)
             encoded = tokenizer.encode(texts.rows[:CALIBRATION_ROWS])
             scales = calibrate(model, TextBatches(encoded, tokenizer), bits=bits) if recipe == "static" else None
             write_int8(model, int8, asked.pair, scales, precision)
@@ -84,6 +87,12 @@ def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> 
         (target / "agreement.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
     return run_stage(Stage("bundle", VERSION, settings), [source], store, make)
+
+
+def _chosen(folder: Path, shape: Architecture, bits: Literal[7, 8]) -> Precision:
+    """Return the precision that a search left beside the weights, or int8 everywhere."""
+    path = folder / precision_file.FILE
+    return Precision.read(path) if path.is_file() else Precision.all_int8(shape, bits)
 
 
 def _write_golden(target: Path, rows: list[Row], variants: dict[str, Variant], tokenizer: Tokenizer) -> None:
