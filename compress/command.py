@@ -46,14 +46,16 @@ def compress(
 ) -> None:
     """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
 
-    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss.
+    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss. Of a
+    family, targets out of reach are named, and the others made.
     """
     need("torch", "train")
-    from compress.family import Judge, pick, summary, write_family
+    from compress.family import Judge, Point, pick, reach, summary, write_family
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source
     from models.data.texts import Texts, read_texts
     from models.folder import identity
+    from models.stage import Made
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
@@ -68,14 +70,21 @@ def compress(
     check_inputs(inputs, weak_teacher)
     ready = prepare(inputs, config, store)
     judge = Judge(ready)
-    made = [compress_to(target, ready, config, store) for target in targets]
-    points = [judge.point(m.folder, t, tolerance) for m, t in zip(made, targets, strict=True)]
+
+    def make(target: "Target") -> tuple[Made, Point]:
+        made = compress_to(target, ready, config, store)
+        return made, judge.point(made.folder, target, tolerance)
+
+    made, unreached = reach(targets, make)
+    points = [point for _, point in made]
     report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
     write_family(points, None, max_loss, report)
     picked = pick(points, max_loss)
     write_family(points, picked, max_loss, report)
-    more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points]} if family else {}
-    finish("compress", made[points.index(picked)], out, report=str(report), **more)
+    more: dict[str, Any] = {}
+    if family:
+        more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
+    finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
 
 
 def read_targets(

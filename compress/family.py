@@ -5,9 +5,10 @@ Judging and picking use the validation rows, which the shapes saw the lengths of
 """
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from models.tokens import Tokenizer
 from models.train.predict import predict
 from service.bundle import Bundle
 
+T = TypeVar("T")
 JUDGED_ROUNDS = 41  # a shape is found by a few, and judged by many
 
 
@@ -94,6 +96,29 @@ class Judge:
             reference_accuracy=float((self._reference == truth).mean()),
             difference=compare(truth, self._reference, answers),
         )  # fmt: skip
+
+
+def reach(targets: Sequence[Target], make: Callable[[Target], T]) -> tuple[list[T], dict[str, str]]:
+    """Make what can be made: one target out of reach does not take the others with it.
+
+    Returns:
+        What `make` gave, and for each target that it could not reach, why.
+
+    Raises:
+        TargetError: none can be reached.
+    """
+    made, unreached = [], {}
+    for target in targets:
+        try:
+            made.append(make(target))
+        except TargetError as error:
+            if len(targets) == 1:
+                raise
+            unreached[target.told()] = str(error)
+            sys.stderr.write(f"prunella: {target.told()} is left out: {error}\n")
+    if not made:
+        raise TargetError(f"none of {', '.join(unreached)} can be reached: {'; '.join(unreached.values())}")
+    return made, unreached
 
 
 def pick(points: Sequence[Point], max_loss: float) -> Point:
