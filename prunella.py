@@ -10,8 +10,9 @@ import typer
 from pydantic import ValidationError
 
 from compress.command import compress
+from compress.quantize_command import export, quantize
 from models.commands import finetune, pretrain
-from models.console import STORE, Out, Store, finish, need, show
+from models.console import STORE, Store, need, show
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
 
@@ -28,6 +29,8 @@ app = typer.Typer(
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(compress)
+app.command()(quantize)
+app.command()(export)
 
 
 def main() -> None:
@@ -64,28 +67,6 @@ def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows"
     start = time.perf_counter()
     found = work(model, read_texts(data)).model_dump()
     show({"verb": "evaluate", "folder": str(model), **found, "seconds": round(time.perf_counter() - start, 1)})
-
-
-@app.command()
-def export(
-    model: Path,
-    data: Annotated[str, typer.Option(help="texts for the checks")],
-    store: Store = STORE,
-    out: Out = None,
-) -> None:
-    """A classifier folder → an fp32 bundle, checked against torch."""
-    _bundle("export", "fp32", model, data, store, out)
-
-
-@app.command()
-def quantize(
-    model: Path,
-    data: Annotated[str, typer.Option(help="texts for the checks")],
-    store: Store = STORE,
-    out: Out = None,
-) -> None:
-    """A classifier folder → a bundle with dynamic int8, checked against torch."""
-    _bundle("quantize", "dynamic", model, data, store, out)
 
 
 @app.command()
@@ -172,15 +153,6 @@ def loadtest(
 
     flags = ["--url", url, "--users", str(users), "--duration", str(duration), "--out", str(out)]
     sys.exit(work([*flags, *(["--texts", str(texts)] if texts else [])]))
-
-
-def _bundle(verb: str, recipe: str, model: Path, data: str, store: Path, out: Path | None) -> None:
-    need("torch", "train")
-    from compress.bundle import make_bundle
-    from models.data.texts import read_texts
-    from models.folder import ModelFolder
-
-    finish(verb, make_bundle(ModelFolder.open(model), read_texts(data), recipe, store), out)
 
 
 def run_server(bundle: str, device: str, port: int) -> None:

@@ -2,107 +2,227 @@
 
 import json
 import shutil
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
-from compress.calibrate import TextBatches, calibrate
-from compress.quantize import weight_bits
+from bench.accuracy import compare
+from compress.quantize import QuantizeConfig, Subject, int8_variant, weight_bits
+from compress.recipes import Choice, choose_recipe
+from compress.saturation import Saturation, saturation
+from compress.suited import check_texts
 from export import precision as precision_file
-from export.agreement import check_agreement
-from export.graph import check_fused
-from export.onnx import to_onnx, write_int8
+from export.agreement import Agreement, check_agreement
+from export.graph import check_fused, check_half
+from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
 from models import architecture, task, tokens
-from models.architecture import Architecture
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
-from models.folder import ModelFolder
+from models.errors import PrunellaError
+from models.folder import REPORT, ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.task import Task
-from models.tokens import Row, Tokenizer
-from models.train.predict import predict
+from models.tokens import Tokenizer
 from service import bundle as bundle_file
 from service.bundle import BundleInfo, Golden, Variant
-from service.engine import run_session
-from service.runtime import open_session
 
-VERSION = 2
+VERSION = 3
 FP32_LIMIT = 1e-4  # |Δlogit| torch against ONNX fp32: rounding only
-INT8_LIMIT = 2.0  # far above what a working int8 graph shows: it catches broken ones; accuracy is judged by `bench`
+FP16_LIMIT = 0.05  # about ten times what fp16 shows
+INT8_LIMIT = 2.0  # far above what a working int8 graph shows: it catches broken ones; the loss is judged apart
 GOLDEN_ROWS = 8
 CALIBRATION_ROWS = 256
+JUDGED_ROWS = 128  # on which forms are compared where no rows are given for that
+SATURATION_ROWS = 32
 
 
-def make_bundle(source: ModelFolder, texts: Texts, recipe: str, store: Path) -> Made:
+class BundleConfig(QuantizeConfig):
+    """What a bundle holds: the model in fp32, in int8 by a recipe, and in fp16 for GPUs where that is asked for."""
+
+    gpu: bool = False
+    timed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BundleTexts:
+    """Texts that the scales are taken from, and texts that the forms of the model are compared on."""
+
+    calibration: Texts
+    judged: Texts
+
+    @classmethod
+    def of(cls, texts: Texts, count: int = CALIBRATION_ROWS) -> "BundleTexts":
+        """Take both from one set: the first `count` rows calibrate, those after them judge, if there are enough."""
+        calibration, rest = range(len(texts))[:count], range(len(texts))[count : count + JUDGED_ROWS]
+        enough = len(rest) >= JUDGED_ROWS // 2
+        return cls(texts.take(calibration), texts.take(rest if enough else calibration[:JUDGED_ROWS]))
+
+
+def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, store: Path) -> Made:
     """Return the bundle of a classifier folder.
 
     Args:
         source: a folder with weights.
-        texts: rows on which the forms of the model are compared; the first few become the golden rows.
-        recipe: `static` or `dynamic` (int8 and fp32), or `fp32` only.
+        texts: rows like those that will be served; the first few of the judged become the golden rows.
+        config: recipe and limits.
         store: where stages are kept.
+
+    Raises:
+        InputError: the texts are not of the model's kind or language, or its family has no graph.
+        CheckError: a form of the model answers otherwise than it should, or loses more than is allowed.
     """
-    rows = texts.rows[:64]
-    bits = weight_bits()
-    settings = {"recipe": recipe, "rows": texts.sha256, "weight_bits": bits if recipe != "fp32" else 32}
+    settings = {
+        **config.model_dump(mode="json"), "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
+        "weight_bits": weight_bits() if config.recipe != "fp32" else 32,
+    }  # fmt: skip
+    asked = Task.read(source.path / task.FILE)
+    for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
+        check_texts(rows, asked, source.path, name)
 
     def make(target: Path) -> None:
-        asked = Task.read(source.path / task.FILE)
-        model = load_checkpoint(source.path)
-        tokenizer = Tokenizer.open(source.path, asked.max_tokens)
-        shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)
-        asked.write(target / task.FILE)
-        model.architecture.write(target / architecture.FILE)
-        fp32 = target / "onnx" / "cpu-fp32.onnx"
-        to_onnx(model, fp32, asked.pair)
-        wanted = predict(model, tokenizer.encode(rows), tokenizer)
-        variants = {
-            "cpu-fp32": Variant(
-                file="onnx/cpu-fp32.onnx", device="cpu", precision="fp32", recipe="fp32", golden_tolerance=1e-3
-            )
-        }
-        agreements = {"torch_fp32": check_agreement(wanted, _answers(fp32, rows, tokenizer), "ONNX fp32", FP32_LIMIT)}
-        check_fused(fp32, model.architecture, Precision.all_fp32(model.architecture), static=False)
-        if recipe != "fp32":
-            int8 = target / "onnx" / "cpu-int8.onnx"
-            precision = _chosen(source.path, model.architecture, bits)
-            encoded = tokenizer.encode(texts.rows[:CALIBRATION_ROWS])
-            scales = calibrate(model, TextBatches(encoded, tokenizer), bits=bits) if recipe == "static" else None
-            write_int8(model, int8, asked.pair, scales, precision)
-            check_fused(int8, model.architecture, precision, recipe == "static")
-            agreements["fp32_int8"] = check_agreement(
-                wanted, _answers(int8, rows, tokenizer), "ONNX int8", INT8_LIMIT
-            )
-            variants["cpu-int8"] = Variant(
-                file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe=recipe,
-                weight_bits=bits, golden_tolerance=0.25,
-            )  # fmt: skip
-        _write_golden(target, rows[:GOLDEN_ROWS], variants, tokenizer)
-        default = "cpu-int8" if "cpu-int8" in variants else "cpu-fp32"
-        info = BundleInfo(name="prunella", variants=variants, default={"cpu": default})
-        info.write(target / bundle_file.FILE)
-        told = {name: agreement.model_dump() for name, agreement in agreements.items()}
-        (target / "agreement.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        try:
+            _make(source.path, texts, config, target)
+        except PrunellaError:
+            shutil.rmtree(target)  # what was refused is not kept
+            raise
 
     return run_stage(Stage("bundle", VERSION, settings), [source], store, make)
 
 
-def _chosen(folder: Path, shape: Architecture, bits: Literal[7, 8]) -> Precision:
-    """Return the precision that a search left beside the weights, or int8 everywhere."""
-    path = folder / precision_file.FILE
-    return Precision.read(path) if path.is_file() else Precision.all_int8(shape, bits)
+def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) -> None:
+    asked = Task.read(source / task.FILE)
+    tokenizer = Tokenizer.open(source, asked.max_tokens)
+    wanted = source / precision_file.FILE
+    searched = Precision.read(wanted) if wanted.is_file() else None
+    rows = (texts.calibration.rows, texts.judged)
+    subject = Subject(load_checkpoint(source), asked, tokenizer, rows, searched)
+    shutil.copyfile(source / tokens.FILE, target / tokens.FILE)
+    asked.write(target / task.FILE)
+    subject.model.architecture.write(target / architecture.FILE)
+    forms = _Forms(subject, target)
+    fp32 = forms.write_fp32()
+    choice = choose_recipe(subject, config, fp32, config.timed) if config.recipe != "fp32" else None
+    if choice is not None and choice.taken.recipe != "fp32":
+        forms.take_int8(choice)
+    if config.gpu:
+        forms.write_gpu()
+    forms.finish(choice)
 
 
-def _write_golden(target: Path, rows: list[Row], variants: dict[str, Variant], tokenizer: Tokenizer) -> None:
-    logits = {}
-    for name, variant in variants.items():
-        answers = _answers(target / variant.file, rows, tokenizer)
-        logits[name] = tuple(tuple(float(x) for x in row) for row in answers)
-    Golden(rows=tuple(tuple(row) for row in rows), logits=logits).write(target / bundle_file.GOLDEN)
+class _Forms:
+    """The ONNX files of a bundle as they come, with what was found of each."""
+
+    def __init__(self, subject: Subject, target: Path) -> None:
+        self._subject, self._target = subject, target
+        self._shape = subject.model.architecture
+        self._variants: dict[str, Variant] = {}
+        self._told: dict[str, Any] = {}
+
+    def write_fp32(self) -> Path:
+        """Write the graph in fp32; it must answer as torch does."""
+        path = self._add("cpu-fp32", Variant(
+            file="onnx/cpu-fp32.onnx", device="cpu", precision="fp32", recipe="fp32", golden_tolerance=1e-3
+        ))  # fmt: skip
+        to_onnx(self._subject.model, path, self._subject.task.pair)
+        check_fused(path, self._shape, Precision.all_fp32(self._shape), static=False)
+        self._check("torch_fp32", path, "ONNX fp32", FP32_LIMIT)
+        return path
+
+    def take_int8(self, choice: Choice) -> None:
+        """Take the int8 graph that was chosen, and say where it would saturate on a processor without VNNI."""
+        taken, precision = choice.taken, choice.taken.fallen.precision
+        assert taken.recipe != "fp32"
+        path = self._add("cpu-int8", int8_variant(taken.recipe, precision.weight_bits))
+        taken.path.rename(path)
+        self._told["fp32_int8"] = check_agreement(taken.fallen.agreement, "ONNX int8", INT8_LIMIT).model_dump()
+        self._told["precision"] = precision.model_dump()
+        if choice.scales is not None:
+            rows = self._subject.calibration[:SATURATION_ROWS]
+            found = saturation(self._subject.model, rows, self._subject.tokenizer, choice.scales, precision)
+            self._told["without_vnni"] = {name: one.model_dump() for name, one in found.items()}
+            _warn(found)
+
+    def write_gpu(self) -> None:
+        """Write the fp16 graph, and run it here: ONNX Runtime computes it in fp32 between its fp16 tensors."""
+        path = self._add("gpu-fp16", Variant(
+            file="onnx/gpu-fp16.onnx", device="cuda", precision="fp16", recipe="fp16", golden_tolerance=FP16_LIMIT
+        ))  # fmt: skip
+        write_fp16(self._subject.model, path, self._subject.task.pair)
+        check_half(path, self._shape)
+        self._check("fp32_fp16", path, "ONNX fp16", FP16_LIMIT)
+
+    def finish(self, choice: Choice | None) -> None:
+        """Write golden rows, bundle.json and what was found."""
+        rows = self._subject.judged.rows[:GOLDEN_ROWS]
+        logits = {
+            name: self._subject.answers(self._target / v.file, GOLDEN_ROWS) for name, v in self._variants.items()
+        }
+        golden = {name: tuple(tuple(float(x) for x in row) for row in found) for name, found in logits.items()}
+        Golden(rows=tuple(tuple(row) for row in rows), logits=golden).write(self._target / bundle_file.GOLDEN)
+        default = {"cpu": "cpu-int8" if "cpu-int8" in self._variants else "cpu-fp32"}
+        default |= {"cuda": "gpu-fp16"} if "gpu-fp16" in self._variants else {}
+        info = BundleInfo(name="prunella", variants=self._variants, default=default)
+        info.write(self._target / bundle_file.FILE)
+        report = self._report(choice, info)
+        if choice is not None:
+            self._told["tried"] = [one.model_dump(exclude={"ms", "rejected"}) for one in choice.tried]
+        _write_json(self._target / "agreement.json", self._told)
+        _write_json(self._target / REPORT, report)
+
+    def _report(self, choice: Choice | None, info: BundleInfo) -> dict[str, Any]:
+        """Return the keys of a verb's last line; times are no part of a bundle's identity, so they stand here."""
+        file = self._target / info.variants[info.default["cpu"]].file
+        size = file.stat().st_size + (self._target / tokens.FILE).stat().st_size
+        told: dict[str, Any] = {
+            "variants": sorted(info.variants),
+            "bytes": size,
+            "architecture": self._shape.summary(),
+        }
+        if choice is None:
+            return told
+        agreement = choice.taken.fallen.agreement
+        told |= {
+            "recipe": choice.taken.recipe, "agreement": agreement.model_dump(),
+            "tried": [t.model_dump() for t in choice.tried],
+        }  # fmt: skip
+        if agreement.loss_is == "accuracy":  # what else is called a loss here was not counted on labels
+            told |= agreement.model_dump(include={"accuracy", "reference_accuracy", "loss_points", "rows"})
+            told["loss_interval"] = _interval(self._subject, self._subject.answers(file))
+        milliseconds = {t.recipe: t.ms for t in choice.tried if t.ms is not None}
+        if milliseconds:
+            ours = milliseconds[choice.taken.recipe]
+            told["p50_ms"] = {"ours": ours, **milliseconds}
+            told["speedup"] = {name: ms / ours for name, ms in milliseconds.items()}
+        return told
+
+    def _add(self, name: str, variant: Variant) -> Path:
+        self._variants[name] = variant
+        return self._target / variant.file
+
+    def _check(self, name: str, path: Path, what: str, limit: float) -> None:
+        agreement: Agreement = self._subject.agreement(self._subject.answers(path))
+        self._told[name] = check_agreement(agreement, what, limit).model_dump()
 
 
-def _answers(path: Path, rows: list[Row], tokenizer: Tokenizer) -> np.ndarray:
-    session = open_session(path)
-    return np.concatenate([run_session(session, tokenizer.batch([row])) for row in rows])
+def _interval(subject: Subject, found: np.ndarray) -> tuple[float, float] | None:
+    """Return the 95 % interval of the paired loss, in points, where it was counted on labels."""
+    if subject.truth is None or subject.task.kind != "single":
+        return None
+    return compare(subject.truth, subject.wanted.argmax(1), found.argmax(1)).loss_interval
+
+
+def _warn(found: dict[str, Saturation]) -> None:
+    unsafe = [name for name, one in found.items() if not one.is_safe]
+    if unsafe:
+        sys.stderr.write(
+            f"prunella: on processors without VNNI {len(unsafe)} of {len(found)} int8 products would saturate; the "
+            "service sets ONNX Runtime's precision key there, which is right and slower\n"
+        )
+
+
+def _write_json(path: Path, told: dict[str, Any]) -> None:
+    path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -17,38 +17,44 @@ from compress.histogram import Histogram, Method, choose_range, product_error
 from export.precision import Activation, Floats, Scales, quantized_weight
 from models.classifier import Classifier, TensorBatch
 from models.errors import InputError
-from models.tokens import Encoded, TokenBatch, Tokenizer
+from models.tokens import Encoded, Row, TokenBatch, Tokenizer
 
 BATCH_TOKENS = 2048
+ENCODED_AT_ONCE = 256
 POWER = 0.75  # of a column's size in smoothing, the rest is the weights' (docs/results/quantization.md)
 WORTH = 0.02  # fall of a product's relative error from which smoothing is worth an operator of its own
 See = Callable[[str, Floats, Floats], None]
 
 
 class TextBatches:
-    """Encoded texts as padded batches of at most BATCH_TOKENS tokens, made anew in each pass and never kept."""
+    """Texts as padded batches of at most BATCH_TOKENS tokens, made anew in each pass and never kept."""
 
-    def __init__(self, encoded: Sequence[Encoded], tokenizer: Tokenizer) -> None:
-        self._encoded, self._tokenizer = encoded, tokenizer
+    def __init__(self, rows: Sequence[Row], tokenizer: Tokenizer) -> None:
+        self._rows, self._tokenizer = rows, tokenizer
 
     def __iter__(self) -> Iterator[TokenBatch]:
         """Give one batch after the other, in the order of the texts."""
         group: list[Encoded] = []
-        for text in self._encoded:
-            longest = max(len(e.ids) for e in (*group, text))
+        longest = 0
+        for text in self._encoded():
+            longest = max(longest, len(text.ids))
             if group and longest * (len(group) + 1) > BATCH_TOKENS:
                 yield self._tokenizer.pad(group)
-                group = []
+                group, longest = [], len(text.ids)
             group.append(text)
         if group:
             yield self._tokenizer.pad(group)
+
+    def _encoded(self) -> Iterator[Encoded]:
+        for start in range(0, len(self._rows), ENCODED_AT_ONCE):
+            yield from self._tokenizer.encode(self._rows[start : start + ENCODED_AT_ONCE])
 
 
 Batches = TextBatches | Sequence[TokenBatch]
 
 
 def calibrate(
-    model: Classifier, batches: Batches, method: Method = "error", bits: int = 8, smooth: bool = True
+    model: Classifier, batches: Batches, method: Method = "mse", bits: int = 8, smooth: bool = True
 ) -> Scales:
     """Return the fixed scale of each matrix's input, with smoothing where it pays and the mean error given back.
 
@@ -64,16 +70,16 @@ def calibrate(
     Raises:
         InputError: there are no texts.
     """
-    points = _points(model)
+    points = points_of(model)
     columns = {name: _Columns(point.weight.shape[0]) for name, point in points.items()}
-    _watch(model, points, batches, lambda name, *seen: columns[name].add(*seen))
+    watch(model, points, batches, lambda name, *seen: columns[name].add(*seen))
     if not all(c.rows for c in columns.values()):
         raise InputError("there are no calibration texts: wanted texts like those that will be served")
     choices = {name: _Choices(point, columns[name], smooth) for name, point in points.items()}
-    _watch(model, points, batches, lambda name, *seen: choices[name].add(*seen))
+    watch(model, points, batches, lambda name, *seen: choices[name].add(*seen))
     scales = {name: choice.best(method, bits) for name, choice in choices.items()}
     means = {name: _Means(point.weight.shape[0]) for name, point in points.items()}
-    _watch(model, points, batches, lambda name, values, _: means[name].add(values, scales[name]))
+    watch(model, points, batches, lambda name, values, _: means[name].add(values, scales[name]))
     return {
         name: replace(scales[name], correction=means[name].correction(point.weight, scales[name], bits))
         for name, point in points.items()
@@ -81,7 +87,7 @@ def calibrate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Point:
+class Point:
     """The input of one matrix (inputs, outputs), which is that of a linear module or of some of its columns."""
 
     module: str
@@ -111,7 +117,7 @@ class _Columns:
 class _Choices:
     """A point's values counted as they are, and smoothed."""
 
-    def __init__(self, point: _Point, columns: _Columns, smooth: bool) -> None:
+    def __init__(self, point: Point, columns: _Columns, smooth: bool) -> None:
         self._point, self._columns = point, columns
         self._smoothings = [None, _smoothing(point.weight, columns.most)] if smooth else [None]
         self._histograms = [Histogram(np.square(self._weight(s)).sum(axis=1)) for s in self._smoothings]
@@ -169,24 +175,25 @@ class _Means:
         return np.asarray(exact @ smoothed - rounded @ (values * scale), dtype=np.float32)
 
 
-def _points(model: Classifier) -> dict[str, _Point]:
+def points_of(model: Classifier) -> dict[str, Point]:
+    """Return the inputs of the matrices that may be int8, by the names of `Scales`."""
     found, last = {}, len(model.architecture.layers) - 1
     for module, linear in model.named_modules():
         if not (isinstance(linear, torch.nn.Linear) and module.startswith("encoder.layers.")):
             continue
         weight = linear.weight.detach().numpy().T
         if int(module.split(".")[2]) != last:
-            found[module] = _Point(module, weight, first_only=False)
+            found[module] = Point(module, weight, first_only=False)
         elif module.endswith(".qkv"):
             inner = weight.shape[1] // 3
-            found[module] = _Point(module, weight[:, inner:], first_only=False)
-            found[f"{module}.query"] = _Point(module, weight[:, :inner], first_only=True)
+            found[module] = Point(module, weight[:, inner:], first_only=False)
+            found[f"{module}.query"] = Point(module, weight[:, :inner], first_only=True)
         else:
-            found[module] = _Point(module, weight, first_only=True)
+            found[module] = Point(module, weight, first_only=True)
     return found
 
 
-def _watch(model: Classifier, points: dict[str, _Point], batches: Batches, see: See) -> None:
+def watch(model: Classifier, points: dict[str, Point], batches: Batches, see: See) -> None:
     """Show `see` the input of each point, (tokens, inputs), and 1 / ‖output‖² of each token; no padding."""
     for batch in batches:
         real = batch.mask.astype(bool)
@@ -195,8 +202,8 @@ def _watch(model: Classifier, points: dict[str, _Point], batches: Batches, see: 
 
 
 @contextmanager
-def _hooks(model: Classifier, points: dict[str, _Point], real: NDArray[np.bool_], see: See) -> Iterator[None]:
-    def hook(name: str, point: _Point) -> Any:
+def _hooks(model: Classifier, points: dict[str, Point], real: NDArray[np.bool_], see: See) -> Iterator[None]:
+    def hook(name: str, point: Point) -> Any:
         def show(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             kept = (slice(None), 0) if point.first_only else real
             products = output.numpy()[kept]

@@ -14,6 +14,7 @@ import onnxruntime as ort
 
 from bench.timing import interleave
 from compress.calibrate import calibrate
+from compress.quantize import int8_variant
 from export.onnx import write_int8
 from export.precision import Precision
 from models.classifier import Classifier
@@ -64,7 +65,7 @@ class Clock:
 
     def time(self, path: Path, size: int, rounds: int = ROUNDS) -> Measured:
         """Return the figures of a graph whose model takes `size` bytes."""
-        jobs = {"reference": self._reference, "ours": Job(open_session(path), self._samples)}
+        jobs = {"reference": self._reference, "ours": Job(open_session(path, variant=int8_variant()), self._samples)}
         calls = {name: lambda j=job: [run_session(j.session, one) for one in j.samples] for name, job in jobs.items()}
         times = {name: np.asarray(found) for name, found in interleave(calls, rounds).items()}
         per_text = {name: float(np.median(found)) / len(self._samples) * 1e3 for name, found in times.items()}

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import served_graph
-from compress.quantize import weight_bits
+from compress.quantize import int8_variant, weight_bits
 from export.precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
@@ -83,8 +83,8 @@ def _time(
             }  # fmt: skip
             for kind, precision in both.items():
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
-                model = Classifier(planned, 2).eval()
-                session = open_session(served_graph(model, path, False, batches, precision))
+                served_graph(Classifier(planned, 2).eval(), path, False, batches, precision)
+                session = open_session(path, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
 

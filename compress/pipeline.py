@@ -16,14 +16,14 @@ from pydantic import Field
 
 from compress.analysis import Analysis, AnalysisConfig, analyse
 from compress.budget import size_table
-from compress.bundle import CALIBRATION_ROWS, make_bundle
+from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.distill import DistillConfig, Lessons, distill
 from compress.latency import load_latency
 from compress.quantize import weight_bits
 from compress.refit import refit
-from compress.search import Choice, make_frontier
+from compress.search import Plan, make_frontier
 from compress.source import Inputs
 from compress.surgery import choose_rungs, cut
 from compress.target import Space, Target, meet
@@ -115,7 +115,8 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
         student = run_stage(
             stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
         )
-    return make_bundle(student.folder, _served_like(ready, config), "static", store)
+    texts = BundleTexts.of(_served_like(ready, config))
+    return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
 def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
@@ -160,11 +161,11 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
     def build(shape: Architecture) -> Classifier:
         return model if shape == model.architecture else cut(model, choose_rungs(analysis.ladders, shape))
 
-    def measure(choice: Choice) -> Measured:
-        return clock.measure(build(choice.architecture), choice.precision, more)
+    def measure(plan: Plan) -> Measured:
+        return clock.measure(build(plan.architecture), plan.precision, more)
 
     empty = model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))
-    bare = measure(Choice(empty, Precision.all_int8(empty, weight_bits())))
+    bare = measure(Plan(empty, Precision.all_int8(empty, weight_bits())))
     if target.kind == "size_mb":
         table = size_table(model.architecture, bare.bytes)
     else:
@@ -172,8 +173,8 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         table = load_latency(model.architecture, lengths, store)
     frontier = make_frontier(model.architecture, analysis.costs, analysis.rounding, table)
     space = Space(model.architecture, frontier, table, weight_bits())
-    choice, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
-    student = build(choice.architecture)
+    plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
+    student = build(plan.architecture)
     if student is model:
         sys.stderr.write(f"prunella: int8 alone gives {target.told(measured)}: nothing is cut\n")
     elif config.refit:
@@ -181,14 +182,14 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
         refit(student, model, [TensorBatch(b) for b in pad_texts(encoded, rows, tokenizer)])
     save_checkpoint(student, task, folder)
-    choice.precision.write(folder / precision.FILE)
+    plan.precision.write(folder / precision.FILE)
     _copy_texts(ready.base, task, folder)
-    predicted = table.total(choice.architecture, choice.precision)
-    plan: dict[str, Any] = {
+    predicted = table.total(plan.architecture, plan.precision)
+    told: dict[str, Any] = {
         "target": target.model_dump(), "measured": measured.model_dump(), "predicted": predicted,
-        "choice": choice.summary(), "table": table.model_dump(),
+        "plan": plan.summary(), "table": table.model_dump(),
     }  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: Path) -> None:
@@ -217,10 +218,11 @@ def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
 
 
 def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
-    """Return training texts as long as those that are served: scales are taken from the first of them."""
+    """Return training texts as long as those that are served, without labels: int8 is made and judged on them."""
     tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
     train, served = (_lengths(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
-    return ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS, config.seed))
+    chosen = ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS + JUDGED_ROWS, config.seed))
+    return Texts(chosen.rows, None, chosen.source, chosen.kind)
 
 
 def _lengths(encoded: list[Encoded]) -> list[int]:

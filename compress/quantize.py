@@ -1,14 +1,47 @@
-"""quantize_dynamic_int8(): fp32 graph → int8 weights, activations quantized as they come."""
+"""quantize(): a classifier → its int8 graph by one recipe, inside the loss that is allowed.
 
+`static`: fixed activation scales from calibration texts; an answer never depends on its batch. `dynamic`: a scale for
+each batch, as it comes; it needs no texts, and is answered row by row to keep the same promise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
 
-from export.onnx import HEAD_NODES
-from export.stock import quiet
+from compress.calibrate import TextBatches, calibrate
+from compress.histogram import Method
+from compress.sensitivity import Fallen, fall_back
+from export.agreement import Agreement, Logits, measure_agreement
+from export.graph import check_fused
+from export.onnx import write_int8
+from export.precision import Precision, Scales
+from models.classifier import Classifier
+from models.data.texts import Texts
 from models.processor import has_vnni
+from models.record import Record
+from models.task import Task
+from models.tokens import Row, Tokenizer
+from models.train.predict import predict
+from service.bundle import Variant
+from service.engine import run_session
+from service.runtime import open_session
+
+Recipe = Literal["auto", "static", "dynamic", "fp32"]
+Int8Recipe = Literal["static", "dynamic"]
+
+
+class QuantizeConfig(Record):
+    """How int8 is made, and what it may cost."""
+
+    recipe: Recipe = Field("auto", description="auto measures static, dynamic and fp32, and takes the fastest inside")
+    method: Method = Field("mse", description="where the ranges of activations are cut")
+    smooth: bool = Field(True, description="whether columns of outliers are brought nearer to the rest where it pays")
+    max_loss: float = Field(0.5, ge=0, description="points that int8 may lose against fp32")
 
 
 def weight_bits() -> Literal[7, 8]:
@@ -16,18 +49,81 @@ def weight_bits() -> Literal[7, 8]:
     return 8 if has_vnni() else 7
 
 
-def quantize_dynamic_int8(source: Path, target: Path) -> Path:
-    """Write the int8 form of the graph at `source` to `target`: Attention and MatMul, one weight scale a column."""
-    with quiet():  # the quantizer advises, at every call, a step that is done already
-        quantize_dynamic(
-            str(source),
-            str(target),
-            op_types_to_quantize=["MatMul", "Attention"],
-            per_channel=True,
-            reduce_range=weight_bits() == 7,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=list(HEAD_NODES),
-            # shapes are not inferred through fused operators
-            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
-        )
-    return target
+def int8_variant(recipe: Int8Recipe = "static", bits: int | None = None) -> Variant:
+    """Return how an int8 graph made here stands in a bundle; sessions are opened as it says."""
+    return Variant(
+        file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe=recipe, weight_bits=bits or weight_bits(),
+        golden_tolerance=0.25,
+    )  # fmt: skip
+
+
+class Subject:
+    """A classifier in fp32, and the texts by which it is quantized and judged."""
+
+    def __init__(
+        self, model: Classifier, task: Task, tokenizer: Tokenizer, texts: tuple[Sequence[Row], Texts],
+        searched: Precision | None = None,
+    ) -> None:  # fmt: skip
+        self.model, self.task, self.tokenizer = model, task, tokenizer
+        shape = model.architecture
+        self.start = searched or Precision.all_int8(shape, weight_bits())  # what a search chose, or all
+        self.calibration, self.judged = texts
+        self.encoded = tokenizer.encode(self.judged.rows)
+        self.wanted: Logits = predict(model, self.encoded, tokenizer)
+        self.truth: NDArray[Any] | None = None if self.judged.labels is None else self.judged.targets(task)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Mean length of the judged texts."""
+        return float(np.mean([len(e.ids) for e in self.encoded]))
+
+    def answers(self, path: Path, rows: int | None = None) -> Logits:
+        """Return the logits (rows, labels) of the graph at `path`, each text alone."""
+        session = open_session(path, variant=int8_variant())
+        return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in self.encoded[:rows]])
+
+    def agreement(self, found: Logits) -> Agreement:
+        """Compare logits of the first judged rows with those of the model in fp32."""
+        rows = len(found)
+        truth = None if self.truth is None else self.truth[:rows]
+        return measure_agreement(self.task, self.wanted[:rows], found, truth)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A graph, how it was made, and how near to fp32 it is."""
+
+    recipe: Literal["static", "dynamic", "fp32"]
+    path: Path
+    fallen: Fallen
+
+    @property
+    def loss(self) -> float:
+        """Points lost against fp32."""
+        return self.fallen.agreement.loss_points
+
+
+def quantize(
+    subject: Subject, recipe: Int8Recipe, config: QuantizeConfig, path: Path
+) -> tuple[Candidate, Scales | None]:
+    """Write the int8 form of a model to `path`; sublayers stay in fp32 where the loss would not be inside else.
+
+    Returns:
+        The candidate, which may still be outside the loss, and the activation scales of a static one.
+
+    Raises:
+        InputError: the texts cannot calibrate this model.
+    """
+    start, scales = subject.start, None
+    if recipe == "static":
+        batches = TextBatches(subject.calibration, subject.tokenizer)
+        scales = calibrate(subject.model, batches, config.method, start.weight_bits, config.smooth)
+
+    def measure(precision: Precision, rows: int | None) -> Agreement:
+        write_int8(subject.model, path, subject.task.pair, scales, precision)
+        return subject.agreement(subject.answers(path, rows))
+
+    shape = subject.model.architecture
+    fallen = fall_back(shape, start, measure, config.max_loss, subject.mean_tokens)
+    check_fused(path, shape, fallen.precision, static=recipe == "static")
+    return Candidate(recipe, path, fallen), scales

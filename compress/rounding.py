@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from compress.calibrate import calibrate
 from compress.divergence import divergence
+from compress.quantize import int8_variant
+from compress.sensitivity import sublayers
 from export.onnx import write_int8
-from export.precision import PARTS, Part, Precision
-from models.architecture import LayerShape
+from export.precision import Precision
 from models.classifier import Classifier, TensorBatch
 from models.task import Task
 from models.tokens import TokenBatch
@@ -46,7 +47,7 @@ def measure_rounding(
 
     def cost(precision: Precision, path: Path) -> float:
         write_int8(model, path, task.pair, scales, precision)
-        session, total = open_session(path), 0.0
+        session, total = open_session(path, variant=int8_variant()), 0.0
         for batch, answers in zip(judged, wanted, strict=True):
             total += float(divergence(task.kind, torch.from_numpy(run_session(session, batch)), answers).sum())
         return total / sum(batch.rows for batch in judged)
@@ -54,12 +55,7 @@ def measure_rounding(
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "model.onnx"
         base = cost(nothing, path)
-        parts = [(i, part) for i, layer in enumerate(shape.layers) for part in PARTS if _size(layer, part)]
         return {
             f"{index}.{part}": max(cost(nothing.replaced(index, part, "int8"), path) - base, 0.0)
-            for index, part in tqdm(parts, desc="what int8 costs", unit="sublayer", file=sys.stderr)
+            for index, part in tqdm(sublayers(shape), desc="what int8 costs", unit="sublayer", file=sys.stderr)
         }
-
-
-def _size(layer: LayerShape, part: Part) -> int:
-    return layer.heads if part == "attention" else layer.ffn

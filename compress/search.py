@@ -1,4 +1,4 @@
-"""Frontier: costs + a budget table → the best choice for every budget. Exact: a dynamic programme.
+"""Frontier: costs + a budget table → the best plan for every budget. Exact: a dynamic programme.
 
 One option a sublayer: the width that stays, in int8 or fp32. The cheapest sum of costs for each amount is found
 once (a knapsack; Frantar and Alistarh 2022, "SPDY"); each budget, of seconds or of bytes, only reads it. Amounts are
@@ -88,7 +88,7 @@ def make_frontier(shape: Architecture, costs: Costs, rounding: Rounding, table: 
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class Plan:
     """What the search chose: how wide each sublayer is, and how it is computed."""
 
     architecture: Architecture
@@ -103,7 +103,7 @@ class Choice:
 
 def choose(
     shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float, bits: Literal[7, 8] = 8
-) -> Choice | None:
+) -> Plan | None:
     """Return what costs least of all that the table puts within the budget, or None when nothing is.
 
     Args:
@@ -120,4 +120,4 @@ def choose(
     precision = Precision(
         layers=tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs), weight_bits=bits
     )
-    return Choice(shape.with_layers([(heads.width, ffn.width) for heads, ffn in pairs]), precision)
+    return Plan(shape.with_layers([(heads.width, ffn.width) for heads, ffn in pairs]), precision)

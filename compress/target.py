@@ -7,7 +7,7 @@ from typing import Literal
 
 from compress.budget import BudgetTable
 from compress.clock import Measured
-from compress.search import Choice, Frontier, choose
+from compress.search import Frontier, Plan, choose
 from models.architecture import Architecture
 from models.errors import TargetError
 from models.record import Record
@@ -64,9 +64,9 @@ class Space:
 
 
 def meet(
-    target: Target, space: Space, reference_ms: float, measure: Callable[[Choice], Measured], tolerance: float
-) -> tuple[Choice, Measured]:
-    """Return the choice whose measured figure is the target's, within the share `tolerance`.
+    target: Target, space: Space, reference_ms: float, measure: Callable[[Plan], Measured], tolerance: float
+) -> tuple[Plan, Measured]:
+    """Return the plan whose measured figure is the target's, within the share `tolerance`.
 
     The full architecture may be faster or smaller than asked: then nothing need be cut.
 
@@ -77,18 +77,18 @@ def meet(
         TargetError: no architecture is near enough; says what the nearest are.
     """
     budget, low, high = target.budget(reference_ms), 0.0, float("inf")
-    tried: dict[Choice, Measured] = {}
+    tried: dict[Plan, Measured] = {}
     for _ in range(CORRECTIONS):
-        choice = choose(space.full, space.frontier, space.table, budget, space.bits)
-        if choice is None:  # not even an encoder without sublayers
+        plan = choose(space.full, space.frontier, space.table, budget, space.bits)
+        if plan is None:  # not even an encoder without sublayers
             low, reached = max(low, budget), float("inf")
         else:
-            if choice not in tried:
-                tried[choice] = measure(choice)
-                sys.stderr.write(f"prunella: {choice.summary()}: {target.told(tried[choice])} of {target.told()}\n")
-            reached = target.reached(tried[choice])
-            if abs(reached - 1) <= tolerance / 2 or (reached > 1 and choice.architecture == space.full):
-                return choice, _checked(target, choice, tried[choice])  # half: the next measurement differs a little
+            if plan not in tried:
+                tried[plan] = measure(plan)
+                sys.stderr.write(f"prunella: {plan.summary()}: {target.told(tried[plan])} of {target.told()}\n")
+            reached = target.reached(tried[plan])
+            if abs(reached - 1) <= tolerance / 2 or (reached > 1 and plan.architecture == space.full):
+                return plan, _checked(target, plan, tried[plan])  # half: the next measurement differs a little
             low, high = (budget, high) if reached > 1 else (low, min(high, budget))
         wanted = budget * min(reached, 2.0)
         inside = low < wanted < high
@@ -96,14 +96,14 @@ def meet(
     nearest = sorted(tried.items(), key=lambda item: abs(target.reached(item[1]) - 1))[:3]
     if nearest and abs(target.reached(nearest[0][1]) - 1) <= tolerance:
         return nearest[0][0], _checked(target, *nearest[0])
-    told = "; ".join(f"{target.told(found)} ({choice.summary()})" for choice, found in nearest) or "none"
+    told = "; ".join(f"{target.told(found)} ({plan.summary()})" for plan, found in nearest) or "none"
     raise TargetError(
         f"no shape is within {tolerance:.0%} of {target.told()}: the nearest measured are {told}; "
         "ask for one of these, or allow a larger --tolerance"
     )
 
 
-def _checked(target: Target, choice: Choice, found: Measured) -> Measured:
+def _checked(target: Target, plan: Plan, found: Measured) -> Measured:
     if found.speedup <= 1:
-        raise TargetError(f"{choice.summary()} meets {target.told()} and is slower than the model it replaces")
+        raise TargetError(f"{plan.summary()} meets {target.told()} and is slower than the model it replaces")
     return found

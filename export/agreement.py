@@ -1,41 +1,85 @@
-"""check_agreement(): two answer functions and texts → numbers, or DisagreementError."""
+"""check_agreement(): the answers of two forms of one model → how far they are apart, or DisagreementError."""
+
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import DisagreementError
 from models.record import Record
+from models.task import Task
+
+Logits = NDArray[np.float32]
 
 
 class Agreement(Record):
-    """How far two forms of one model are apart on the same rows."""
+    """How far a form of a model is from the model in fp32, on the same rows.
+
+    `loss_points` is what the other form costs, in points; `loss_is` says how that was found. `accuracy`: right
+    decisions of fp32 minus its own, on labelled rows. `expected`: what flipped decisions cost when fp32's scores are
+    taken for probabilities; it needs no labels, and wavers less than counting them. `deviation`, of a regression:
+    mean |Δ| as a share of the standard deviation of fp32's answers.
+    """
 
     rows: int
-    max_difference: float
+    max_difference: float  # |Δlogit|
     mean_difference: float
-    flips: int
+    decisions: int  # rows; of a multi-label task rows x labels, of a regression none
+    flips: int  # decisions that differ
+    loss_points: float
+    loss_is: Literal["accuracy", "expected", "deviation"]
+    reference_accuracy: float | None = None  # share of right decisions, where the rows have labels
+    accuracy: float | None = None
 
 
-def check_agreement(
-    wanted: NDArray[np.float32], found: NDArray[np.float32], what: str, max_difference: float
+def measure_agreement(
+    task: Task, wanted: Logits, found: Logits, truth: NDArray[np.generic] | None = None
 ) -> Agreement:
-    """Compare logits (rows, labels) of two forms of a model.
+    """Compare logits (rows, labels) of fp32 and of another form.
+
+    Args:
+        task: what the logits mean.
+        wanted: of fp32.
+        found: of the other form, of the same shape.
+        truth: `Texts.targets` of the rows, where they have labels; a regression's are not looked at.
+    """
+    difference = np.abs(wanted - found)
+    told = {
+        "rows": len(wanted), "max_difference": float(difference.max()), "mean_difference": float(difference.mean()),
+    }  # fmt: skip
+    if task.kind == "regression":
+        loss = 100 * float(difference.mean() / max(float(wanted.std()), 1e-8))
+        return Agreement(**told, decisions=0, flips=0, loss_points=loss, loss_is="deviation")
+    scores = task.scores(wanted)
+    before, after = task.decide(scores), task.decide(task.scores(found))
+    flipped = before != after
+    told |= {"decisions": int(flipped.size), "flips": int(flipped.sum())}
+    if truth is None:
+        loss = 100 * float((_margins(task, scores, after) * flipped).mean())
+        return Agreement(**told, loss_points=loss, loss_is="expected")
+    was, now = float((before == truth).mean()), float((after == truth).mean())
+    return Agreement(
+        **told, loss_points=100 * (was - now), loss_is="accuracy", reference_accuracy=was, accuracy=now
+    )  # fmt: skip
+
+
+def check_agreement(agreement: Agreement, what: str, max_difference: float) -> Agreement:
+    """Return `agreement` when no logit differs by more than `max_difference`.
 
     Raises:
-        DisagreementError: a logit differs by more than `max_difference`, or is not a number.
+        DisagreementError: one does, or is not a number.
     """
-    if wanted.shape != found.shape:
-        raise DisagreementError(f"{what}: logits of shape {found.shape}, wanted {wanted.shape}")
-    difference = np.abs(wanted - found)
-    agreement = Agreement(
-        rows=len(wanted),
-        max_difference=float(difference.max()),
-        mean_difference=float(difference.mean()),
-        flips=int((wanted.argmax(1) != found.argmax(1)).sum()),
-    )
     if not agreement.max_difference <= max_difference:  # also true for NaN
         raise DisagreementError(
             f"{what}: logits differ by {agreement.max_difference:.2g}, at most {max_difference:.2g} was wanted; "
-            f"{agreement.flips} of {agreement.rows} labels flip"
+            f"{agreement.flips} of {agreement.decisions} decisions flip"
         )
     return agreement
+
+
+def _margins(task: Task, scores: Logits, after: NDArray[np.generic]) -> Logits:
+    """Return how much less likely than fp32's decision the other one is, by fp32's scores."""
+    if task.kind == "multi":
+        return np.abs(2 * scores - 1)
+    rows = np.arange(len(scores))
+    return np.asarray(scores.max(axis=1) - scores[rows, after.astype(np.int64)])

@@ -60,10 +60,17 @@ class Layers:
         hidden = self._add_and_norm(first, added, f"{module}.attention", f"{name}.attention.norm")
         added = None
         if layer.ffn:
-            inner = self.product(hidden, self._matrix(f"{module}.ffn.rise"), f"{name}.ffn.rise", kinds.ffn)
-            inner = self.graph.node("Gelu", [inner], f"{name}.ffn.gelu", FUSED)
+            inner = self._rise(hidden, self._matrix(f"{module}.ffn.rise"), f"{name}.ffn", kinds.ffn)
             added = self.product(inner, self._matrix(f"{module}.ffn.fall"), f"{name}.ffn.fall", kinds.ffn)
         return self._add_and_norm(hidden, added, f"{module}.ffn", f"{name}.ffn.norm")
+
+    def _rise(self, hidden: str, matrix: Matrix, name: str, kind: Kind) -> str:
+        """Add GELU(x · W + b)."""
+        if self.graph.half:
+            weight = self.graph.weight(f"{matrix.name}.weight", matrix.weight)
+            product = self.graph.node("MatMul", [hidden, weight], f"{name}.rise")
+            return self.graph.node("BiasGelu", [product, self._bias(matrix, kind)], f"{name}.gelu", FUSED)
+        return self.graph.node("Gelu", [self.product(hidden, matrix, f"{name}.rise", kind)], f"{name}.gelu", FUSED)
 
     def product(self, source: str, matrix: Matrix, name: str, kind: Kind) -> str:
         """Add x · W + b; float in, float out."""
@@ -101,11 +108,15 @@ class Layers:
 
     def _add_and_norm(self, hidden: str, added: str | None, module: str, name: str) -> str:
         """Add residual and norm; a dropped sublayer adds its bias only."""
+        computed = added is not None
         if added is None:
             added = self.graph.weight(f"{module}.bias", self.state[f"{module}.bias"])
+        ends = [self.graph.weight(f"{module}.norm.{e}", self.state[f"{module}.norm.{e}"]) for e in ("weight", "bias")]
+        if self.graph.half and computed:
+            inputs, epsilon = [hidden, added, *ends], self.shape.norm_epsilon
+            return self.graph.node("SkipLayerNormalization", inputs, name, FUSED, epsilon=epsilon)
         # not Add: that would be fused into SkipLayerNormalization, whose kernel takes three times as long as the pair
         total = self.graph.node("Sum", [hidden, added], f"{name}.sum")
-        ends = [self.graph.weight(f"{module}.norm.{e}", self.state[f"{module}.norm.{e}"]) for e in ("weight", "bias")]
         return self.graph.node("LayerNormalization", [total, *ends], name, axis=-1, epsilon=self.shape.norm_epsilon)
 
     def _matrix(self, module: str) -> Matrix:

@@ -15,15 +15,21 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
 class Graph:
-    """An ONNX graph under construction; names of tensors are names of nodes or weights."""
+    """An ONNX graph under construction; names of tensors are names of nodes or weights.
 
-    def __init__(self) -> None:
+    A `half` graph is for GPUs: its floats are fp16, and it takes the fused operators that are fast there.
+    """
+
+    def __init__(self, half: bool = False) -> None:
+        self.half = half
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
 
     def weight(self, name: str, array: NDArray[Any] | np.generic) -> str:
         """Add a constant."""
-        self._weights.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        kept = np.asarray(array, order="C")
+        kept = kept.astype(np.float16) if self.half and kept.dtype == np.float32 else kept
+        self._weights.append(numpy_helper.from_array(kept, name))
         return name
 
     def node(self, operator: str, inputs: Sequence[str], name: str, domain: str = "", **attributes: Any) -> str:

@@ -1,4 +1,4 @@
-"""to_onnx() and write_int8(): Classifier → ONNX, written with ONNX Runtime's fused operators directly.
+"""to_onnx(), write_int8() and write_fp16(): Classifier → ONNX, written with ONNX Runtime's fused operators directly.
 
 Exporting a traced graph and letting an optimizer find the patterns again is a lottery that loses silently, and so is
 quantizing such a graph with ONNX Runtime's tools; writing the fused and the int8 operators cannot. `export.graph`
@@ -35,7 +35,23 @@ def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = F
     Raises:
         InputError: the model is of a family that has no graph here.
     """
-    _write(model, path, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings)
+    graph = Graph()
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings)
+    graph.save(path, inputs, model.labels)
+
+
+def write_fp16(model: Classifier, path: Path, pair: bool) -> None:
+    """Write `model` to `path` in fp16 for GPUs; inputs and output are those of `to_onnx`, logits float32.
+
+    Attention gets the lengths of the texts and no mask, with which ONNX Runtime's fused kernels on GPUs can work.
+    Padding is on the right, as `Tokenizer.pad` puts it.
+
+    Raises:
+        InputError: the model is of a family that has no graph here.
+    """
+    graph = Graph(half=True)
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings=False)
+    graph.save(path, inputs, model.labels)
 
 
 def write_int8(
@@ -54,13 +70,15 @@ def write_int8(
     Raises:
         InputError: the model is of a family that has no graph here.
     """
-    precision = precision or Precision.all_int8(model.architecture)
-    _write(model, path, pair, (precision, scales), int8_embeddings=True)
+    graph, precision = Graph(), precision or Precision.all_int8(model.architecture)
+    inputs = _write(model, graph, pair, (precision, scales), int8_embeddings=True)
+    graph.save(path, inputs, model.labels)
 
 
 def _write(
-    model: Classifier, path: Path, pair: bool, plan: tuple[Precision, Scales | None], int8_embeddings: bool
-) -> None:
+    model: Classifier, graph: Graph, pair: bool, plan: tuple[Precision, Scales | None], int8_embeddings: bool
+) -> tuple[str, ...]:
+    """Add the whole model to `graph`, and return the names of its inputs."""
     shape = model.architecture
     if shape.family == "modernbert":
         raise InputError(
@@ -69,14 +87,19 @@ def _write(
         )
     typed = pair and shape.token_types > 1
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    graph = Graph()
     hidden = _embeddings(graph, state, shape, typed, int8_embeddings)
-    graph.node("Cast", ["attention_mask"], "mask", to=TensorProto.INT32)
+    mask = "attention_mask"
+    if graph.half:
+        graph.weight("tokens.axis", np.array([1], dtype=np.int64))
+        mask = graph.node("ReduceSum", [mask, "tokens.axis"], "text.lengths", keepdims=0)
+    graph.node("Cast", [mask], "mask", to=TensorProto.INT32)
     layers = Layers(graph, state, shape, *plan)
     for index in range(len(shape.layers)):
         hidden = layers.write(index, hidden)
-    _head(graph, state, shape, hidden)
-    graph.save(path, INPUTS if typed else INPUTS[:2], model.labels)
+    logits = _head(graph, state, shape, hidden)
+    if graph.half:
+        graph.node("Cast", [logits], "logits", to=TensorProto.FLOAT)
+    return INPUTS if typed else INPUTS[:2]
 
 
 def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
@@ -111,7 +134,7 @@ def _words(graph: Graph, table: NDArray[np.float32], int8: bool) -> str:
     return graph.node("Mul", [rows, scales], "words")
 
 
-def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> None:
+def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> str:
     first = graph.node("Squeeze", [hidden, graph.weight("one", np.array([1], dtype=np.int64))], "first.token")
     dense = _linear(graph, state, "head.dense", first, "head.biased")
     match shape.head_activation:
@@ -121,7 +144,7 @@ def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: s
             bent = graph.node("Relu", [dense], "head.relu")
         case "gelu":
             bent = graph.node("Gelu", [dense], "head.gelu", FUSED)
-    _linear(graph, state, "head.out", bent, "logits")
+    return _linear(graph, state, "head.out", bent, "logits.half" if graph.half else "logits")
 
 
 def _linear(graph: Graph, state: Mapping[str, Any], module: str, hidden: str, result: str) -> str:

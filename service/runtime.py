@@ -69,7 +69,7 @@ def choose_device(info: BundleInfo, settings: RuntimeSettings, available: list[s
 def open_session(
     path: Path, threads: int = 1, device: str = "cpu", variant: Variant | None = None
 ) -> ort.InferenceSession:
-    """Open the ONNX file at `path`.
+    """Open the ONNX file at `path`; without `variant` it may have int8 weights of 8 bits.
 
     Raises:
         FolderError: ONNX Runtime cannot load the file.
@@ -79,8 +79,8 @@ def open_session(
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    if variant is not None and variant.precision == "int8" and variant.weight_bits == 8 and not has_vnni():
-        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights saturate without VNNI
+    if not has_vnni() and (variant is None or variant.weight_bits == 8):
+        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights would saturate, silently
     name, _, index = device.partition(":")
     providers: list[object] = [PROVIDERS["cpu"]]
     if name != "cpu":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.bundle import make_bundle
+from compress.bundle import BundleConfig, BundleTexts, make_bundle
 from models.folder import MANIFEST, Manifest, record_files
 from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
@@ -19,7 +19,8 @@ def make_tiny_bundle(store: Path, pair: bool = False) -> Path:
     texts = tiny_texts(pair=pair)
     config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=1))
     classifier = finetune(str(encoder), Splits(texts, texts), config, store)
-    return make_bundle(classifier.folder, texts, "dynamic", store).folder.path
+    bundle = BundleConfig(recipe="dynamic", max_loss=100)
+    return make_bundle(classifier.folder, BundleTexts.of(texts), bundle, store).folder.path
 
 
 def copy_with_other_golden_logits(bundle: Path, target: Path) -> Path:

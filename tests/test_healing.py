@@ -82,5 +82,5 @@ def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(s
     assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
     store = straight.path.parent
     assert find_reference(bundle, store).path == next(store.glob("import-*"))
-    with pytest.raises(InputError, match="is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
+    with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
         check_inputs(Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64)))

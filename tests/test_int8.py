@@ -34,11 +34,12 @@ class Tiny:
         self.model = cut_units(model, *PRUNED) if pruned else model
         self.shape, self.pair = self.model.architecture, pair
         self.tokenizer = Tokenizer.open(folder, 32)
-        self.encoded = self.tokenizer.encode(tiny_texts(24, pair).rows)
+        self.rows = tiny_texts(24, pair).rows
+        self.encoded = self.tokenizer.encode(self.rows)
         self.wanted = predict(self.model, self.encoded, self.tokenizer)
 
-    def scales(self, method="error", smooth=True):
-        return calibrate(self.model, TextBatches(self.encoded, self.tokenizer), method, smooth=smooth)
+    def scales(self, method="mse", smooth=True):
+        return calibrate(self.model, TextBatches(self.rows, self.tokenizer), method, smooth=smooth)
 
     def alone(self, path):
         session = open_session(path)

@@ -7,7 +7,7 @@ import pytest
 
 from compress.budget import Amounts, BudgetTable, size_table, widths
 from compress.clock import Measured
-from compress.search import Choice, Frontier, Option, choose, make_frontier
+from compress.search import Frontier, Option, Plan, choose, make_frontier
 from compress.target import Space, Target, meet
 from export.precision import Precision
 from models.architecture import Architecture, LayerShape
@@ -61,8 +61,8 @@ def test_choice_is_within_the_budget_and_whole_where_it_may_be():
     table = table_of()
     frontier = make_frontier(SHAPE, costs_of(), {}, table)
     for budget in (4e-4, 1e-3, 2e-3):
-        choice = choose(SHAPE, frontier, table, budget)
-        assert table.total(choice.architecture, choice.precision) <= budget
+        plan = choose(SHAPE, frontier, table, budget)
+        assert table.total(plan.architecture, plan.precision) <= budget
     assert choose(SHAPE, frontier, table, 1e-4) is None
     free = {name: {w: (0.0 if w == max(c) else v) for w, v in c.items()} for name, c in costs_of().items()}
     assert choose(SHAPE, make_frontier(SHAPE, free, {}, table), table, 1.0).architecture == SHAPE
@@ -97,8 +97,8 @@ def test_with_two_precisions_the_choice_equals_brute_force():
 
     every = list(itertools.product(*(itertools.product(costs[name], ("int8", "fp32")) for name in costs)))
     for budget in np.linspace(3e-4, 2.5e-3, 12):
-        choice = choose(shape, frontier, table, float(budget))
-        layer, kinds = choice.architecture.layers[0], choice.precision.layers[0]
+        plan = choose(shape, frontier, table, float(budget))
+        layer, kinds = plan.architecture.layers[0], plan.precision.layers[0]
         chosen = ((layer.heads, kinds.attention), (layer.ffn, kinds.ffn))
         assert amount(chosen) <= budget
         assert cost(chosen) <= min(cost(p) for p in every if amount(p) <= budget * (1 - 1e-3)) + 1e-9
@@ -107,8 +107,8 @@ def test_with_two_precisions_the_choice_equals_brute_force():
 def machine(truth: BudgetTable):
     """What a machine would measure whose sublayers take what `truth` says."""
 
-    def measure(choice: Choice) -> Measured:
-        ours, reference = truth.total(choice.architecture, choice.precision) * 1e3, 6.0
+    def measure(plan: Plan) -> Measured:
+        ours, reference = truth.total(plan.architecture, plan.precision) * 1e3, 6.0
         return Measured(ours_ms=ours, reference_ms=reference, speedup=reference / ours, bytes=1000)
 
     return measure
@@ -119,9 +119,9 @@ def machine(truth: BudgetTable):
 def test_a_target_is_met_though_the_table_predicts_wrongly(wrong, target):
     table = table_of()
     space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
-    choice, found = meet(target, space, 6.0, machine(table_of(wrong)), 0.08)
+    plan, found = meet(target, space, 6.0, machine(table_of(wrong)), 0.08)
     assert abs(target.reached(found) - 1) <= 0.08
-    assert found == machine(table_of(wrong))(choice)
+    assert found == machine(table_of(wrong))(plan)
 
 
 def test_a_target_out_of_reach_names_the_nearest():
@@ -134,8 +134,8 @@ def test_a_target_out_of_reach_names_the_nearest():
 def test_a_target_that_needs_no_cut_gives_the_full_model():
     table = table_of()
     space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
-    choice, found = meet(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
-    assert choice.architecture == SHAPE
+    plan, found = meet(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
+    assert plan.architecture == SHAPE
     assert found.speedup > 1.5
 
 
@@ -143,8 +143,8 @@ def test_a_model_that_is_slower_than_its_reference_is_refused():
     table = size_table(SHAPE, 500.0)
     space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
 
-    def measure(choice: Choice) -> Measured:
-        size = table.total(choice.architecture, choice.precision)
+    def measure(plan: Plan) -> Measured:
+        size = table.total(plan.architecture, plan.precision)
         return Measured(ours_ms=7.0, reference_ms=6.0, speedup=6 / 7, bytes=int(size))
 
     wanted = Target(kind="size_mb", value=table.total(SHAPE, Precision.all_int8(SHAPE)) / 2 / 1e6)

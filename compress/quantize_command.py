@@ -1,0 +1,132 @@
+"""The verbs `prunella quantize` and `prunella export`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from models.console import STORE, Out, Store, finish, need
+from models.errors import FolderError, InputError
+
+if TYPE_CHECKING:
+    from compress.bundle import BundleTexts
+    from models.folder import ModelFolder
+    from models.task import Task
+
+Model = Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")]
+MaxLoss = Annotated[float, typer.Option(help="points that int8 may lose against fp32; sublayers stay fp32 for it")]
+Rows = Annotated[
+    str | None, typer.Option(help="labelled rows that the loss is judged on; default: calibration texts")
+]
+MOST_JUDGED = 1000  # rows of --data; `prunella bench` and `evaluate` answer all of them
+VARIANTS = ("cpu-fp32", "cpu-int8", "gpu-fp16")
+CalibrationRows = Annotated[int, typer.Option(min=1, help="texts that ranges are taken from, drawn from the file")]
+
+
+def quantize(
+    model: Model,
+    calibration: Annotated[str, typer.Option(help="texts like those that will be served; labels are not needed")],
+    data: Rows = None,
+    recipe: Annotated[
+        Literal["auto", "static", "dynamic", "fp32"],
+        typer.Option(help="auto: the fastest inside --max-loss, measured"),
+    ] = "auto",
+    calibrator: Annotated[
+        Literal["mse", "minmax", "percentile", "entropy"], typer.Option(help="where ranges of activations are cut")
+    ] = "mse",
+    smooth: Annotated[bool, typer.Option(help="bring columns of outliers nearer to the rest where it pays")] = True,
+    calibration_rows: CalibrationRows = 256,
+    max_loss: MaxLoss = 0.5,
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """A classifier folder → a bundle in int8 and fp32, checked against torch, timed and inside the loss.
+
+    Exit code 1 when the recipe that was asked for is not inside --max-loss, or a form answers otherwise than wanted.
+    """
+    need("torch", "train")
+    from compress.bundle import BundleConfig, make_bundle
+
+    source, task = open_model(model, store)
+    texts = read_rows(task, calibration, data, calibration_rows)
+    config = BundleConfig(recipe=recipe, method=calibrator, smooth=smooth, max_loss=max_loss, timed=True)
+    finish("quantize", make_bundle(source, texts, config, store), out)
+
+
+def export(
+    model: Model,
+    variant: Annotated[
+        list[str] | None, typer.Option(help="cpu-fp32, cpu-int8, gpu-fp16; several: give it again")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="texts for the checks, and for cpu-int8's scales; default: made up")
+    ] = None,
+    max_loss: MaxLoss = 0.5,
+    store: Store = STORE,
+    out: Out = None,
+) -> None:
+    """A classifier folder → a bundle of ONNX files, each checked against torch; cpu-fp32 is in every bundle."""
+    need("torch", "train")
+    from compress.bundle import CALIBRATION_ROWS, BundleConfig, BundleTexts, make_bundle
+    from compress.suited import made_up_texts
+
+    asked = set(variant or ["cpu-fp32"])
+    if unknown := sorted(asked - set(VARIANTS)):
+        raise InputError(f"--variant is {unknown[0]!r}: there are {', '.join(VARIANTS)}")
+    source, task = open_model(model, store)
+    if data:
+        texts = read_rows(task, data, None, CALIBRATION_ROWS)
+    elif "cpu-int8" in asked:
+        raise InputError("--variant cpu-int8 needs --data FILE: texts like those that will be served")
+    else:
+        texts = BundleTexts.of(made_up_texts(source.path, task.pair))
+    recipe: Literal["static", "fp32"] = "static" if "cpu-int8" in asked else "fp32"
+    config = BundleConfig(recipe=recipe, max_loss=max_loss, gpu="gpu-fp16" in asked)
+    finish("export", make_bundle(source, texts, config, store), out)
+
+
+def open_model(path: Path, store: Path) -> "tuple[ModelFolder, Task]":
+    """Return a classifier folder, imported where it is Hugging Face's, and its task.
+
+    Raises:
+        InputError: it is something else, is quantized already, or is of a family that has no graph.
+    """
+    from compress.source import open_source
+    from export.foreign import refuse_onnx
+    from models import task as task_file
+    from models.checkpoint import read_architecture
+    from models.task import Task
+    from service.bundle import FILE
+
+    if path.is_file():
+        refuse_onnx(path)
+    if (path / FILE).is_file():
+        raise FolderError(
+            f"{path} is a bundle, exported and quantized already: give the classifier that it came from"
+        )
+    graphs = sorted(path.glob("*.onnx"))
+    if graphs and not (path / "config.json").is_file():
+        refuse_onnx(graphs[0])
+    source = open_source(path, store)
+    if read_architecture(source.path).family == "modernbert":
+        raise InputError(
+            f"{path} is a modernbert model, which cannot be exported or quantized yet: there is no graph for its "
+            "rotary positions, local attention and GeGLU"
+        )
+    return source, Task.read(source.path / task_file.FILE)
+
+
+def read_rows(task: "Task", calibration: str, data: str | None, count: int) -> "BundleTexts":
+    """Return `count` rows drawn from `calibration`; judged are those of `data`, or else rows that were not drawn."""
+    import numpy as np
+
+    from compress.bundle import BundleTexts
+    from models.data.texts import Columns, Texts, read_texts
+
+    found = read_texts(calibration, Columns(), task.kind)
+    found = found.take(np.random.default_rng(0).permutation(len(found))[: 2 * count])
+    if data:
+        judged = read_texts(data, Columns(), task.kind)
+        judged = judged.take(np.random.default_rng(0).permutation(len(judged))[:MOST_JUDGED])
+        return BundleTexts(found.take(range(min(count, len(found)))), judged)
+    return BundleTexts.of(Texts(found.rows, None, found.source, task.kind), count)

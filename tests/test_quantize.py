@@ -1,0 +1,254 @@
+"""The verbs `quantize` and `export`, and the bundles that they make."""
+
+import copy
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper
+from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
+
+import prunella
+from compress.bundle import BundleConfig, BundleTexts, make_bundle
+from export.onnx import to_onnx
+from models import task as task_file
+from models import tokens
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.data.texts import Texts
+from models.folder import ModelFolder
+from models.stage import Stage, run_stage
+from models.task import Task
+from models.tokens import TokenBatch
+from service.bundle import Bundle
+from service.engine import Engine
+from service.runtime import RuntimeSettings
+
+LABELS = {"single": 2, "multi": 3, "regression": 1}
+
+
+def make_classifier(store: Path, kind: str = "single", pair: bool = False, family: str = "bert") -> ModelFolder:
+    """Make a random classifier's folder, as a stage that fine-tunes leaves it."""
+    encoder = store / f"{family}-{kind}"
+    make_tiny_family(encoder, family, LABELS[kind])
+    labels = ("negative", "positive") if kind == "single" else tuple("abc"[: LABELS[kind]])
+    task = Task(kind=kind, labels=labels, pair=pair, max_tokens=32)
+
+    def make(target: Path) -> None:
+        save_checkpoint(load_checkpoint(encoder), task, target)
+        task.write(target / task_file.FILE)
+        shutil.copyfile(encoder / tokens.FILE, target / tokens.FILE)
+
+    return run_stage(Stage("finetune", 1, {"kind": kind, "pair": pair, "family": family}), [], store, make).folder
+
+
+def write_texts(path: Path, count: int = 80, labelled: bool = True) -> Path:
+    data = tiny_texts(count)
+    given = [{"label": label} for label in data.labels] if labelled else [{}] * count
+    lines = [{"text": row[0]} | label for row, label in zip(data.rows, given, strict=True)]
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return path
+
+
+def run(capsys, monkeypatch, *arguments):
+    """Run a verb in this process; return exit code, last JSON object on stdout, and stderr."""
+    monkeypatch.setattr(sys, "argv", ["prunella", *map(str, arguments)])
+    code = 0
+    try:
+        prunella.main()
+    except SystemExit as end:
+        code = end.code or 0
+    told = capsys.readouterr()
+    lines = told.out.strip().splitlines()
+    return code, json.loads(lines[-1]) if lines else None, told.err
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quantize")
+    write_texts(folder / "texts.jsonl", labelled=False)
+    write_texts(folder / "labelled.jsonl")
+    return folder, make_classifier(folder / "store")
+
+
+def test_auto_measures_every_recipe_and_says_why_it_takes_one(made, tmp_path, capsys, monkeypatch):
+    folder, classifier = made
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", classifier.path, "--calibration", folder / "texts.jsonl", "--data",
+        folder / "labelled.jsonl", "--max-loss", 100, "--store", tmp_path / "store", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, err
+    assert {t["recipe"] for t in told["tried"]} == {"static", "dynamic", "fp32"} == set(told["p50_ms"]) - {"ours"}
+    assert [t["recipe"] for t in told["tried"] if t["rejected"] is None] == [told["recipe"]]
+    assert all(f"{t['recipe']}: " in err for t in told["tried"])
+    assert told["loss_points"] == pytest.approx(100 * (told["reference_accuracy"] - told["accuracy"]))
+    assert told["loss_interval"][0] <= told["loss_points"] <= told["loss_interval"][1]
+    assert {"speedup", "bytes", "rows", "architecture"} <= told.keys()
+    assert {"flips", "max_difference", "mean_difference"} <= told["agreement"].keys()
+    bundle = Bundle.open(tmp_path / "out")
+    files = {variant.file for variant in bundle.info.variants.values()}
+    assert {f"onnx/{p.name}" for p in (tmp_path / "out" / "onnx").iterdir()} == files
+    for name in bundle.info.variants:
+        Engine.open(bundle, RuntimeSettings(device="cpu", variant=name)).self_check()
+
+
+def test_a_recipe_that_loses_too_much_is_refused_and_leaves_nothing(made, tmp_path, capsys, monkeypatch):
+    folder, classifier = made
+    told = ("quantize", classifier.path, "--calibration", folder / "texts.jsonl", "--recipe", "static")
+    monkeypatch.setattr("compress.quantize.write_int8", _zeroed)  # a graph that always gives the same answer
+    monkeypatch.setattr("compress.quantize.check_fused", lambda *_, **__: None)
+    code, result, err = run(capsys, monkeypatch, *told, "--max-loss", 0, "--store", tmp_path / "store")
+    assert (code, result) == (1, None)
+    assert "static int8 loses" in err
+    assert "stays in fp32" in err
+    assert not [p for p in (tmp_path / "store").iterdir() if p.is_dir()]
+
+
+def _zeroed(model, path, pair, scales, precision):
+    constant = copy.deepcopy(model)
+    with torch.no_grad():
+        constant.head.out.weight.zero_()
+        constant.head.out.bias.copy_(torch.tensor([1.0, 0.0]))
+    to_onnx(constant, path, pair)
+
+
+def test_export_writes_the_variants_that_were_asked_for(made, tmp_path, capsys, monkeypatch):
+    _, classifier = made
+    export = ("export", classifier.path, "--store", tmp_path / "store")
+    code, told, err = run(capsys, monkeypatch, *export)
+    assert (code, told["variants"]) == (0, ["cpu-fp32"]), err
+    code, told, err = run(
+        capsys, monkeypatch, *export, "--variant", "gpu-fp16", "--variant", "cpu-int8", "--data",
+        made[0] / "texts.jsonl", "--max-loss", 100,
+    )  # fmt: skip
+    assert (code, told["variants"]) == (0, ["cpu-fp32", "cpu-int8", "gpu-fp16"]), err
+    bundle = Bundle.open(Path(told["folder"]))
+    assert bundle.info.default == {"cpu": "cpu-int8", "cuda": "gpu-fp16"}
+    agreement = json.loads((bundle.folder.path / "agreement.json").read_text())
+    assert agreement["torch_fp32"]["max_difference"] <= 1e-4
+    assert 1e-5 < agreement["fp32_fp16"]["max_difference"] < 0.05
+    assert set(agreement["without_vnni"]) >= {"encoder.layers.0.ffn.rise", "encoder.layers.1.attention.qkv.query"}
+    code, told, err = run(capsys, monkeypatch, *export, "--variant", "cpu-int4")
+    assert (code, told) == (2, None)
+    assert "there are cpu-fp32, cpu-int8, gpu-fp16" in err
+
+
+@pytest.mark.parametrize(
+    ("kind", "pair", "family"),
+    [
+        ("single", True, "bert"),
+        ("multi", False, "roberta"),
+        ("regression", True, "electra"),
+        ("multi", False, "distilbert"),
+    ],
+)
+def test_every_kind_of_task_goes_through_static_int8_and_fp16(tmp_path, kind, pair, family):
+    classifier = make_classifier(tmp_path, kind, pair, family)
+    texts = Texts(tiny_texts(72, pair).rows, None, "tiny", kind)
+    config = BundleConfig(recipe="static", max_loss=100, gpu=True)
+    bundle = Bundle.open(make_bundle(classifier, BundleTexts.of(texts), config, tmp_path).folder.path)
+    assert bundle.task.kind == kind
+    for name in bundle.info.variants:
+        engine = Engine.open(bundle, RuntimeSettings(device="cpu", variant=name))
+        engine.self_check()
+        alone = np.concatenate([engine.logits([row]) for row in texts.rows[:12]])
+        together = engine.logits(texts.rows[:12])  # products in fp32 add up in an order that depends on the batch
+        assert np.array_equal(together, alone) if name == "cpu-int8" else np.allclose(together, alone, atol=5e-3)
+
+
+def test_the_served_default_never_depends_on_batch_padding_or_order(made, tmp_path):
+    _, classifier = made
+    texts = tiny_texts(96)
+    config = BundleConfig(recipe="static", max_loss=100)
+    bundle = Bundle.open(make_bundle(classifier, BundleTexts.of(texts), config, tmp_path).folder.path)
+    engine, draw = Engine.open(bundle), np.random.default_rng(1)
+    assert engine.variant.recipe == "static"
+    assert not engine.alone
+    encoded = engine.encode(texts.rows)
+    alone = np.concatenate([engine.infer([e]) for e in encoded])
+    for _ in range(30):
+        chosen = draw.integers(0, len(encoded), draw.integers(1, 33))  # a text may come twice
+        batch = engine.tokenizer.pad([encoded[i] for i in chosen])
+        more = ((0, 0), (0, int(draw.integers(0, 48 - batch.ids.shape[1]))))
+        padded = TokenBatch(*(np.pad(a, more) for a in (batch.ids, batch.mask, batch.types)))
+        assert np.array_equal(engine.run(padded), alone[chosen])
+
+
+def foreign_graph(path: Path, operator: str, domain: str = "", opset: int = 18) -> Path:
+    node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+    x, y = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch"]) for n in "xy")
+    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    onnx.save(helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=opsets), str(path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("operator", "domain", "opset", "told"),
+    [
+        ("Relu", "", 18, "is an ONNX file from elsewhere"),
+        ("Relu", "", 9, "has opset 9, older than 18"),
+        ("DynamicQuantizeLinear", "", 18, "is quantized already (it has DynamicQuantizeLinear)"),
+        ("QAttention", "com.microsoft", 18, "is quantized already (it has QAttention)"),
+        ("Frobnicate", "org.example", 18, "does not know (org.example.Frobnicate)"),
+    ],
+)
+def test_onnx_files_are_refused_by_what_is_wrong_with_them(
+    made, tmp_path, capsys, monkeypatch, operator, domain, opset, told
+):
+    path = foreign_graph(tmp_path / "model.onnx", operator, domain, opset)
+    for model in (path, tmp_path):
+        _refused(capsys, monkeypatch, tmp_path, model, made[0] / "texts.jsonl", told)
+
+
+@pytest.mark.parametrize(
+    ("model", "texts", "told"),
+    [
+        ("{classifier}", '{"text": " "}\n{"text": "\\t"}', "text"),
+        ("{classifier}", "", "has no rows"),
+        ("{classifier}", '{"text": "это совсем другой язык, которого нет"}\n' * 20, "not in the language"),
+        ("{classifier}", '{"text": "这是另一种语言"}\n' * 20, "not in the language"),
+        ("{classifier}", '{"text": "a", "text_pair": "b"}\n' * 20, "rows are pairs, and the model takes single"),
+        ("{bundle}", '{"text": "good"}', "is a bundle, exported and quantized already"),
+        ("{modern}", '{"text": "good"}', "is a modernbert model, which cannot be exported or quantized yet"),
+        ("{garbage}", '{"text": "good"}', "is no ONNX file"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_no_file(made, tmp_path, capsys, monkeypatch, model, texts, told):
+    folder, classifier = made
+    places = {"classifier": classifier.path, "garbage": tmp_path / "model.bin"}
+    (tmp_path / "model.bin").write_bytes(b"\xff not protobuf")
+    if "bundle" in model:
+        config = BundleConfig(recipe="fp32")
+        places["bundle"] = make_bundle(classifier, BundleTexts.of(tiny_texts()), config, folder).folder.path
+    if "modern" in model:
+        places["modern"] = make_classifier(folder, family="modernbert").path
+    (tmp_path / "bad.jsonl").write_text(texts)
+    _refused(capsys, monkeypatch, tmp_path, Path(model.format(**places)), tmp_path / "bad.jsonl", told)
+
+
+def _refused(capsys, monkeypatch, folder, model, texts, told):
+    store = folder / "store"
+    code, result, err = run(
+        capsys, monkeypatch, "quantize", model, "--calibration", texts, "--store", store, "--out", folder / "out"
+    )
+    assert (code, result) == (2, None)
+    assert told in err
+    assert "Traceback" not in err
+    assert not store.exists() or not [p for p in store.iterdir() if p.is_dir()]
+    assert not (folder / "out").exists()
+
+
+def test_an_import_of_a_hugging_face_folder_is_quantized_too(tmp_path, capsys, monkeypatch):
+    make_tiny_checkpoint(tmp_path / "hub")
+    texts = write_texts(tmp_path / "texts.jsonl", labelled=False)
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", tmp_path / "hub", "--calibration", texts, "--recipe", "dynamic",
+        "--calibrator", "minmax", "--max-loss", 100, "--store", tmp_path / "store",
+    )  # fmt: skip
+    assert (code, told["recipe"]) == (0, "dynamic"), err
+    engine = Engine.open(Bundle.open(Path(told["folder"])))
+    assert engine.alone  # rows are answered one by one: a batch would share its scale
