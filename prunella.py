@@ -132,9 +132,15 @@ def publish(bundle: Path) -> None:
 
 
 @app.command()
-def serve(bundle: str, device: str = "auto", port: int = 3000) -> None:
-    """Serve a bundle folder or a tag of BentoML's model store on 127.0.0.1."""
-    run_server(bundle, device, port)
+def serve(
+    bundle: str,
+    device: str = "auto",
+    port: int = 3000,
+    host: str = "127.0.0.1",
+    require_device: Annotated[bool, typer.Option(help="refuse to start on another device than --device")] = False,
+) -> None:
+    """Serve a bundle folder or a tag of BentoML's model store."""
+    run_server(bundle, device, port, host, require_device)
 
 
 @app.command()
@@ -155,21 +161,22 @@ def loadtest(
     sys.exit(work([*flags, *(["--texts", str(texts)] if texts else [])]))
 
 
-def run_server(bundle: str, device: str, port: int) -> None:
+def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", require_device: bool = False) -> None:
     """Serve until stopped; prints a curl line when ready."""
     from service.serve import serve as work
 
     curl = (
-        f"curl -s http://127.0.0.1:{port}/v1/classify -H 'Content-Type: application/json' "
+        f"curl -s http://{host}:{port}/v1/classify -H 'Content-Type: application/json' "
         """-d '{"text": "The striker scored twice in the final."}'"""
     )
     start = time.perf_counter()
 
     def ready() -> None:
-        sys.stderr.write(f"serving on http://127.0.0.1:{port}; try\n  {curl}\n")
-        show({"verb": "serve", "url": f"http://127.0.0.1:{port}", "seconds": round(time.perf_counter() - start, 1)})
+        sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl}\n")
+        show({"verb": "serve", "url": f"http://{host}:{port}", "seconds": round(time.perf_counter() - start, 1)})
 
-    sys.exit(work(bundle, "127.0.0.1", port, {"PRUNELLA_DEVICE": device}, ready))
+    asked = {"PRUNELLA_DEVICE": device, **({"PRUNELLA_REQUIRE_DEVICE": "1"} if require_device else {})}
+    sys.exit(work(bundle, host, port, asked, ready))
 
 
 def numbers(flag: str, value: str) -> tuple[int, ...]:

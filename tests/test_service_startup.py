@@ -12,8 +12,9 @@ from tiny import tiny_texts
 
 from models.errors import CheckError, FolderError, InputError
 from models.folder import MANIFEST
-from service.app import Desk, build_app
+from service.app import App
 from service.bundle import Bundle, BundleInfo, Variant
+from service.desk import Desk
 from service.engine import Engine
 from service.runtime import RuntimeSettings, choose_device
 from service.settings import Settings
@@ -87,7 +88,7 @@ def test_choice_of_the_device(case, caplog):
 def test_a_fall_back_shows_in_info_and_metrics(tiny_bundle):
     # the tiny bundle has no variant for a GPU, so that this falls back on every machine
     engine = Engine.open(Bundle.open(tiny_bundle), RuntimeSettings(device="cuda"))
-    with TestClient(build_app(Desk(engine, Settings()))) as client:
+    with TestClient(App(Desk(engine, Settings()))) as client:
         assert client.get("/info").json()["device"]["got"] == "cpu"
         assert client.get("/info").json()["device"]["reason"]
         assert "prunella_device_fallback 1.0" in client.get("/metrics").text
@@ -139,7 +140,8 @@ def test_info_tells_what_was_measured(tiny_bundle, tmp_path):
         "loss_interval": [0.1, 0.9],
         "speedup": {"ort_fp32": 4.2},
         "rows": 100,
+        "reference": "ort_fp32",
     }
     (tmp_path / "measured" / "report.json").write_text(json.dumps(told))
-    with TestClient(build_app(Desk(open_engine(tmp_path / "measured"), Settings()))) as client:
+    with TestClient(App(Desk(open_engine(tmp_path / "measured"), Settings()))) as client:
         assert client.get("/info").json()["measured"] == told
