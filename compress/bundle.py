@@ -15,7 +15,7 @@ from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
 from compress.suited import check_texts
 from export import precision as precision_file
-from export.agreement import Agreement, check_agreement
+from export.agreement import Agreement, Logits, check_agreement
 from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
@@ -77,7 +77,7 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
     """
     settings = {
         **config.model_dump(mode="json"), "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
-        "weight_bits": weight_bits() if config.recipe != "fp32" else 32,
+        "weight_bits": (config.weight_bits or weight_bits()) if config.recipe != "fp32" else 32,
     }  # fmt: skip
     asked = Task.read(source.path / task.FILE)
     for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
@@ -158,9 +158,7 @@ class _Forms:
     def finish(self, choice: Choice | None) -> None:
         """Write golden rows, bundle.json and what was found."""
         rows = self._subject.judged.rows[:GOLDEN_ROWS]
-        logits = {
-            name: self._subject.answers(self._target / v.file, GOLDEN_ROWS) for name, v in self._variants.items()
-        }
+        logits = {name: self._answers(v, GOLDEN_ROWS) for name, v in self._variants.items()}
         golden = {name: tuple(tuple(float(x) for x in row) for row in found) for name, found in logits.items()}
         Golden(rows=tuple(tuple(row) for row in rows), logits=golden).write(self._target / bundle_file.GOLDEN)
         default = {"cpu": "cpu-int8" if "cpu-int8" in self._variants else "cpu-fp32"}
@@ -175,7 +173,8 @@ class _Forms:
 
     def _report(self, choice: Choice | None, info: BundleInfo) -> dict[str, Any]:
         """Return the keys of a verb's last line; times are no part of a bundle's identity, so they stand here."""
-        file = self._target / info.variants[info.default["cpu"]].file
+        default = info.variants[info.default["cpu"]]
+        file = self._target / default.file
         size = file.stat().st_size + (self._target / tokens.FILE).stat().st_size
         told: dict[str, Any] = {
             "variants": sorted(info.variants),
@@ -191,13 +190,16 @@ class _Forms:
         }  # fmt: skip
         if agreement.loss_is == "accuracy":  # what else is called a loss here was not counted on labels
             told |= agreement.model_dump(include={"accuracy", "reference_accuracy", "loss_points", "rows"})
-            told["loss_interval"] = _interval(self._subject, self._subject.answers(file))
+            told["loss_interval"] = _interval(self._subject, self._answers(default))
         milliseconds = {t.recipe: t.ms for t in choice.tried if t.ms is not None}
         if milliseconds:
             ours = milliseconds[choice.taken.recipe]
             told["p50_ms"] = {"ours": ours, **milliseconds}
             told["speedup"] = {name: ms / ours for name, ms in milliseconds.items()}
         return told
+
+    def _answers(self, variant: Variant, rows: int | None = None) -> Logits:
+        return self._subject.answers(self._target / variant.file, rows, variant.weight_bits)
 
     def _add(self, name: str, variant: Variant) -> Path:
         self._variants[name] = variant

@@ -41,6 +41,10 @@ class QuantizeConfig(Record):
     recipe: Recipe = Field("auto", description="auto measures static, dynamic and fp32, and takes the fastest inside")
     method: Method = Field("mse", description="where the ranges of activations are cut")
     smooth: bool = Field(True, description="whether columns of outliers are brought nearer to the rest where it pays")
+    weight_bits: Literal[7, 8] | None = Field(
+        None,
+        description="None: 8 where this processor has VNNI, else 7; 8 is right everywhere, 7 needs no key for it",
+    )
     max_loss: float = Field(0.5, ge=0, description="points that int8 may lose against fp32")
 
 
@@ -66,7 +70,7 @@ class Subject:
     ) -> None:  # fmt: skip
         self.model, self.task, self.tokenizer = model, task, tokenizer
         shape = model.architecture
-        self.start = searched or Precision.all_int8(shape, weight_bits())  # what a search chose, or all
+        self.start = searched or Precision.all_int8(shape)  # what a search chose, or all
         self.calibration, self.judged = texts
         self.encoded = tokenizer.encode(self.judged.rows)
         self.wanted: Logits = predict(model, self.encoded, tokenizer)
@@ -77,9 +81,9 @@ class Subject:
         """Mean length of the judged texts."""
         return float(np.mean([len(e.ids) for e in self.encoded]))
 
-    def answers(self, path: Path, rows: int | None = None) -> Logits:
-        """Return the logits (rows, labels) of the graph at `path`, each text alone."""
-        session = open_session(path, variant=int8_variant())
+    def answers(self, path: Path, rows: int | None = None, bits: int | None = None) -> Logits:
+        """Return the logits (rows, labels) of the graph at `path`, each text alone; `bits`: of its int8 weights."""
+        session = open_session(path, variant=int8_variant(bits=bits))
         return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in self.encoded[:rows]])
 
     def agreement(self, found: Logits) -> Agreement:
@@ -98,6 +102,11 @@ class Candidate:
     fallen: Fallen
 
     @property
+    def bits(self) -> int:
+        """Width of its int8 weights, if it has any."""
+        return self.fallen.precision.weight_bits
+
+    @property
     def loss(self) -> float:
         """Points lost against fp32."""
         return self.fallen.agreement.loss_points
@@ -114,14 +123,15 @@ def quantize(
     Raises:
         InputError: the texts cannot calibrate this model.
     """
-    start, scales = subject.start, None
+    bits = config.weight_bits or weight_bits()
+    start, scales = subject.start.model_copy(update={"weight_bits": bits}), None
     if recipe == "static":
         batches = TextBatches(subject.calibration, subject.tokenizer)
-        scales = calibrate(subject.model, batches, config.method, start.weight_bits, config.smooth)
+        scales = calibrate(subject.model, batches, config.method, bits, config.smooth)
 
     def measure(precision: Precision, rows: int | None) -> Agreement:
         write_int8(subject.model, path, subject.task.pair, scales, precision)
-        return subject.agreement(subject.answers(path, rows))
+        return subject.agreement(subject.answers(path, rows, bits))
 
     shape = subject.model.architecture
     fallen = fall_back(shape, start, measure, config.max_loss, subject.mean_tokens)

@@ -36,6 +36,9 @@ def quantize(
     ] = "mse",
     smooth: Annotated[bool, typer.Option(help="bring columns of outliers nearer to the rest where it pays")] = True,
     calibration_rows: CalibrationRows = 256,
+    weight_bits: Annotated[
+        int | None, typer.Option(min=7, max=8, help="default: 8 where this processor has VNNI, else 7")
+    ] = None,
     max_loss: MaxLoss = 0.5,
     store: Store = STORE,
     out: Out = None,
@@ -49,7 +52,10 @@ def quantize(
 
     source, task = open_model(model, store)
     texts = read_rows(task, calibration, data, calibration_rows)
-    config = BundleConfig(recipe=recipe, method=calibrator, smooth=smooth, max_loss=max_loss, timed=True)
+    config = BundleConfig.model_validate({
+        "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
+        "timed": True,
+    })  # fmt: skip
     finish("quantize", make_bundle(source, texts, config, store), out)
 
 

@@ -79,7 +79,7 @@ def time_texts(subject: Subject, found: dict[str, Candidate], rounds: int = ROUN
     order = np.argsort([len(e.ids) for e in subject.encoded], kind="stable")
     places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
     batches = [subject.tokenizer.pad([subject.encoded[int(order[place])]]) for place in places]
-    sessions = {name: open_session(candidate.path, variant=int8_variant()) for name, candidate in found.items()}
+    sessions = {name: open_session(c.path, variant=int8_variant(bits=c.bits)) for name, c in found.items()}
     calls = {name: lambda s=session: [run_session(s, one) for one in batches] for name, session in sessions.items()}
     return {name: float(np.median(times)) / len(batches) for name, times in interleave(calls, rounds).items()}
 
