@@ -1,18 +1,23 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
+import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from labelled import make_texts
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, tiny_texts
 from watching import steps_saved
 
+from bench.evaluate import bundle_logits
 from bench.report import find_reference
 from compress.analysis import AnalysisConfig
 from compress.distill import DistillConfig
+from compress.family import Judge
 from compress.pipeline import CompressConfig, compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
@@ -84,3 +89,27 @@ def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(s
     assert find_reference(bundle, store).path == next(store.glob("import-*"))
     with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
         check_inputs(Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64)))
+
+
+def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_path):
+    make_tiny_checkpoint(tmp_path / "source", labels=3)
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    names = {"0": "bad", "1": "good", "2": "rich"}
+    config |= {"problem_type": "multi_label_classification", "id2label": names}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    folder = open_source(tmp_path / "source", tmp_path, 32)
+    inputs = Inputs(folder, make_texts("multi", 64, 1), make_texts("multi", 48, 2))
+    with pytest.raises(InputError, match="the most frequent answer alone"):
+        check_inputs(inputs)  # it never learned anything
+    config = CONFIG.model_copy(update={"heal": None})
+    ready = prepare(inputs, config, tmp_path)
+    target = Target(kind="size_mb", value=0.11)
+    made = compress_to(target, ready, config, tmp_path)
+    point = Judge(ready).point(made.folder, target, 0.1)
+    bundle = Bundle.open(made.folder.path)
+    task = bundle.task
+    answers = task.decide(task.scores(bundle_logits(made.folder.path, inputs.validation.rows)))
+    truth = inputs.validation.targets(task)
+    assert task.kind == "multi"
+    assert point.accuracy == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
+    assert point.difference.rows == 48
