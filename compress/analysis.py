@@ -20,7 +20,6 @@ from compress.budget import widths
 from compress.costs import Costs, measure_costs
 from compress.importance import fisher, fisher_order
 from compress.ladder import Ladder, Rung, Units, build_ladder, removal_order
-from compress.quantize import weight_bits
 from compress.rounding import Rounding, measure_rounding
 from compress.statistics import Grams, collect_grams, output_matrix, sublayer_names
 from models.classifier import Classifier, TensorBatch
@@ -100,7 +99,7 @@ def analyse(
         full = torch.cat([matrix.weight.detach(), matrix.bias.detach()[:, None]], dim=1)
         ladders[name] = build_ladder(full, grams[name], orders[name], wanted, config.correct)
     costs = measure_costs(model, ladders, [TensorBatch(batch) for batch in judged], task.kind)
-    return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task, weight_bits()))
+    return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task))
 
 
 def _orders(model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order) -> dict[str, Units]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.accuracy import compare
-from compress.quantize import QuantizeConfig, Subject, int8_variant, weight_bits
+from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
 from compress.suited import check_texts
@@ -77,7 +77,6 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
     """
     settings = {
         **config.model_dump(mode="json"), "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
-        "weight_bits": (config.weight_bits or weight_bits()) if config.recipe != "fp32" else 32,
     }  # fmt: skip
     asked = Task.read(source.path / task.FILE)
     for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import served_graph
-from compress.quantize import int8_variant, weight_bits
+from compress.quantize import int8_variant
 from export.precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
@@ -73,13 +73,13 @@ def _time(
 ) -> dict[str, float]:
     """Return seconds a text of each plan of (heads, neurons) a layer, in each precision: "int8 NAME", "fp32 NAME"."""
     small = shape.model_copy(update={"vocabulary": 64, "pad_id": 0})
-    batches, bits = [_batch(length) for length in lengths], weight_bits()
+    batches = [_batch(length) for length in lengths]
     calls = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
             planned = small.with_layers(plan)
             both: dict[Kind, Precision] = {
-                "int8": Precision.all_int8(planned, bits), "fp32": Precision.all_fp32(planned)
+                "int8": Precision.all_int8(planned), "fp32": Precision.all_fp32(planned)
             }  # fmt: skip
             for kind, precision in both.items():
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"

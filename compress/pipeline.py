@@ -21,7 +21,6 @@ from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.distill import DistillConfig, Lessons, distill
 from compress.latency import load_latency
-from compress.quantize import weight_bits
 from compress.refit import refit
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
@@ -79,7 +78,7 @@ def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     base = _trimmed(inputs, store) if config.vocabulary else inputs.source
     texts = {"texts": inputs.train.sha256, "served": inputs.validation.sha256, "seed": config.seed}
     analysis = run_stage(
-        Stage("analyse", VERSION, {**texts, "weight_bits": weight_bits(), **config.analysis.model_dump(mode="json")}),
+        Stage("analyse", VERSION, {**texts, **config.analysis.model_dump(mode="json")}),
         [base],
         store,
         lambda target: _analyse(base, inputs, config, target),
@@ -165,14 +164,14 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         return clock.measure(build(plan.architecture), plan.precision, more)
 
     empty = model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))
-    bare = measure(Plan(empty, Precision.all_int8(empty, weight_bits())))
+    bare = measure(Plan(empty, Precision.all_int8(empty)))
     if target.kind == "size_mb":
         table = size_table(model.architecture, bare.bytes)
     else:
         lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
         table = load_latency(model.architecture, lengths, store)
     frontier = make_frontier(model.architecture, analysis.costs, analysis.rounding, table)
-    space = Space(model.architecture, frontier, table, weight_bits())
+    space = Space(model.architecture, frontier, table)
     plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
     student = build(plan.architecture)
     if student is model:

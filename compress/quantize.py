@@ -22,7 +22,6 @@ from export.onnx import write_int8
 from export.precision import Precision, Scales
 from models.classifier import Classifier
 from models.data.texts import Texts
-from models.processor import has_vnni
 from models.record import Record
 from models.task import Task
 from models.tokens import Row, Tokenizer
@@ -41,22 +40,14 @@ class QuantizeConfig(Record):
     recipe: Recipe = Field("auto", description="auto measures static, dynamic and fp32, and takes the fastest inside")
     method: Method = Field("mse", description="where the ranges of activations are cut")
     smooth: bool = Field(True, description="whether columns of outliers are brought nearer to the rest where it pays")
-    weight_bits: Literal[7, 8] | None = Field(
-        None,
-        description="None: 8 where this processor has VNNI, else 7; 8 is right everywhere, 7 needs no key for it",
-    )
+    weight_bits: Literal[7, 8] = Field(8, description="7 never saturates without VNNI, and is less true")
     max_loss: float = Field(0.5, ge=0, description="points that int8 may lose against fp32")
 
 
-def weight_bits() -> Literal[7, 8]:
-    """Return 8 where the processor has VNNI, else 7: AVX2's int8 product saturates on full-range weights."""
-    return 8 if has_vnni() else 7
-
-
-def int8_variant(recipe: Int8Recipe = "static", bits: int | None = None) -> Variant:
+def int8_variant(recipe: Int8Recipe = "static", bits: int = 8) -> Variant:
     """Return how an int8 graph made here stands in a bundle; sessions are opened as it says."""
     return Variant(
-        file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe=recipe, weight_bits=bits or weight_bits(),
+        file="onnx/cpu-int8.onnx", device="cpu", precision="int8", recipe=recipe, weight_bits=bits,
         golden_tolerance=0.25,
     )  # fmt: skip
 
@@ -81,7 +72,7 @@ class Subject:
         """Mean length of the judged texts."""
         return float(np.mean([len(e.ids) for e in self.encoded]))
 
-    def answers(self, path: Path, rows: int | None = None, bits: int | None = None) -> Logits:
+    def answers(self, path: Path, rows: int | None = None, bits: int = 8) -> Logits:
         """Return the logits (rows, labels) of the graph at `path`, each text alone; `bits`: of its int8 weights."""
         session = open_session(path, variant=int8_variant(bits=bits))
         return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in self.encoded[:rows]])
@@ -123,7 +114,7 @@ def quantize(
     Raises:
         InputError: the texts cannot calibrate this model.
     """
-    bits = config.weight_bits or weight_bits()
+    bits = config.weight_bits
     start, scales = subject.start.model_copy(update={"weight_bits": bits}), None
     if recipe == "static":
         batches = TextBatches(subject.calibration, subject.tokenizer)

@@ -37,8 +37,8 @@ def quantize(
     smooth: Annotated[bool, typer.Option(help="bring columns of outliers nearer to the rest where it pays")] = True,
     calibration_rows: CalibrationRows = 256,
     weight_bits: Annotated[
-        int | None, typer.Option(min=7, max=8, help="default: 8 where this processor has VNNI, else 7")
-    ] = None,
+        int, typer.Option(min=7, max=8, help="7: for other programs that serve the file on processors without VNNI")
+    ] = 8,
     max_loss: MaxLoss = 0.5,
     store: Store = STORE,
     out: Out = None,

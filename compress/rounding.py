@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -29,7 +28,7 @@ Rounding = dict[str, float]  # sublayer → mean divergence over the texts
 
 
 def measure_rounding(
-    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], task: Task, bits: Literal[7, 8]
+    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], task: Task
 ) -> Rounding:
     """Return the cost of computing each sublayer in int8.
 
@@ -38,12 +37,11 @@ def measure_rounding(
         fitted: texts that the scales of activations are taken from.
         judged: texts that the cost is measured on; others than `fitted`, or the scales flatter.
         task: what the logits mean, and whether a row is a pair.
-        bits: of int8 weights.
     """
-    shape, scales = model.architecture, calibrate(model, fitted, bits=bits)
+    shape, scales = model.architecture, calibrate(model, fitted)
     with torch.inference_mode():
         wanted = [model(TensorBatch(batch))[0] for batch in judged]
-    nothing = Precision.all_fp32(shape).model_copy(update={"weight_bits": bits})
+    nothing = Precision.all_fp32(shape)
 
     def cost(precision: Precision, path: Path) -> float:
         write_int8(model, path, task.pair, scales, precision)

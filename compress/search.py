@@ -7,7 +7,6 @@ rounded up to a bucket, so that the budget holds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -101,23 +100,11 @@ class Plan:
         return self.architecture.summary() + (f", in fp32: {' '.join(fp32)}" if fp32 else "")
 
 
-def choose(
-    shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float, bits: Literal[7, 8] = 8
-) -> Plan | None:
-    """Return what costs least of all that the table puts within the budget, or None when nothing is.
-
-    Args:
-        shape: the full one.
-        frontier: of its options.
-        table: that the frontier was made with.
-        budget: in the table's unit.
-        bits: of int8 weights.
-    """
+def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float) -> Plan | None:
+    """Return what costs least of all that the table puts within the budget, or None when nothing is."""
     found = frontier.at(budget - table.fixed)
     if found is None:
         return None
     pairs = list(zip(found[::2], found[1::2], strict=True))
-    precision = Precision(
-        layers=tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs), weight_bits=bits
-    )
+    precision = Precision(layers=tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs))
     return Plan(shape.with_layers([(heads.width, ffn.width) for heads, ffn in pairs]), precision)

@@ -60,7 +60,6 @@ class Space:
     full: Architecture
     frontier: Frontier
     table: BudgetTable
-    bits: Literal[7, 8] = 8
 
 
 def meet(
@@ -79,7 +78,7 @@ def meet(
     budget, low, high = target.budget(reference_ms), 0.0, float("inf")
     tried: dict[Plan, Measured] = {}
     for _ in range(CORRECTIONS):
-        plan = choose(space.full, space.frontier, space.table, budget, space.bits)
+        plan = choose(space.full, space.frontier, space.table, budget)
         if plan is None:  # not even an encoder without sublayers
             low, reached = max(low, budget), float("inf")
         else:

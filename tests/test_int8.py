@@ -1,4 +1,5 @@
 import itertools
+import tracemalloc
 from collections import Counter
 
 import numpy as np
@@ -160,6 +161,31 @@ def test_smoothed_values_cost_no_operator(outliers, tmp_path):
     separate = sum(a.smoothing is not None and not n.endswith(".output") for n, a in scales.items())
     more = running_operators(tmp_path / "smooth.onnx") - running_operators(plain)
     assert more == Counter({"Mul": separate})
+
+
+class Repeated:
+    """Rows that are made when they are asked for: what they take is not calibration's memory."""
+
+    def __init__(self, rows, count):
+        self.rows, self.count = rows, count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, chosen):
+        return [self.rows[i % len(self.rows)] for i in range(self.count)[chosen]]
+
+
+def test_calibration_takes_no_more_memory_for_more_texts(tiny, monkeypatch):
+    monkeypatch.setattr("compress.calibrate.BATCH_TOKENS", 128)
+    monkeypatch.setattr("compress.calibrate.ENCODED_AT_ONCE", 16)
+    peaks = {}
+    for count in (16, 48, 144, 432):
+        tracemalloc.start()
+        calibrate(tiny.model, TextBatches(Repeated(tiny.rows, count), tiny.tokenizer), "minmax")
+        peaks[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[432] < 1.1 * peaks[48], peaks
 
 
 def test_calibration_without_texts_is_refused(tiny):

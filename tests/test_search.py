@@ -72,10 +72,9 @@ def test_a_sublayer_that_int8_harms_stays_in_fp32_where_the_budget_allows_it_and
     table, free = table_of(), {n: {w: 0.0 if w == max(c) else v for w, v in c.items()} for n, c in costs_of().items()}
     rounding = {"1.ffn": 0.5, "0.attention": 1e-4}  # the second is next to nothing
     frontier = make_frontier(SHAPE, free, rounding, table)
-    roomy = choose(SHAPE, frontier, table, 1.0, bits=7)
+    roomy = choose(SHAPE, frontier, table, 1.0)
     assert roomy.architecture == SHAPE
     assert roomy.summary().endswith(", in fp32: 1.ffn")
-    assert roomy.precision.weight_bits == 7
     int8 = table.total(SHAPE, Precision.all_int8(SHAPE))
     tight = choose(SHAPE, frontier, table, int8)
     assert table.total(tight.architecture, tight.precision) <= int8
