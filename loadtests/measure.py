@@ -127,7 +127,7 @@ def _watch(url: str, begin: float, over: threading.Event, samples: list[dict[str
 def read_metrics(url: str) -> dict[str, float]:
     """Return the sampled figures of /metrics; nothing where there is no such page."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=2) as answer:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=10) as answer:
             page = answer.read().decode()
     except (OSError, ValueError, urllib.error.URLError):
         return {}

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -84,6 +85,25 @@ def test_pipelined_requests_are_answered_in_order(server):
         while found.count(b"HTTP/1.1") < 4 or not found.endswith(b"}"):
             found += connection.recv(65536)
     assert [part[1:4] for part in found.split(b"HTTP/1.1")[1:]] == [b"200", b"200", b"200", b"422"]
+
+
+def test_malformed_requests_of_every_kind(server):
+    command = [
+        sys.executable,
+        "-m",
+        "loadtests.malformed",
+        "--url",
+        server[1],
+        "--requests",
+        "280",
+        "--threads",
+        "28",
+    ]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["bad"] == {}
+    assert {"200", "400", "415", "422"} <= set(told["codes"])
 
 
 def test_a_client_that_leaves_is_no_trouble(server):
