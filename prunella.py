@@ -143,22 +143,15 @@ def serve(
     run_server(bundle, device, port, host, require_device)
 
 
-@app.command()
-def loadtest(
-    url: str = "http://127.0.0.1:3000",
-    users: Annotated[int, typer.Option(min=1, help="how many ask at the same time")] = 8,
-    duration: Annotated[int, typer.Option(min=1, help="seconds")] = 30,
-    texts: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL with a column text; default: made-up texts")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="folder of the reports")] = Path("out/loadtest"),
-) -> None:
-    """Ask a running server as many users at once do: requests a second and how long each waits."""
-    need("locust", "loadtest")
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def loadtest(context: typer.Context) -> None:
+    """Put a running server under load: steady, ramp, burst, overload, soak, swap; `prunella loadtest --help`."""
     from loadtests.run import main as work
 
-    flags = ["--url", url, "--users", str(users), "--duration", str(duration), "--out", str(out)]
-    sys.exit(work([*flags, *(["--texts", str(texts)] if texts else [])]))
+    sys.exit(work(context.args))
 
 
 def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", require_device: bool = False) -> None:

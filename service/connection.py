@@ -23,6 +23,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.since: float | None = self.loop.time()  # when the request that is coming in began to come
         self.in_head, self.head_bytes = True, 0
+        self.running: Any = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; a head without end is refused."""
@@ -52,9 +53,25 @@ class Connection(HttpToolsProtocol):
         self.since, self.in_head = None, True
         self.head_bytes = 0
 
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.running = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request that is being answered, which is not the last one that came when several came at once."""
+        super().connection_lost(exc)
+        if self.running is not None and not self.running.response_complete:
+            self.running.disconnected = True
+            self.running.message_event.set()
+
     def is_gone(self) -> bool:
         """Whether the client has closed the connection."""
         return self.transport.is_closing()
+
+    def abandon(self) -> None:
+        """Let the request that is being answered end without an answer: nobody is there to read it."""
+        if self.running is not None:
+            self.running.disconnected = True
 
     def check_time(self, header_seconds: float, body_seconds: float) -> None:
         """Refuse a client that takes too long for head or body."""
@@ -68,7 +85,7 @@ class Connection(HttpToolsProtocol):
         self.since = None
         if self.transport.is_closing():
             return
-        cycle: Any = self.cycle
+        cycle = self.running
         if cycle is None or cycle.response_complete or not cycle.response_started:
             body = b'{"error":"%s"}' % sentence.encode()
             self.transport.write(

@@ -21,6 +21,8 @@ INLINE_CHARS = 4000  # tokenized on the event loop: a hop to another thread cost
 SWEEP_SECONDS = 0.05  # between looks for texts whose deadline passed while every runner is busy
 REFUSED = {"queue": "the queue is full", "wait": "the wait is too long", "deadline": "the deadline would pass"}
 
+LATE = BadRequest(504, "the deadline passed before the answer was there", "Timeout")
+
 
 @dataclass(slots=True)
 class Caller:
@@ -207,7 +209,7 @@ class Desk:
 
     def _deliver(self, outcome: Outcome) -> None:
         taken = outcome.taken
-        self._drop(taken.expired, "expired", BadRequest(504, "the deadline passed while it waited", "Timeout"))
+        self._drop(taken.expired, "expired", LATE)
         self._drop(taken.gone, "gone", BadRequest(499, "the client has gone", "Gone"))
         if not taken.batch:
             return
@@ -231,8 +233,9 @@ class Desk:
             await asyncio.sleep(SWEEP_SECONDS)
             self.set_gauges()
             if self.runners.waiting():
-                late = BadRequest(504, "the deadline passed while it waited", "Timeout")
-                self._drop(self.runners.expire(), "expired", late)
+                self._drop(self.runners.expire(), "expired", LATE)
+            for job in self.runners.overdue():
+                job.ticket.fail(LATE)
 
 
 def _problem(row: Row, takes_pairs: bool, max_chars: int) -> BadRequest | None:

@@ -49,3 +49,4 @@ def set_up_logs(form: Literal["json", "text"], dropped: Callable[[], None]) -> N
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("prunella").setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # else whoever sends garbage fills the log

@@ -31,6 +31,7 @@ class Runners:
         self._line = threading.Condition()
         self._closed = False
         self._since: dict[int, float] = {}  # runner → when its batch began
+        self._batches: dict[int, list[Job]] = {}
         self._threads = [
             threading.Thread(target=self._work, args=(i,), name=f"runner-{i}", daemon=True)
             for i in range(rules.runners)
@@ -71,6 +72,11 @@ class Runners:
         """Take out and return the texts whose deadline has passed."""
         with self._line:
             return self._scheduler.expire(time.perf_counter())
+
+    def overdue(self) -> list[Job]:
+        """Return the texts in the model whose deadline has passed: their clients need wait no longer."""
+        now = time.perf_counter()
+        return [job for batch in list(self._batches.values()) for job in batch if job.deadline <= now]
 
     def waiting(self) -> int:
         """Return how many texts wait."""
@@ -118,6 +124,7 @@ class Runners:
     def _run(self, runner: int, taken: Taken) -> Outcome:
         """Run the batch; an error of the model is the batch's, not the thread's."""
         begun = self._since[runner] = time.perf_counter()
+        self._batches[runner] = taken.batch
         answers = None
         try:
             if taken.batch:
@@ -127,7 +134,7 @@ class Runners:
         except Exception:
             log.exception("the model failed on a batch of %d texts", len(taken.batch))
         ended = time.perf_counter()
-        del self._since[runner]
+        del self._since[runner], self._batches[runner]
         if answers is not None and taken.batch:
             longest = max(job.tokens for job in taken.batch)
             taken.batch[0].model.pace.note(longest, len(taken.batch), ended - begun)

@@ -134,6 +134,9 @@ class Call:
 
     async def send(self, reply: Reply, send: Send) -> None:
         """Send the reply; one that ends the connection first lets the client finish a little of what it sends."""
+        if self.connection is not None and self.connection.is_gone():
+            self.connection.abandon()
+            return
         headers = [
             (b"content-type", reply.kind), (b"content-length", b"%d" % len(reply.body)), *reply.headers
         ]  # fmt: skip

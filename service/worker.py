@@ -123,6 +123,7 @@ def make_server(app: App, desk: Desk, **pipes: Any) -> Server:
         interface="asgi3",
         log_config=None,
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         date_header=False,
         backlog=2048,
