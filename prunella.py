@@ -132,44 +132,44 @@ def publish(bundle: Path) -> None:
 
 
 @app.command()
-def serve(bundle: str, device: str = "auto", port: int = 3000) -> None:
-    """Serve a bundle folder or a tag of BentoML's model store on 127.0.0.1."""
-    run_server(bundle, device, port)
-
-
-@app.command()
-def loadtest(
-    url: str = "http://127.0.0.1:3000",
-    users: Annotated[int, typer.Option(min=1, help="how many ask at the same time")] = 8,
-    duration: Annotated[int, typer.Option(min=1, help="seconds")] = 30,
-    texts: Annotated[
-        Path | None, typer.Option(help="CSV or JSONL with a column text; default: made-up texts")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="folder of the reports")] = Path("out/loadtest"),
+def serve(
+    bundle: str,
+    device: str = "auto",
+    port: int = 3000,
+    host: str = "127.0.0.1",
+    require_device: Annotated[bool, typer.Option(help="refuse to start on another device than --device")] = False,
 ) -> None:
-    """Ask a running server as many users at once do: requests a second and how long each waits."""
-    need("locust", "loadtest")
+    """Serve a bundle folder or a tag of BentoML's model store."""
+    run_server(bundle, device, port, host, require_device)
+
+
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+def loadtest(context: typer.Context) -> None:
+    """Put a running server under load: steady, ramp, burst, overload, soak, swap; `prunella loadtest --help`."""
     from loadtests.run import main as work
 
-    flags = ["--url", url, "--users", str(users), "--duration", str(duration), "--out", str(out)]
-    sys.exit(work([*flags, *(["--texts", str(texts)] if texts else [])]))
+    sys.exit(work(context.args))
 
 
-def run_server(bundle: str, device: str, port: int) -> None:
+def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", require_device: bool = False) -> None:
     """Serve until stopped; prints a curl line when ready."""
     from service.serve import serve as work
 
     curl = (
-        f"curl -s http://127.0.0.1:{port}/v1/classify -H 'Content-Type: application/json' "
+        f"curl -s http://{host}:{port}/v1/classify -H 'Content-Type: application/json' "
         """-d '{"text": "The striker scored twice in the final."}'"""
     )
     start = time.perf_counter()
 
     def ready() -> None:
-        sys.stderr.write(f"serving on http://127.0.0.1:{port}; try\n  {curl}\n")
-        show({"verb": "serve", "url": f"http://127.0.0.1:{port}", "seconds": round(time.perf_counter() - start, 1)})
+        sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl}\n")
+        show({"verb": "serve", "url": f"http://{host}:{port}", "seconds": round(time.perf_counter() - start, 1)})
 
-    sys.exit(work(bundle, "127.0.0.1", port, {"PRUNELLA_DEVICE": device}, ready))
+    asked = {"PRUNELLA_DEVICE": device, **({"PRUNELLA_REQUIRE_DEVICE": "1"} if require_device else {})}
+    sys.exit(work(bundle, host, port, asked, ready))
 
 
 def numbers(flag: str, value: str) -> tuple[int, ...]:

@@ -1,5 +1,7 @@
 """compare(): two models' answers on the same rows → the paired difference with its interval; score(): one model's."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from models.task import Task
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
+Answers = NDArray[Any]  # label indices (rows,), or whether each label is given (rows, labels)
 
 
 class Score(Record):
@@ -62,8 +65,14 @@ def class_f1(confusion: Indices) -> list[float | None]:
     return [float(2 * h / (w + f)) if w else None for h, w, f in zip(hits, wanted, found, strict=True)]
 
 
-def compare(truth: Indices, reference: Indices, ours: Indices, seed: int = 0) -> Difference:
-    """Return the paired difference of label indices (rows,).
+def right(truth: Answers, answers: Answers) -> NDArray[np.bool_]:
+    """Return for each row whether it is answered right: with several labels a row, whether all of them are."""
+    same = np.asarray(truth == answers)
+    return same if same.ndim == 1 else np.asarray(same.all(axis=1))
+
+
+def compare(truth: Answers, reference: Answers, ours: Answers, seed: int = 0) -> Difference:
+    """Return the paired difference of answers: label indices (rows,), or whether each label is given (rows, labels).
 
     The interval is the 95 % percentile bootstrap over rows. A row's difference is -1, 0 or 1, so that resampling
     rows is drawing three counts from a multinomial. McNemar's test is the exact one (binomial on the rows where one
@@ -72,8 +81,8 @@ def compare(truth: Indices, reference: Indices, ours: Indices, seed: int = 0) ->
     from scipy.stats import binomtest
 
     rows = len(truth)
-    lost = int(((reference == truth) & (ours != truth)).sum())
-    won = int(((reference != truth) & (ours == truth)).sum())
+    was, now = right(truth, reference), right(truth, ours)
+    lost, won = int((was & ~now).sum()), int((now & ~was).sum())
     shares = np.array([lost, won, rows - lost - won]) / rows
     drawn = np.random.default_rng(seed).multinomial(rows, shares, RESAMPLES)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / rows * 100, [2.5, 97.5])
@@ -82,7 +91,7 @@ def compare(truth: Indices, reference: Indices, ours: Indices, seed: int = 0) ->
         loss_points=(lost - won) / rows * 100,
         loss_interval=(float(low), float(high)),
         mcnemar_p=float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0,
-        flips=int((reference != ours).sum()),
+        flips=int((~right(reference, ours)).sum()),
         lost=lost,
         won=won,
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.tokens import Row
 from service.bundle import Bundle
+
+CLASSIFIERS = ("finetune", "import")  # the stages that give a classifier which nothing was cut off yet
 
 
 class BenchConfig(Record):
@@ -102,22 +105,20 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
 
 
 def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
-    """Return the fine-tuned classifier that the bundle came from, out of the store.
+    """Return the fine-tuned or imported classifier that the bundle came from, out of the store.
 
     Raises:
         InputError: it is not there.
     """
     lineage = bundle.folder.manifest.lineage
-    after = [lineage[i + 1] for i in range(len(lineage) - 1) if lineage[i].stage == "finetune"]
-    if not after:
+    steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
+    if not steps:
         raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    wanted = after[-1].parents[0]
-    for path in (store / f"finetune-{wanted}", bundle.folder.path.parent / f"finetune-{wanted}"):
+    name = "-".join(steps[-1])
+    for path in (store / name, bundle.folder.path.parent / name):
         if path.is_dir():
             return ModelFolder.open(path)
-    raise InputError(
-        f"{store} has no finetune-{wanted}, the model that the bundle came from: give --reference FOLDER"
-    )
+    raise InputError(f"{store} has no {name}, the model that the bundle came from: give --reference FOLDER")
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""analyse(): everything that is known of a model before a target is: its ladders, and what each rung costs.
+"""analyse(): everything that is known of a model before a target is: its ladders, what each rung costs, and int8.
 
 Made once a model and a set of texts; every speed-up and every size reads it.
 """
@@ -20,10 +20,12 @@ from compress.budget import widths
 from compress.costs import Costs, measure_costs
 from compress.importance import fisher, fisher_order
 from compress.ladder import Ladder, Rung, Units, build_ladder, removal_order
+from compress.rounding import Rounding, measure_rounding
 from compress.statistics import Grams, collect_grams, output_matrix, sublayer_names
 from models.classifier import Classifier, TensorBatch
 from models.record import Record
-from models.task import Kind
+from models.task import Task
+from models.tokens import TokenBatch
 
 LADDERS, COSTS = "ladders.safetensors", "costs.json"
 Order = Literal["obs", "fisher", "random"]
@@ -40,10 +42,11 @@ class AnalysisConfig(Record):
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Ladders and costs by sublayer."""
+    """Ladders, the costs of their rungs, and that of int8, by sublayer."""
 
     ladders: dict[str, Ladder]
     costs: Costs
+    rounding: Rounding
 
     @classmethod
     def open(cls, folder: Path) -> "Analysis":
@@ -56,7 +59,7 @@ class Analysis:
                 kept, weight, bias = (tensors[f"{name}/{width}/{part}"] for part in ("kept", "weight", "bias"))
                 ladders[name][int(width)] = Rung(kept.numpy(), weight, bias, error)
         costs = {name: {int(w): cost for w, cost in found.items()} for name, found in told["costs"].items()}
-        return cls(ladders, costs)
+        return cls(ladders, costs, told["rounding"])
 
     def save(self, folder: Path) -> None:
         """Write into `folder`."""
@@ -67,23 +70,23 @@ class Analysis:
                 tensors |= {f"{name}/{width}/{part}": tensor.contiguous() for part, tensor in parts.items()}
         save_file(tensors, folder / LADDERS)
         errors = {name: {str(w): r.error for w, r in ladder.items()} for name, ladder in self.ladders.items()}
-        told = {"costs": self.costs, "errors": errors}
+        told = {"costs": self.costs, "errors": errors, "rounding": self.rounding}
         (folder / COSTS).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
 def analyse(
-    model: Classifier, batches: Sequence[TensorBatch], cost_batches: Sequence[TensorBatch], config: AnalysisConfig,
-    kind: Kind,
-) -> Analysis:  # fmt: skip
+    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], config: AnalysisConfig, task: Task
+) -> Analysis:
     """Return ladders and costs.
 
     Args:
         model: the full model.
-        batches: texts whose activations correct what stays.
-        cost_batches: texts on which costs are measured; others than `batches`, or the corrections flatter.
+        fitted: texts whose activations correct what stays.
+        judged: texts on which costs are measured; others than `fitted`, or the corrections flatter.
         config: how.
-        kind: what the logits mean.
+        task: what the logits mean.
     """
+    batches = [TensorBatch(batch) for batch in fitted]
     grams = collect_grams(model, batches)
     orders = _orders(model, batches, grams, config.order)
     heads, neurons = widths(model.architecture)
@@ -95,7 +98,8 @@ def analyse(
         wanted = [w for w in (heads if name.endswith("attention") else neurons) if w < units] + [units]
         full = torch.cat([matrix.weight.detach(), matrix.bias.detach()[:, None]], dim=1)
         ladders[name] = build_ladder(full, grams[name], orders[name], wanted, config.correct)
-    return Analysis(ladders, measure_costs(model, ladders, cost_batches, kind))
+    costs = measure_costs(model, ladders, [TensorBatch(batch) for batch in judged], task.kind)
+    return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task))
 
 
 def _orders(model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order) -> dict[str, Units]:

@@ -14,6 +14,7 @@ from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
 from compress.suited import check_texts
+from export import precision as precision_file
 from export.agreement import Agreement, Logits, check_agreement
 from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
@@ -94,7 +95,10 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
 def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) -> None:
     asked = Task.read(source / task.FILE)
     tokenizer = Tokenizer.open(source, asked.max_tokens)
-    subject = Subject(load_checkpoint(source), asked, tokenizer, (texts.calibration.rows, texts.judged))
+    wanted = source / precision_file.FILE
+    searched = Precision.read(wanted) if wanted.is_file() else None
+    rows = (texts.calibration.rows, texts.judged)
+    subject = Subject(load_checkpoint(source), asked, tokenizer, rows, searched)
     shutil.copyfile(source / tokens.FILE, target / tokens.FILE)
     asked.write(target / task.FILE)
     subject.model.architecture.write(target / architecture.FILE)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.classifier import TensorBatch
-from models.tokens import Encoded, Tokenizer
+from models.tokens import Encoded, TokenBatch, Tokenizer
 from models.train.batches import length_batches
 
 
@@ -38,10 +37,10 @@ def choose_texts(lengths: Sequence[int], served: Sequence[int], count: int, seed
     return chosen
 
 
-def pad_texts(encoded: Sequence[Encoded], rows: Sequence[int], tokenizer: Tokenizer) -> list[TensorBatch]:
+def pad_texts(encoded: Sequence[Encoded], rows: Sequence[int], tokenizer: Tokenizer) -> list[TokenBatch]:
     """Return the rows as batches of like length."""
     chosen = [encoded[row] for row in rows]
-    return [TensorBatch(tokenizer.pad([chosen[i] for i in batch])) for batch in length_batches(chosen, 32, seed=0)]
+    return [tokenizer.pad([chosen[i] for i in batch]) for batch in length_batches(chosen, 32, seed=0)]
 
 
 def _find(parent: np.ndarray, place: int) -> int:

@@ -16,6 +16,7 @@ from bench.timing import interleave
 from compress.calibrate import calibrate
 from compress.quantize import int8_variant
 from export.onnx import write_int8
+from export.precision import Precision
 from models.classifier import Classifier
 from models.record import Record
 from models.tokens import TokenBatch
@@ -34,9 +35,11 @@ class Measured(Record):
     bytes: int  # graph and tokenizer
 
 
-def served_graph(model: Classifier, path: Path, pair: bool, batches: Sequence[TokenBatch]) -> Path:
-    """Write `model` to `path` in the form that is served by default, calibrated on `batches`, and return the path."""
-    write_int8(model, path, pair, calibrate(model, batches))
+def served_graph(
+    model: Classifier, path: Path, pair: bool, batches: Sequence[TokenBatch], precision: Precision
+) -> Path:
+    """Write `model` to `path` in the form that is served, calibrated on `batches`, and return the path."""
+    write_int8(model, path, pair, calibrate(model, batches, bits=precision.weight_bits), precision)
     return path
 
 
@@ -54,10 +57,10 @@ class Clock:
     def __init__(self, reference: Job, samples: Sequence[TokenBatch], pair: bool) -> None:
         self._reference, self._samples, self._pair = reference, samples, pair
 
-    def measure(self, model: Classifier, more_bytes: int) -> Measured:
-        """Return the figures of a model; beside its graph it takes `more_bytes`, the tokenizer's."""
+    def measure(self, model: Classifier, precision: Precision, more_bytes: int) -> Measured:
+        """Return the figures of a model in `precision`; beside its graph it takes `more_bytes`, the tokenizer's."""
         with tempfile.TemporaryDirectory() as scratch:
-            path = served_graph(model, Path(scratch) / "model.onnx", self._pair, self._samples)
+            path = served_graph(model, Path(scratch) / "model.onnx", self._pair, self._samples, precision)
             return self.time(path, path.stat().st_size + more_bytes)
 
     def time(self, path: Path, size: int, rounds: int = ROUNDS) -> Measured:

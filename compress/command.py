@@ -39,43 +39,56 @@ def compress(
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
-    weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than its commonest label")] = False,
+    weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     seed: int = 0,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
     """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
 
-    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss.
+    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss. Of a
+    family, targets out of reach are named, and the others made.
     """
     need("torch", "train")
-    from compress.family import Judge, pick, summary, write_family
+    from compress.family import Judge, Point, pick, reach, summary, write_family
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source
+    from models import task
     from models.data.texts import Texts, read_texts
     from models.folder import identity
+    from models.stage import Made
+    from models.task import Task
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate}
     config = make_config(mode, healing, {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed})
-    rows = read_texts(train)
-    rows, held_out = (rows, read_texts(validation)) if validation else rows.split(0.1, seed)
+    source = open_source(model, store)
+    kind = Task.read(source.path / task.FILE).kind
+    rows = read_texts(train, kind=kind)
+    rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
     if texts:
-        rows = Texts([*rows.rows, *read_texts(texts).rows], None, f"{train} and {texts}")
-    inputs = Inputs(open_source(model, store), rows, held_out)
+        rows = Texts([*rows.rows, *read_texts(texts, kind=kind).rows], None, f"{train} and {texts}", kind)
+    inputs = Inputs(source, rows, held_out)
     check_inputs(inputs, weak_teacher)
     ready = prepare(inputs, config, store)
     judge = Judge(ready)
-    made = [compress_to(target, ready, config, store) for target in targets]
-    points = [judge.point(m.folder, t, tolerance) for m, t in zip(made, targets, strict=True)]
+
+    def make(target: "Target") -> tuple[Made, Point]:
+        made = compress_to(target, ready, config, store)
+        return made, judge.point(made.folder, target, tolerance)
+
+    made, unreached = reach(targets, make)
+    points = [point for _, point in made]
     report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
     write_family(points, None, max_loss, report)
     picked = pick(points, max_loss)
     write_family(points, picked, max_loss, report)
-    more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points]} if family else {}
-    finish("compress", made[points.index(picked)], out, report=str(report), **more)
+    more: dict[str, Any] = {}
+    if family:
+        more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
+    finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
 
 
 def read_targets(

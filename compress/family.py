@@ -5,13 +5,12 @@ Judging and picking use the validation rows, which the shapes saw the lengths of
 """
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import numpy as np
-
-from bench.accuracy import Difference, Indices, compare
+from bench.accuracy import Difference, compare, right
 from bench.evaluate import bundle_logits
 from compress.clock import Measured
 from compress.pipeline import Prepared, open_clock
@@ -27,6 +26,7 @@ from models.tokens import Tokenizer
 from models.train.predict import predict
 from service.bundle import Bundle
 
+T = TypeVar("T")
 JUDGED_ROUNDS = 41  # a shape is found by a few, and judged by many
 
 
@@ -38,7 +38,7 @@ class Point(Record):
     id: str
     architecture: str
     measured: Measured
-    accuracy: float
+    accuracy: float  # with several labels a row: the share of rows with all of them right
     reference_accuracy: float
     difference: Difference
 
@@ -59,9 +59,9 @@ class Judge:
         inputs, path = ready.inputs, ready.inputs.source.path
         task = Task.read(path / task_file.FILE)
         tokenizer = Tokenizer.open(path, task.max_tokens)
-        self._rows, self._truth = inputs.validation.rows, inputs.validation.targets(task)
+        self._task, self._rows, self._truth = task, inputs.validation.rows, inputs.validation.targets(task)
         encoded = tokenizer.encode(self._rows)
-        self._reference: Indices = predict(load_checkpoint(path), encoded, tokenizer).argmax(1)
+        self._reference = task.decide(task.scores(predict(load_checkpoint(path), encoded, tokenizer)))
         self._base = ready.base.path
         base = Tokenizer.open(self._base, task.max_tokens)
         self._clock = open_clock(ready, base, task.pair)  # every bundle has the base's tokenizer
@@ -74,7 +74,7 @@ class Judge:
         """
         bundle = Bundle.open(folder.path)
         variant = bundle.info.default["cpu"]
-        answers = bundle_logits(folder.path, self._rows).argmax(1)
+        answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
         measured = self._clock.time(bundle.onnx_path(variant), bundle.served_bytes(variant), JUDGED_ROUNDS)
         reached = target.reached(measured)
         if measured.speedup <= 1:
@@ -87,13 +87,35 @@ class Judge:
                 f"{folder.path} has {target.told(measured)}, {target.told()} within {tolerance:.0%} was asked for: a "
                 "busy machine? Run the same command again, or allow a larger --tolerance"
             )
-        truth = self._truth.astype(np.int64)
         return Point(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
-            measured=measured, accuracy=float((answers == truth).mean()),
-            reference_accuracy=float((self._reference == truth).mean()),
-            difference=compare(truth, self._reference, answers),
+            measured=measured, accuracy=float(right(self._truth, answers).mean()),
+            reference_accuracy=float(right(self._truth, self._reference).mean()),
+            difference=compare(self._truth, self._reference, answers),
         )  # fmt: skip
+
+
+def reach(targets: Sequence[Target], make: Callable[[Target], T]) -> tuple[list[T], dict[str, str]]:
+    """Make what can be made: one target out of reach does not take the others with it.
+
+    Returns:
+        What `make` gave, and for each target that it could not reach, why.
+
+    Raises:
+        TargetError: none can be reached.
+    """
+    made, unreached = [], {}
+    for target in targets:
+        try:
+            made.append(make(target))
+        except TargetError as error:
+            if len(targets) == 1:
+                raise
+            unreached[target.told()] = str(error)
+            sys.stderr.write(f"prunella: {target.told()} is left out: {error}\n")
+    if not made:
+        raise TargetError(f"none of {', '.join(unreached)} can be reached: {'; '.join(unreached.values())}")
+    return made, unreached
 
 
 def pick(points: Sequence[Point], max_loss: float) -> Point:

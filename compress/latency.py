@@ -1,4 +1,4 @@
-"""load_latency(): seconds of each sublayer at each width, on the runtime that will serve, at the served lengths."""
+"""load_latency(): seconds of each sublayer at each width, in int8 and fp32, on the runtime and lengths served."""
 
 import sys
 import tempfile
@@ -10,9 +10,10 @@ import numpy as np
 from tqdm import tqdm
 
 from bench.timing import interleave
-from compress.budget import BudgetTable, widths
+from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import served_graph
 from compress.quantize import int8_variant
+from export.precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.processor import cpu_flags, cpu_name
@@ -21,7 +22,7 @@ from models.tokens import TokenBatch
 from service.engine import run_session
 from service.runtime import open_session
 
-VERSION = 3
+VERSION = 4
 FILE = "latency.json"
 COPIES = 3  # of the sublayer in a timed graph: its time is a difference, divided by this
 TIMED_SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # the others lie between: time is a straight line in the width
@@ -50,41 +51,41 @@ def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 9
     empty = [(0, 0)]
     plans = {"fixed": empty * (COPIES + 1)}
     for h in timed_heads:
-        plans |= {f"heads:{h}": [(h, 0)] * COPIES + empty, f"last_heads:{h}": empty * COPIES + [(h, 0)]}
+        plans |= {f"attention:{h}": [(h, 0)] * COPIES + empty, f"last_attention:{h}": empty * COPIES + [(h, 0)]}
     for n in timed_neurons:
         plans |= {f"ffn:{n}": [(0, n)] * COPIES + empty, f"last_ffn:{n}": empty * COPIES + [(0, n)]}
     seconds = _time(shape, plans, lengths, rounds)
+    fixed = seconds["int8 fixed"]
 
-    def line(kind: str, timed: Sequence[int], wanted: Sequence[int]) -> dict[int, float]:
-        copies = 1 if kind.startswith("last") else COPIES
-        known = [max(0.0, seconds[f"{kind}:{w}"] - seconds["fixed"]) / copies for w in timed]
-        line = np.poly1d(
-            np.polyfit(timed, known, 1)
-        )  # a straight line evens out the noise; dropped, it takes nothing
-        return {w: max(0.0, float(line(w))) if w else 0.0 for w in wanted}
+    def line(kind: Kind, part: str) -> dict[int, float]:
+        timed, wanted = (timed_heads, heads) if part.endswith("attention") else (timed_neurons, neurons)
+        copies = 1 if part.startswith("last") else COPIES
+        known = [max(0.0, seconds[f"{kind} {part}:{w}"] - fixed) / copies for w in timed]
+        line = np.poly1d(np.polyfit(timed, known, 1))  # a straight line evens out the noise
+        return {w: max(0.0, float(line(w))) if w else 0.0 for w in wanted}  # what is dropped takes nothing
 
-    return BudgetTable(
-        fixed=seconds["fixed"],
-        attention=line("heads", timed_heads, heads),
-        ffn=line("ffn", timed_neurons, neurons),
-        last_attention=line("last_heads", timed_heads, heads),
-        last_ffn=line("last_ffn", timed_neurons, neurons),
-    )
+    int8, fp32 = (Amounts(**{part: line(kind, part) for part in Amounts.model_fields}) for kind in KINDS)
+    return BudgetTable(fixed=fixed, int8=int8, fp32=fp32)
 
 
 def _time(
     shape: Architecture, plans: dict[str, list[tuple[int, int]]], lengths: Sequence[int], rounds: int
 ) -> dict[str, float]:
-    """Return seconds a text of each plan of (heads, neurons) a layer."""
+    """Return seconds a text of each plan of (heads, neurons) a layer, in each precision: "int8 NAME", "fp32 NAME"."""
     small = shape.model_copy(update={"vocabulary": 64, "pad_id": 0})
     batches = [_batch(length) for length in lengths]
     calls = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
-            path = Path(scratch) / f"{name.replace(':', '-')}.onnx"
-            model = Classifier(small.with_layers(plan), 2).eval()
-            session = open_session(served_graph(model, path, False, batches), variant=int8_variant())
-            calls[name] = lambda s=session: [run_session(s, one) for one in batches]
+            planned = small.with_layers(plan)
+            both: dict[Kind, Precision] = {
+                "int8": Precision.all_int8(planned), "fp32": Precision.all_fp32(planned)
+            }  # fmt: skip
+            for kind, precision in both.items():
+                path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
+                served_graph(Classifier(planned, 2).eval(), path, False, batches, precision)
+                session = open_session(path, variant=int8_variant())
+                calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
 
 

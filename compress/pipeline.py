@@ -18,22 +18,24 @@ from compress.analysis import Analysis, AnalysisConfig, analyse
 from compress.budget import size_table
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, pad_texts
-from compress.clock import Clock, Job
+from compress.clock import Clock, Job, Measured
 from compress.distill import DistillConfig, Lessons, distill
 from compress.latency import load_latency
 from compress.refit import refit
-from compress.search import make_frontier
+from compress.search import Plan, make_frontier
 from compress.source import Inputs
 from compress.surgery import choose_rungs, cut
 from compress.target import Space, Target, meet
 from compress.teacher import Teacher, teach
 from compress.trim import trim_source
+from export import precision
+from export.precision import Precision
 from export.stock import FP32, stock_export
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
-from models.classifier import Classifier
+from models.classifier import Classifier, TensorBatch
 from models.data.texts import Texts
 from models.errors import NoEffectError
 from models.folder import REPORT, ModelFolder
@@ -43,7 +45,7 @@ from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from service.runtime import open_session
 
-VERSION = 2
+VERSION = 3
 LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
 TIMED_TEXTS = 24  # served texts on which a shape is timed
 
@@ -135,7 +137,7 @@ def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: 
     chosen = choose_texts(_lengths(encoded), _lengths(served), asked.texts + asked.cost_texts, config.seed)
     count = min(asked.cost_texts, len(chosen) // 2)  # no text for both: corrections would flatter their own costs
     fitted, judged = (pad_texts(encoded, rows, tokenizer) for rows in (chosen[count:], chosen[:count]))
-    analyse(model, fitted, judged, asked, task.kind).save(target)
+    analyse(model, fitted, judged, asked, task).save(target)
 
 
 def _teach(base: ModelFolder, inputs: Inputs, layers: list[int], target: Path) -> None:
@@ -158,30 +160,35 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
     def build(shape: Architecture) -> Classifier:
         return model if shape == model.architecture else cut(model, choose_rungs(analysis.ladders, shape))
 
-    bare = clock.measure(build(model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))), more)
+    def measure(plan: Plan) -> Measured:
+        return clock.measure(build(plan.architecture), plan.precision, more)
+
+    empty = model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))
+    bare = measure(Plan(empty, Precision.all_int8(empty)))
     if target.kind == "size_mb":
         table = size_table(model.architecture, bare.bytes)
     else:
         lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
         table = load_latency(model.architecture, lengths, store)
-    space = Space(model.architecture, make_frontier(model.architecture, analysis.costs, table), table)
-    shape, measured = meet(
-        target, space, bare.reference_ms, lambda s: clock.measure(build(s), more), config.tolerance
-    )
-    student = build(shape)
+    frontier = make_frontier(model.architecture, analysis.costs, analysis.rounding, table)
+    space = Space(model.architecture, frontier, table)
+    plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
+    student = build(plan.architecture)
     if student is model:
         sys.stderr.write(f"prunella: int8 alone gives {target.told(measured)}: nothing is cut\n")
     elif config.refit:
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
-        refit(student, model, pad_texts(encoded, rows, tokenizer))
+        refit(student, model, [TensorBatch(b) for b in pad_texts(encoded, rows, tokenizer)])
     save_checkpoint(student, task, folder)
+    plan.precision.write(folder / precision.FILE)
     _copy_texts(ready.base, task, folder)
-    plan: dict[str, Any] = {
-        "target": target.model_dump(), "measured": measured.model_dump(), "predicted": table.total(shape),
-        "architecture": shape.summary(), "table": table.model_dump(),
+    predicted = table.total(plan.architecture, plan.precision)
+    told: dict[str, Any] = {
+        "target": target.model_dump(), "measured": measured.model_dump(), "predicted": predicted,
+        "plan": plan.summary(), "table": table.model_dump(),
     }  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(plan, indent=2) + "\n", encoding="utf-8")
+    (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: Path) -> None:
@@ -192,6 +199,7 @@ def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: 
     lessons = Lessons(Teacher.open(ready.teacher.path, encoded), encoded, tokenizer, task.kind)
     healing = distill(student, lessons, config.heal, scratch_folder(folder))
     save_checkpoint(student, task, folder)
+    shutil.copyfile(pruned.path / precision.FILE, folder / precision.FILE)
     _copy_texts(pruned, task, folder)
     told = {"epoch_losses": healing.losses, "steps": healing.steps, "seconds": round(healing.seconds, 1)}
     (folder / REPORT).write_text(json.dumps(told) + "\n", encoding="utf-8")

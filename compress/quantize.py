@@ -56,9 +56,12 @@ class Subject:
     """A classifier in fp32, and the texts by which it is quantized and judged."""
 
     def __init__(
-        self, model: Classifier, task: Task, tokenizer: Tokenizer, texts: tuple[Sequence[Row], Texts]
-    ) -> None:
+        self, model: Classifier, task: Task, tokenizer: Tokenizer, texts: tuple[Sequence[Row], Texts],
+        searched: Precision | None = None,
+    ) -> None:  # fmt: skip
         self.model, self.task, self.tokenizer = model, task, tokenizer
+        shape = model.architecture
+        self.start = searched or Precision.all_int8(shape)  # what a search chose, or all
         self.calibration, self.judged = texts
         self.encoded = tokenizer.encode(self.judged.rows)
         self.wanted: Logits = predict(model, self.encoded, tokenizer)
@@ -112,7 +115,7 @@ def quantize(
         InputError: the texts cannot calibrate this model.
     """
     bits = config.weight_bits
-    scales = None
+    start, scales = subject.start.model_copy(update={"weight_bits": bits}), None
     if recipe == "static":
         batches = TextBatches(subject.calibration, subject.tokenizer)
         scales = calibrate(subject.model, batches, config.method, bits, config.smooth)
@@ -122,6 +125,6 @@ def quantize(
         return subject.agreement(subject.answers(path, rows, bits))
 
     shape = subject.model.architecture
-    fallen = fall_back(shape, Precision.all_int8(shape, bits), measure, config.max_loss, subject.mean_tokens)
+    fallen = fall_back(shape, start, measure, config.max_loss, subject.mean_tokens)
     check_fused(path, shape, fallen.precision, static=recipe == "static")
     return Candidate(recipe, path, fallen), scales

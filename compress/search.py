@@ -1,7 +1,7 @@
-"""Frontier: costs + a budget table → the best choice for every budget. Exact: a dynamic programme.
+"""Frontier: costs + a budget table → the best plan for every budget. Exact: a dynamic programme.
 
-One option a sublayer: the width that stays. The cheapest sum of costs for each amount is found once
-(a knapsack; Frantar and Alistarh 2022, "SPDY"); each budget, of seconds or of bytes, only reads it. Amounts are
+One option a sublayer: the width that stays, in int8 or fp32. The cheapest sum of costs for each amount is found
+once (a knapsack; Frantar and Alistarh 2022, "SPDY"); each budget, of seconds or of bytes, only reads it. Amounts are
 rounded up to a bucket, so that the budget holds.
 """
 
@@ -12,17 +12,21 @@ import numpy as np
 
 from compress.budget import BudgetTable
 from compress.costs import Costs
+from compress.rounding import Rounding
 from compress.statistics import sublayer_names
+from export.precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
 
 BUCKETS = 8000
+NEGLIGIBLE = 0.01  # of what a sublayer is worth on average: rounding that costs less is free
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One width of one sublayer: what stays, what it costs in answers, and what it takes of the budget."""
+    """One form of one sublayer: what stays, how it is computed, its cost in answers, and what it takes."""
 
     width: int
+    kind: Kind
     cost: float
     amount: float
 
@@ -62,20 +66,45 @@ class Frontier:
         return int(np.ceil(option.amount / self._bucket - 1e-9))
 
 
-def make_frontier(shape: Architecture, costs: Costs, table: BudgetTable) -> Frontier:
-    """Return the frontier of the architectures that can be cut out of `shape`."""
-    sublayers = []
-    for name in sublayer_names(len(shape.layers)):
-        times = table.amounts(name, len(shape.layers))
-        sublayers.append([Option(width, cost, times[width]) for width, cost in sorted(costs[name].items())])
+def make_frontier(shape: Architecture, costs: Costs, rounding: Rounding, table: BudgetTable) -> Frontier:
+    """Return the frontier of what can be made of `shape`: every width in int8 and in fp32.
+
+    Rounding that costs next to nothing beside what sublayers are worth counts as nothing: of what costs the same,
+    the fastest is taken, and no time is spent on fp32 for an error nobody will see.
+    """
+    negligible = NEGLIGIBLE * sum(found[min(found)] for found in costs.values()) / max(len(costs), 1)
+    layers, sublayers = len(shape.layers), []
+    for name in sublayer_names(layers):
+        rounded = rounding.get(name, 0.0)
+        harm: dict[Kind, float] = {"int8": rounded if rounded > negligible else 0.0, "fp32": 0.0}
+        sublayers.append([
+            Option(width, kind, cost + harm[kind] * (width > 0), table.amounts(name, layers, kind)[width])
+            for kind in KINDS for width, cost in sorted(costs[name].items()) if width or kind == "int8"
+        ])  # fmt: skip
     room = 1 + len(sublayers) / BUCKETS  # so that the full shape fits though each amount is rounded up
-    return Frontier(sublayers, (table.total(shape) - table.fixed) * room)
+    most = sum(max(option.amount for option in choices) for choices in sublayers)
+    return Frontier(sublayers, most * room)
 
 
-def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float) -> Architecture | None:
-    """Return the architecture of least cost that the table puts within the budget, or None when none is."""
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the search chose: how wide each sublayer is, and how it is computed."""
+
+    architecture: Architecture
+    precision: Precision
+
+    def summary(self) -> str:
+        """Describe it for people."""
+        layers = enumerate(self.precision.layers)
+        fp32 = [f"{index}.{part}" for index, kinds in layers for part, kind in kinds if kind == "fp32"]
+        return self.architecture.summary() + (f", in fp32: {' '.join(fp32)}" if fp32 else "")
+
+
+def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float) -> Plan | None:
+    """Return what costs least of all that the table puts within the budget, or None when nothing is."""
     found = frontier.at(budget - table.fixed)
     if found is None:
         return None
-    chosen = [option.width for option in found]
-    return shape.with_layers(list(zip(chosen[::2], chosen[1::2], strict=True)))
+    pairs = list(zip(found[::2], found[1::2], strict=True))
+    precision = Precision(layers=tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs))
+    return Plan(shape.with_layers([(heads.width, ffn.width) for heads, ffn in pairs]), precision)

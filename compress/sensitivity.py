@@ -7,14 +7,12 @@ cheaper (NNCF ranks by error alone and reverts greedily: a cheap sublayer would 
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from export.agreement import Agreement
-from export.precision import Precision
+from export.precision import PARTS, Part, Precision
 from models.architecture import Architecture
 from models.record import Record
 
-Part = Literal["attention", "ffn"]
 RANKED_ROWS = 128  # on which sublayers are compared: mean |Δlogit| wavers far less than a count of labels
 Measure = Callable[[Precision, int | None], Agreement]
 
@@ -56,7 +54,7 @@ def fall_back(
 
     Args:
         shape: of the model.
-        start: every sublayer in int8.
+        start: every sublayer in int8, or what a search chose.
         measure: precision → agreement with fp32, on so many rows (None: all).
         max_loss: in points, as `Agreement.loss_points`.
         tokens: mean length of a text.
@@ -83,6 +81,8 @@ def rank(shape: Architecture, start: Precision, measure: Measure, tokens: float)
     nothing = start.model_copy(update={"layers": Precision.all_fp32(shape).layers})
     found = []
     for index, part in sublayers(shape):
+        if getattr(start.layers[index], part) == "fp32":
+            continue
         error = measure(nothing.replaced(index, part, "int8"), RANKED_ROWS).mean_difference
         cost = multiply_adds(shape, index, part, tokens)
         found.append(Sublayer(layer=index, part=part, mean_difference=error, multiply_adds=cost))
@@ -91,9 +91,8 @@ def rank(shape: Architecture, start: Precision, measure: Measure, tokens: float)
 
 def sublayers(shape: Architecture) -> list[tuple[int, Part]]:
     """Return layer and part of each sublayer that was not cut off."""
-    parts: tuple[Part, ...] = ("attention", "ffn")
     there = [(layer.heads, layer.ffn) for layer in shape.layers]
-    return [(i, part) for i, sizes in enumerate(there) for part, size in zip(parts, sizes, strict=True) if size]
+    return [(i, part) for i, sizes in enumerate(there) for part, size in zip(PARTS, sizes, strict=True) if size]
 
 
 def multiply_adds(shape: Architecture, index: int, part: Part, tokens: float) -> int:

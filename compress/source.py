@@ -7,14 +7,23 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.accuracy import right
 from models import task as task_file
 from models import tokens
-from models.checkpoint import CONFIG, WEIGHTS, load_checkpoint, read_architecture, read_config, save_checkpoint
+from models.checkpoint import (
+    CONFIG,
+    PROBLEMS,
+    WEIGHTS,
+    load_checkpoint,
+    read_architecture,
+    read_config,
+    save_checkpoint,
+)
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.folder import MANIFEST, ModelFolder
 from models.stage import Stage, run_stage
-from models.task import Task
+from models.task import Kind, Task
 from models.tokens import Tokenizer
 from models.train.predict import predict
 from models.train.source import load_source_id
@@ -50,9 +59,11 @@ def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
 
     def make(target: Path) -> None:
         model = load_checkpoint(path)
-        names = read_config(path).get("id2label") or {}
+        config = read_config(path)
+        names = config.get("id2label") or {}
         labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(model.labels))
-        kind = "single" if model.labels > 1 else "regression"
+        several = config.get("problem_type") == PROBLEMS["multi"]
+        kind: Kind = "regression" if model.labels == 1 else "multi" if several else "single"
         task = Task(kind=kind, labels=labels, max_tokens=min(max_tokens, model.architecture.positions))
         save_checkpoint(model, task, target)
         task.write(target / task_file.FILE)
@@ -65,7 +76,7 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
     """Return the source's accuracy on the validation rows, when all fits together.
 
     Raises:
-        InputError: texts and model do not fit together, or the model is no better than its most frequent label.
+        InputError: texts and model do not fit together, or the model is no better than the most frequent answer.
     """
     source, validation = inputs.source, inputs.validation
     asked = Task.read(source.path / task_file.FILE)
@@ -73,8 +84,8 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
         if texts.pair != asked.pair:
             found = "pairs" if texts.pair else "single texts"
             raise InputError(f"{texts.source} has {found}, the model wants the other")
-    if asked.kind != "single":
-        raise InputError(f"{source.path} is a {asked.kind} model: only single-label models are compressed so far")
+    if asked.kind == "regression":
+        raise InputError(f"{source.path} answers with a number: what a cut loses is judged on labels only, so far")
     if read_architecture(source.path).family == "modernbert":
         raise InputError(f"{source.path} is a modernbert model, which cannot be exported, and so not compressed, yet")
     if inputs.train.labels is not None:
@@ -82,12 +93,12 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
     truth = validation.targets(asked)
     tokenizer = Tokenizer.open(source.path, asked.max_tokens)
     _check_lengths(inputs, tokenizer)
-    answers = predict(load_checkpoint(source.path), tokenizer.encode(validation.rows), tokenizer).argmax(1)
-    accuracy = float((answers == truth).mean())
-    majority = float(np.bincount(truth.astype(np.int64)).max() / len(truth))
+    logits = predict(load_checkpoint(source.path), tokenizer.encode(validation.rows), tokenizer)
+    accuracy = float(right(truth, asked.decide(asked.scores(logits))).mean())
+    majority = float(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth))
     if accuracy <= majority:
         told = (
-            f"{source.path} has an accuracy of {accuracy:.1%} on {validation.source}, and the most frequent label "
+            f"{source.path} has an accuracy of {accuracy:.1%} on {validation.source}, and the most frequent answer "
             f"alone {majority:.1%}: there is nothing worth keeping in it"
         )
         if not weak_teacher:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from compress.budget import BudgetTable
 from compress.clock import Measured
-from compress.search import Frontier, choose
+from compress.search import Frontier, Plan, choose
 from models.architecture import Architecture
 from models.errors import TargetError
 from models.record import Record
@@ -55,7 +55,7 @@ class Target(Record):
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """What is searched: the full shape, and the frontier of what can be cut out of it."""
+    """What is searched: the full shape, and the frontier of what can be made of it."""
 
     full: Architecture
     frontier: Frontier
@@ -63,9 +63,9 @@ class Space:
 
 
 def meet(
-    target: Target, space: Space, reference_ms: float, measure: Callable[[Architecture], Measured], tolerance: float
-) -> tuple[Architecture, Measured]:
-    """Return the architecture whose measured figure is the target's, within the share `tolerance`.
+    target: Target, space: Space, reference_ms: float, measure: Callable[[Plan], Measured], tolerance: float
+) -> tuple[Plan, Measured]:
+    """Return the plan whose measured figure is the target's, within the share `tolerance`.
 
     The full architecture may be faster or smaller than asked: then nothing need be cut.
 
@@ -76,18 +76,18 @@ def meet(
         TargetError: no architecture is near enough; says what the nearest are.
     """
     budget, low, high = target.budget(reference_ms), 0.0, float("inf")
-    tried: dict[Architecture, Measured] = {}
+    tried: dict[Plan, Measured] = {}
     for _ in range(CORRECTIONS):
-        shape = choose(space.full, space.frontier, space.table, budget)
-        if shape is None:  # not even an encoder without sublayers
+        plan = choose(space.full, space.frontier, space.table, budget)
+        if plan is None:  # not even an encoder without sublayers
             low, reached = max(low, budget), float("inf")
         else:
-            if shape not in tried:
-                tried[shape] = measure(shape)
-                sys.stderr.write(f"prunella: {shape.summary()}: {target.told(tried[shape])} of {target.told()}\n")
-            reached = target.reached(tried[shape])
-            if abs(reached - 1) <= tolerance / 2 or (reached > 1 and shape == space.full):
-                return shape, _checked(target, shape, tried[shape])  # half: the next measurement differs a little
+            if plan not in tried:
+                tried[plan] = measure(plan)
+                sys.stderr.write(f"prunella: {plan.summary()}: {target.told(tried[plan])} of {target.told()}\n")
+            reached = target.reached(tried[plan])
+            if abs(reached - 1) <= tolerance / 2 or (reached > 1 and plan.architecture == space.full):
+                return plan, _checked(target, plan, tried[plan])  # half: the next measurement differs a little
             low, high = (budget, high) if reached > 1 else (low, min(high, budget))
         wanted = budget * min(reached, 2.0)
         inside = low < wanted < high
@@ -95,14 +95,14 @@ def meet(
     nearest = sorted(tried.items(), key=lambda item: abs(target.reached(item[1]) - 1))[:3]
     if nearest and abs(target.reached(nearest[0][1]) - 1) <= tolerance:
         return nearest[0][0], _checked(target, *nearest[0])
-    told = "; ".join(f"{target.told(found)} ({shape.summary()})" for shape, found in nearest) or "none"
+    told = "; ".join(f"{target.told(found)} ({plan.summary()})" for plan, found in nearest) or "none"
     raise TargetError(
         f"no shape is within {tolerance:.0%} of {target.told()}: the nearest measured are {told}; "
         "ask for one of these, or allow a larger --tolerance"
     )
 
 
-def _checked(target: Target, shape: Architecture, found: Measured) -> Measured:
+def _checked(target: Target, plan: Plan, found: Measured) -> Measured:
     if found.speedup <= 1:
-        raise TargetError(f"{shape.summary()} meets {target.told()} and is slower than the model it replaces")
+        raise TargetError(f"{plan.summary()} meets {target.told()} and is slower than the model it replaces")
     return found

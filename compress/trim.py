@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.accuracy import right
 from compress.source import Inputs
 from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
 from models import task as task_file
@@ -49,11 +50,13 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
         task.write(target / task_file.FILE)
         rows = inputs.validation.rows
         changed = _differ(before, after, trimmed.kept, rows)
-        answers = [predict(m, t.encode(rows), t).argmax(1) for m, t in ((full, before), (smaller, after))]
+        answers = [
+            task.decide(task.scores(predict(m, t.encode(rows), t))) for m, t in ((full, before), (smaller, after))
+        ]
         told: dict[str, Any] = {
             "tokens_before": full.architecture.vocabulary, "tokens": len(trimmed.kept), "held_out_texts": len(rows),
             "held_out_split_otherwise": len(changed),
-            "held_out_answers_changed": int((answers[0] != answers[1]).sum()),
+            "held_out_answers_changed": int((~right(*answers)).sum()),
         }  # fmt: skip
         (target / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(

@@ -11,6 +11,10 @@ from models.architecture import Architecture
 from models.record import Record
 
 Kind = Literal["fp32", "int8"]
+FILE = "precision.json"  # in a folder of weights: how the search wants them computed
+KINDS: tuple[Kind, ...] = ("int8", "fp32")
+Part = Literal["attention", "ffn"]
+PARTS: tuple[Part, ...] = ("attention", "ffn")
 Floats = NDArray[np.float32]
 
 
@@ -37,7 +41,7 @@ class Precision(Record):
         """Return the precision in which no sublayer is int8."""
         return cls(layers=(LayerPrecision(attention="fp32", ffn="fp32"),) * len(shape.layers))
 
-    def replaced(self, layer: int, part: Literal["attention", "ffn"], kind: Kind) -> Self:
+    def replaced(self, layer: int, part: Part, kind: Kind) -> Self:
         """Return the same precision with one sublayer changed."""
         layers = list(self.layers)
         layers[layer] = layers[layer].model_copy(update={part: kind})

@@ -1,13 +1,11 @@
-"""`python -m loadtests.run --url URL`: how many requests a second a server answers, and how long each one waits.
+"""`prunella loadtest` and `python -m loadtests.run`: what a server holds.
 
-locust runs in a process of its own, because gevent changes the standard library under everything beside it.
+Scenarios: steady (closed loop), ramp (to the knee), burst, overload (twice the knee), soak (a million requests, and
+the memory), swap (models and workers are changed meanwhile).
 """
 
 import argparse
 import json
-import os
-import statistics
-import subprocess
 import sys
 import urllib.error
 import urllib.request
@@ -15,9 +13,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from loadtests.changes import Changer
+from loadtests.measure import Found, Target
+from loadtests.payloads import DIALECTS, payloads
+from loadtests.report import write_report
+from loadtests.scenarios import SCENARIOS, Asked, Outcome, find_knee
 from loadtests.texts import TextsError, made_up_texts, read_texts
+from loadtests.with_locust import run_locust
 
-LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+REFUSING_IS_RIGHT = {"ramp", "burst", "overload"}  # scenarios in which 429 is no failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,25 +31,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
         texts = read_texts(options.texts) if options.texts else made_up_texts()
     except TextsError as error:
         return _refuse(str(error))
-    if (reason := _no_server(options.url, texts[0])) is not None:
-        return _refuse(f"no server answers at {options.url} ({reason}): start one with `prunella serve`")
+    for url in (options.url, *options.against):
+        path, body = payloads(texts[:1], "native" if options.dialect == "mix" else options.dialect)[0]
+        if (reason := _no_server(url, path, body)) is not None:
+            return _refuse(f"no server answers at {url} ({reason}): start one with `prunella serve`")
+    if options.scenario == "swap" and not (options.admin_token and options.bundle):
+        return _refuse("the scenario swap needs --admin-token and --bundle, once or more")
     options.out.mkdir(parents=True, exist_ok=True)
-    found = _run_locust(options, texts)
+    if options.client == "locust":
+        return _with_locust(options, texts)
+    outcome, summary = _run(options, texts)
+    write_report(options.out, summary, outcome.found)
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return 0 if summary["requests"] and not summary["failures"] else 1
+
+
+def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[str, Any]]:
+    """Return what came out of the first server, the others' phases behind its own, and the summary."""
+    asked = Asked(options.users, options.duration, options.rate, options.slo_ms, options.requests)
+    headers = f"Authorization: Bearer {options.key}\r\n" if options.key else ""
+    together, peers = Outcome(), []
+    for i, url in enumerate((options.url, *options.against)):
+        bodies = payloads(texts, options.dialect)
+        target = Target(url if i else "ours", url.rstrip("/"), bodies, options.processes, headers)
+        outcome = Outcome()
+        if options.find_knee and options.scenario not in ("ramp",):
+            rate = find_knee(target, asked, outcome)
+            asked_here = Asked(asked.users, asked.seconds, rate, asked.slo_ms, asked.requests)
+        else:
+            asked_here = asked
+        changer = (Changer(url, options.admin_token or "", tuple(options.bundle), options.pid),)
+        SCENARIOS[options.scenario](target, asked_here, outcome, *(changer if options.scenario == "swap" else ()))
+        together.found += outcome.found
+        if i:
+            peers.append({"url": url, **_figures(outcome, options.scenario)})
+        else:
+            together.figures = _figures(outcome, options.scenario)
+    summary = {
+        "verb": "loadtest", "scenario": options.scenario, "dialect": options.dialect, **together.figures,
+        "users": options.users, "duration_s": options.duration, "against": peers,
+        "report": str(options.out / "report.html"), "report_json": str(options.out / "report.json"),
+    }  # fmt: skip
+    return together, summary
+
+
+def _figures(outcome: Outcome, scenario: str) -> dict[str, Any]:
+    """Return the figures of one server: counts over all phases, latency of the last one."""
+    last: Found = outcome.found[-1]
+    failures = sum(one.failures + (0 if scenario in REFUSING_IS_RIGHT else one.shed) for one in outcome.found)
+    return {
+        "requests": sum(one.requests for one in outcome.found),
+        "failures": failures,
+        "requests_per_second": last.requests_per_second,
+        "p50_ms": last.p50_ms,
+        "p95_ms": last.p95_ms,
+        "p99_ms": last.p99_ms,
+        "client_was_the_bottleneck": last.client_was_the_bottleneck,
+        **outcome.figures,
+    }
+
+
+def _with_locust(options: argparse.Namespace, texts: list[str]) -> int:
+    found = run_locust(options.url, texts, options.users, int(options.duration), options.out)
     if found is None:
         return _refuse("locust ended without a result: what it printed is above")
-    summary = _summary(options, found)
-    Path(summary["report_json"]).write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    report = options.out / "report.json"
+    summary = {"verb": "loadtest", "scenario": "steady", "client": "locust", **found, "users": options.users}
+    summary |= {"report": str(options.out / "locust.html"), "report_json": str(report)}
+    report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0 if summary["requests"] and not summary["failures"] else 1
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m loadtests.run", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--url", required=True, help="the server, such as http://127.0.0.1:3000")
-    parser.add_argument("--users", type=_positive, default=8, help="how many ask at the same time")
-    parser.add_argument("--duration", type=_positive, default=30, help="seconds")
-    parser.add_argument("--out", type=Path, default=Path("out/loadtest"), help="folder of the reports")
-    parser.add_argument("--texts", type=Path, help="CSV or JSONL with a column text; default: made-up texts")
+    parser = argparse.ArgumentParser(prog="prunella loadtest", description=(__doc__ or "").splitlines()[0])
+    add = parser.add_argument
+    add("--url", required=True, help="the server, such as http://127.0.0.1:3000")
+    add("--scenario", choices=sorted(SCENARIOS), default="steady")
+    add("--find-knee", action="store_true", help="first look for the highest rate that the server keeps up with")
+    add(
+        "--against",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="another server, asked the same; again and again",
+    )
+    add("--users", type=_positive, default=8, help="how many ask at the same time, in closed loop")
+    add("--rate", type=float, default=0.0, help="requests a second at the knee, where it is known")
+    add("--duration", type=_positive, default=30, help="seconds of a phase")
+    add("--requests", type=_positive, default=1_000_000, help="of a soak")
+    add("--slo-ms", type=float, default=100.0, help="p99 at which a server no longer keeps up")
+    add("--dialect", choices=[*DIALECTS, "mix"], default="native")
+    add("--processes", type=_positive, default=1, help="client processes")
+    add("--client", choices=("ours", "locust"), default="ours")
+    add("--key", help="API key of the server")
+    add("--admin-token", help="of the server, for the scenario swap")
+    add("--bundle", action="append", default=[], help="folder or tag that the scenario swap loads; several in turn")
+    add("--pid", type=int, help="process of `prunella serve`: the scenario swap also restarts its workers")
+    add("--out", type=Path, default=Path("out/loadtest"), help="folder of the reports")
+    add("--texts", type=Path, help="CSV or JSONL with a column text; default: made-up texts of 5 to 300 words")
     return parser
 
 
@@ -61,52 +145,18 @@ def _refuse(sentence: str) -> int:
     return 2
 
 
-def _no_server(url: str, text: str) -> str | None:
+def _no_server(url: str, path: str, body: str) -> str | None:
     """Return why nothing answers at `url`, or None when something does."""
     try:
         request = urllib.request.Request(
-            f"{url.rstrip('/')}/v1/classify",
-            json.dumps({"text": text}).encode(),
-            {"Content-Type": "application/json"},
+            f"{url.rstrip('/')}{path}", body.encode(), {"Content-Type": "application/json"}
         )
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=30).close()
     except urllib.error.HTTPError:
         return None  # a server, and the run counts its refusals
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))
     return None
-
-
-def _run_locust(options: argparse.Namespace, texts: list[str]) -> dict[str, Any] | None:
-    texts_file, times_file = options.out / "texts.json", options.out / "times.json"
-    texts_file.write_text(json.dumps(texts), encoding="utf-8")
-    times_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["--users", str(options.users), "--spawn-rate", str(options.users)]
-    command += ["--run-time", f"{options.duration}s", "--host", options.url.rstrip("/")]
-    command += ["--html", str(options.out / "report.html"), "--loglevel", "WARNING"]
-    variables = {**os.environ, "LOADTEST_TEXTS": str(texts_file), "LOADTEST_TIMES": str(times_file)}
-    subprocess.run(command, env=variables, stdout=sys.stderr, check=False)  # its exit code tells of failures only
-    return json.loads(times_file.read_text(encoding="utf-8")) if times_file.is_file() else None
-
-
-def _summary(options: argparse.Namespace, found: dict[str, Any]) -> dict[str, Any]:
-    times: list[float] = found["times_ms"]
-    cuts = statistics.quantiles(times, n=100, method="inclusive") if len(times) > 1 else None
-    p50, p95, p99 = (round(cuts[p - 1], 3) if cuts else None for p in (50, 95, 99))
-    return {
-        "verb": "loadtest",
-        "requests": found["requests"],
-        "failures": found["failures"],
-        "requests_per_second": round(len(times) / found["duration_s"], 1),
-        "p50_ms": p50,
-        "p95_ms": p95,
-        "p99_ms": p99,
-        "users": options.users,
-        "duration_s": round(found["duration_s"], 2),
-        "report": str(options.out / "report.html"),
-        "report_json": str(options.out / "summary.json"),
-    }
 
 
 if __name__ == "__main__":

@@ -1,192 +1,248 @@
-"""build_app(): routes and limits. A request is read, checked, tokenized, answered and written here."""
+"""App: every route. A request is let in, read, answered and written here; the dialects give it its form."""
 
-import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
-import orjson
-from numpy.typing import NDArray
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request as HttpRequest
-from starlette.responses import Response
-from starlette.routing import Route
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.types import Receive, Scope, Send
 
-from models.tokens import Encoded
-from service.dialects import BadRequest, Request, native, predictions, tei
-from service.engine import Engine
-from service.settings import Settings
+from service import pages
+from service.access import check_key, cors_headers, preflight
+from service.admin import Admin
+from service.desk import Caller, Desk
+from service.dialects import Answer, BadRequest, hf, native, oip, tei
+from service.info import info
+from service.openapi import openapi
+from service.tracing import Tracer
+from service.wire import Call, ClientGone, Headers, Reply, json_reply, refusal
 
-BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # seconds
-
-
-class Telemetry:
-    """The metrics of one process; labels are bounded: dialects and codes, never paths."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.registry = CollectorRegistry()
-        self.requests = Counter("prunella_requests", "answers", ["dialect", "code"], registry=self.registry)
-        self.infer = Histogram("prunella_infer_seconds", "in the model", buckets=BUCKETS, registry=self.registry)
-        self.queue = Histogram(
-            "prunella_queue_seconds", "waiting for the model", buckets=BUCKETS, registry=self.registry
-        )
-        self.waiting = Gauge("prunella_queue_depth", "requests waiting or running", registry=self.registry)
-        fallback = Gauge("prunella_device_fallback", "1 when another device was asked for", registry=self.registry)
-        fallback.set(engine.choice.reason is not None)
-        info = Gauge("prunella_model_info", "the model", ["id", "variant", "device"], registry=self.registry)
-        info.labels(engine.bundle.id, engine.variant_name, engine.choice.got).set(1)
+log = logging.getLogger("prunella")
+Handler = Callable[[Call], Awaitable[Reply]]
+KEPT = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
 
 
-class Desk:
-    """One engine, one inference at a time, and a bounded line in front of it."""
+class Other(Protocol):
+    """BentoML's application, for its own routes."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self.engine, self.settings, self.telemetry = engine, settings, Telemetry(engine)
-        self._turn = asyncio.Lock()
-        self._waiting = 0
-        self._pace = 0.01  # seconds a request takes, a running mean
+    async def __call__(self, scope: Scope, body: bytes, send: Send) -> None:
+        """Answer a request whose body was read."""
 
-    async def infer(self, encoded: list[Encoded]) -> tuple[NDArray[np.float32], dict[str, float]]:
-        """Return logits (rows, labels) and the seconds of each step; 429 when the line is full."""
-        if self._waiting >= self.settings.max_queue:
-            wait = max(1, round(self._waiting * self._pace))
-            raise BadRequest(429, f"{self._waiting} requests wait already; come back in {wait} s", "Overloaded", wait)
-        self._waiting += 1
-        self.telemetry.waiting.set(self._waiting)
-        arrived = time.perf_counter()
-        try:
-            async with self._turn:
-                begun = time.perf_counter()
-                logits = await asyncio.to_thread(self.engine.infer, encoded)
-        finally:
-            self._waiting -= 1
-            self.telemetry.waiting.set(self._waiting)
-        done = time.perf_counter()
-        self._pace += 0.1 * (done - begun - self._pace)
-        self.telemetry.queue.observe(begun - arrived)
-        self.telemetry.infer.observe(done - begun)
-        return logits, {"queue": begun - arrived, "infer": done - begun}
+    async def close(self) -> None:
+        """End it."""
 
-    async def answer(self, http: HttpRequest, dialect: ModuleType) -> Response:
-        """Return the answer, or the error, in the dialect's form."""
-        name = dialect.__name__.rsplit(".", 1)[1]
-        headers: dict[str, str] = {}
-        try:
-            request = dialect.read(await self._document(http))
-            start = time.perf_counter()
-            encoded = self.encode(request)
-            tokenized = time.perf_counter() - start
-            logits, seconds = await self.infer(encoded)
-            times = {k: round(v * 1e3, 3) for k, v in {"tokenize": tokenized, **seconds}.items()}
-            times["total"] = round((time.perf_counter() - start) * 1e3, 3)
-            answers = predictions(self.engine.bundle.task, logits, request)
-            status, body = 200, dialect.write(self.engine.bundle.id, answers, request, times)
-            headers = {
-                "x-compute-type": f"{self.engine.choice.got}+{self.engine.variant_name}",
-                "x-compute-tokens": str(sum(len(e.ids) for e in encoded)),
-                "x-tokenization-time": str(round(times["tokenize"])),
-                "x-queue-time": str(round(times["queue"])),
-                "x-inference-time": str(round(times["infer"])),
-                "x-total-time": str(round(times["total"])),
-            }
-        except BadRequest as problem:
-            status, body = problem.status, dialect.error(problem)
-            headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after else {}
-        self.telemetry.requests.labels(name, str(status)).inc()
-        return json_response(body, status, headers)
 
-    async def _document(self, http: HttpRequest) -> object:
-        kind = http.headers.get("content-type", "").split(";")[0].strip().lower()
-        if kind != "application/json":
-            raise BadRequest(415, f"Content-Type is {kind or 'missing'}, wanted application/json")
-        body = bytearray()
-        async for chunk in http.stream():
-            body += chunk
-            if len(body) > self.settings.max_body_bytes:
-                raise BadRequest(413, f"the body is larger than {self.settings.max_body_bytes} bytes")
-        try:
-            return orjson.loads(body)
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(400, f"the body is not valid JSON: {error}") from None
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What a path answers: a handler for each method, and the form of its errors."""
 
-    def encode(self, request: Request) -> list[Encoded]:
-        """Return the request's rows as tokens; refuses what is over a limit or of the wrong kind."""
-        task, limits = self.engine.bundle.task, self.settings
-        if len(request.rows) > limits.max_batch:
-            raise BadRequest(413, f"{len(request.rows)} texts in one request, at most {limits.max_batch} are taken")
-        longest = max(len(part) for row in request.rows for part in row)
-        if longest > limits.max_text_chars:
-            raise BadRequest(413, f"a text has {longest} characters, at most {limits.max_text_chars} are taken")
-        for row in request.rows:
-            if (len(row) == 2) != task.pair:
-                found, wanted = ("a pair", "single texts") if len(row) == 2 else ("a single text", "pairs")
-                raise BadRequest(422, f"found {found}, this model takes {wanted}")
-            if not request.truncate and (count := self.engine.tokenizer.token_count(row)) > task.max_tokens:
-                raise BadRequest(
-                    422, f"a text has {count} tokens, the model takes {task.max_tokens}; allow truncation"
-                )
-        return self.engine.encode(request.rows, request.direction)
+    label: str  # in the metrics: a dialect, or what the path is for
+    methods: dict[str, Handler]
+    error: Callable[[BadRequest], object] = native.error
+    is_open: bool = False  # needs no key
 
-    def info(self) -> dict[str, Any]:
-        """Return what is served, how it was made, and what that cost."""
-        bundle = self.engine.bundle
-        report = bundle.report() or {}
-        return {
-            "id": bundle.id,
-            "digest": bundle.folder.manifest.digest(),
-            "lineage": [step.model_dump() for step in bundle.folder.manifest.lineage],
-            "labels": bundle.task.labels,
-            "task": bundle.task.model_dump(exclude={"labels"}),
-            "architecture": bundle.architecture.summary(),
-            "variant": self.engine.variant_name,
-            "device": self.engine.choice.model_dump(),
-            "measured": {
-                key: report.get(key) for key in ("accuracy", "loss_points", "loss_interval", "speedup", "rows")
-            },
+
+class App:
+    """The ASGI application."""
+
+    def __init__(self, desk: Desk, tracer: Tracer | None = None, bentoml_app: Other | None = None) -> None:
+        self.desk, self._tracer, self._bentoml = desk, tracer, bentoml_app
+        self._settings, self._origins = desk.settings, desk.settings.origins()
+        self._default_seconds = desk.settings.request_timeout_ms / 1e3
+        admin = Admin(desk)
+        document = openapi(desk.settings)
+        probe: dict[str, Handler] = {"GET": self._alive}
+        self._routes = {
+            "/v1/classify": Route("native", {"POST": self._dialect(native)}),
+            "/predict": Route("tei", {"POST": self._dialect(tei, tei_headers)}, tei.error),
+            "/": Route("hf", {"POST": self._dialect(hf), "GET": _to_the_page}, hf.error),
+            "/livez": Route("probe", probe, is_open=True),
+            "/healthz": Route("probe", probe, is_open=True),
+            "/health": Route("probe", {"GET": self._ready}, is_open=True),
+            "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
+            "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
+            "/info": Route("info", {"GET": self._info}),
+            "/openapi.json": Route("page", {"GET": _constant(json_reply(document))}, is_open=True),
+            "/ui": Route("page", {"GET": _constant(pages.playground())}, is_open=True),
+            "/v2": Route("oip", {"GET": self._oip_server}, oip.error, is_open=True),
+            "/v2/health/live": Route("probe", {"GET": self._alive}, oip.error, is_open=True),
+            "/v2/health/ready": Route("probe", {"GET": self._ready}, oip.error, is_open=True),
+            "/admin/models": Route("admin", {"GET": admin.told, "POST": admin.swap}, is_open=True),
+            "/admin/rollback": Route("admin", {"POST": admin.roll_back}, is_open=True),
+            "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
+        self._models = Route("oip", {"GET": self._oip_model, "POST": self._dialect(oip)}, oip.error)
+        self._nowhere = Route("other", {}, is_open=True)
+        self._kept = Route("bentoml", {})
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] == "http":
+            await self._answer(Call(scope, receive), send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
 
-def build_app(desk: Desk) -> Starlette:
-    """Return the application; the desk's engine must have passed its self-check."""
+    async def _answer(self, call: Call, send: Send) -> None:
+        arrived = time.perf_counter()
+        route = self._routes.get(call.path) or self._other_route(call.path)
+        try:
+            if not route.is_open:
+                check_key(call, self._settings.api_key)
+            if route is self._kept:
+                await self._pass_on(call, send)
+                return
+            reply = await self._handler(call, route)(call)
+        except BadRequest as problem:
+            reply = refusal(problem, route.error(problem))
+        except ClientGone:
+            self.desk.telemetry.shed.labels("gone").inc()
+            return
+        except Exception:
+            log.exception("%s %s failed", call.method, route.label)
+            told = BadRequest(500, "the server failed on this request; its log says why", "Internal")
+            reply = refusal(told, route.error(told))
+        if self._origins:
+            reply.headers = [*reply.headers, *cors_headers(call, self._origins)]
+        reply.close = reply.close or self.desk.draining
+        self.desk.telemetry.count(route.label, reply.status)
+        await call.send(reply, send)
+        if self._settings.access_log:
+            seconds = time.perf_counter() - arrived
+            log.info("answered", extra={"dialect": route.label, "code": reply.status, "ms": round(seconds * 1e3, 3)})
 
-    def post(dialect: ModuleType) -> Callable[[HttpRequest], Awaitable[Response]]:
-        async def handle(http: HttpRequest) -> Response:
-            return await desk.answer(http, dialect)
+    def _other_route(self, path: str) -> Route:
+        if path.startswith("/v2/models/"):
+            return self._models
+        return self._kept if path in KEPT and self._bentoml is not None else self._nowhere
+
+    def _handler(self, call: Call, route: Route) -> Handler:
+        handler = route.methods.get(call.method)
+        if handler is None and call.method == "HEAD":
+            handler = route.methods.get("GET")
+        if handler is not None:
+            return handler
+        if (allowed := preflight(call, self._origins)) is not None:
+            return _constant(allowed)
+        if route is self._nowhere:
+            raise BadRequest(404, "Not Found", "NotFound")
+        return _constant(_not_allowed(route))
+
+    def _dialect(self, dialect: ModuleType, headers: Callable[[Answer], Headers] | None = None) -> Handler:
+        async def handle(call: Call) -> Reply:
+            if dialect is oip:
+                self._check_model(call, "/infer")
+            begun = time.perf_counter()
+            seconds = self._seconds(call)
+            request = dialect.read(await call.document(self._settings.max_body_bytes))
+            answer = await self.desk.answer(request, Caller(begun, begun + seconds, call.is_gone()))
+            if self._tracer is not None:
+                self._tracer.span(dialect.__name__, answer, call.header(b"traceparent"))
+            return json_reply(dialect.write(answer, request), 200, headers(answer) if headers else None)
 
         return handle
 
-    async def alive(_: HttpRequest) -> Response:
-        return json_response({"status": "ok"})
+    def _seconds(self, call: Call) -> float:
+        """Return how long the client waits for an answer."""
+        told = call.header(b"x-request-timeout-ms")
+        if told is None:
+            return self._default_seconds
+        try:
+            milliseconds = float(told)
+        except ValueError:
+            milliseconds = 0.0
+        if not 0 < milliseconds <= 3_600_000:
+            raise BadRequest(422, "X-Request-Timeout-Ms is not a number of milliseconds up to an hour")
+        return milliseconds / 1e3
 
-    async def info(_: HttpRequest) -> Response:
-        return json_response(desk.info())
+    async def _alive(self, _: Call) -> Reply:
+        trouble = self.desk.trouble()
+        return json_reply({"live": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
-    async def metrics(_: HttpRequest) -> Response:
-        return Response(generate_latest(desk.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    async def _ready(self, _: Call) -> Reply:
+        trouble = self.desk.trouble() or ("ending" if self.desk.draining else None)
+        return json_reply({"ready": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
-    async def refused(_: HttpRequest, error: Exception) -> Response:
-        assert isinstance(error, HTTPException)
-        return json_response({"error": error.detail}, error.status_code, dict(error.headers or {}))
+    async def _metrics(self, _: Call) -> Reply:
+        self.desk.set_gauges()
+        return Reply(self.desk.telemetry.page(), kind=CONTENT_TYPE_LATEST.encode())
 
-    async def failed(_: HttpRequest, __: Exception) -> Response:  # Starlette raises the error again, for the log
-        return json_response({"error": "the server failed on this request; its log says why"}, 500)
+    async def _info(self, _: Call) -> Reply:
+        return json_reply(info(self.desk))
 
-    routes = [
-        Route("/v1/classify", post(native), methods=["POST"]),
-        Route("/predict", post(tei), methods=["POST"]),
-        Route("/livez", alive),
-        Route("/healthz", alive),
-        Route("/readyz", alive),  # the app exists only after warm-up and self-check
-        Route("/info", info),
-        Route("/metrics", metrics),
+    async def _oip_server(self, _: Call) -> Reply:
+        return json_reply({"name": "prunella", "version": pages.version(), "extensions": []})
+
+    async def _oip_model(self, call: Call) -> Reply:
+        engine = self.desk.rotation.current
+        rest = self._check_model(call, "/ready", "")
+        if rest == "/ready":
+            return json_reply({"ready": not self.desk.draining, "name": engine.bundle.info.name})
+        return json_reply(oip.metadata(engine.bundle.task, engine.bundle.info.name, engine.bundle.id))
+
+    def _check_model(self, call: Call, *endings: str) -> str:
+        """Return what follows /v2/models/{name}[/versions/{version}] in the path."""
+        bundle = self.desk.rotation.current.bundle
+        rest = call.path.removeprefix("/v2/models/")
+        for name in (f"{bundle.info.name}/versions/{bundle.id}", bundle.info.name):
+            if rest == name or rest.startswith(name + "/"):
+                if (ending := rest.removeprefix(name)) in endings:
+                    return ending
+                raise BadRequest(404, "Not Found", "NotFound")
+        raise BadRequest(404, f"no such model: this server has {bundle.info.name}, version {bundle.id}", "NotFound")
+
+    async def _pass_on(self, call: Call, send: Send) -> None:
+        body = await call.body(self._settings.max_body_bytes)
+        assert self._bentoml is not None, "else the path is not kept"
+
+        async def counted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self.desk.telemetry.count("bentoml", message["status"])
+            await send(message)
+
+        await self._bentoml(call.scope, body, counted)
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        await self.desk.start()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self._bentoml is not None:
+            await self._bentoml.close()
+        await self.desk.stop()
+        if self._tracer is not None:
+            self._tracer.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def tei_headers(answer: Answer) -> Headers:
+    """Return the x-compute-* headers of text-embeddings-inference; times are whole milliseconds."""
+    times = {name: b"%d" % round(ms) for name, ms in answer.times_ms.items()}
+    return [
+        (b"x-compute-type", answer.compute.encode()),
+        (b"x-compute-time", times["total"]),
+        (b"x-compute-characters", b"%d" % answer.characters),
+        (b"x-compute-tokens", b"%d" % answer.tokens),
+        (b"x-total-time", times["total"]),
+        (b"x-tokenization-time", times["tokenize"]),
+        (b"x-queue-time", times["queue"]),
+        (b"x-inference-time", times["infer"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: refused, Exception: failed})
 
 
-def json_response(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    """Return `body` as JSON."""
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+def _constant(reply: Reply) -> Handler:
+    async def handle(_: Call) -> Reply:
+        return Reply(reply.body, reply.status, reply.headers, reply.kind)
+
+    return handle
+
+
+async def _to_the_page(_: Call) -> Reply:
+    return Reply(b"", 307, [(b"location", b"/ui")], b"text/plain")
+
+
+def _not_allowed(route: Route) -> Reply:
+    problem = BadRequest(405, "Method Not Allowed", "MethodNotAllowed")
+    return json_reply(route.error(problem), 405, [(b"allow", ", ".join(route.methods).encode())])

@@ -1,6 +1,8 @@
 """Engine: texts → logits, through the tokenizer and a running session. Knows no HTTP."""
 
+import logging
 from collections.abc import Sequence
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -10,11 +12,29 @@ from numpy.typing import NDArray
 from models.errors import DisagreementError
 from models.tokens import Encoded, Row, TokenBatch, Tokenizer
 from service.bundle import Bundle
-from service.runtime import DeviceChoice, RuntimeSettings, choose_device, open_session
+from service.pace import Pace
+from service.runtime import (
+    DeviceChoice,
+    RuntimeSettings,
+    choose_device,
+    count_gpus,
+    fall_back,
+    open_session,
+    runs_on,
+)
+
+log = logging.getLogger("prunella")
+Cut = Literal["right", "left", "never"]  # the end at which a long text loses tokens
+UNCUT = 10**9  # tokens: no text is that long
+_serials = count()
 
 
 class Engine:
-    """A bundle with a running session."""
+    """A bundle with a running session.
+
+    One session serves every runner: with one thread an operator, ONNX Runtime computes in the thread that calls it,
+    so that N runners are N one-thread sessions without N copies of the weights.
+    """
 
     def __init__(self, bundle: Bundle, session: ort.InferenceSession, choice: DeviceChoice) -> None:
         self.bundle, self.session, self.choice = bundle, session, choice
@@ -23,19 +43,50 @@ class Engine:
         self.tokenizer: Tokenizer = bundle.tokenizer()
         # dynamic int8 takes one activation scale a batch, so that batch mates would change the answer
         self.alone = self.variant.recipe == "dynamic"
+        self.serial = next(_serials)  # tells engines of one process apart, also two of the same bundle
+        self.pace = Pace()
+        self._names = tuple(node.name for node in session.get_inputs())
+        self._tokenizers: dict[Cut, Tokenizer] = {"right": self.tokenizer}
 
     @classmethod
-    def open(cls, bundle: Bundle, settings: RuntimeSettings | None = None) -> "Engine":
-        """Open the session that fits the device."""
+    def open(
+        cls, bundle: Bundle, settings: RuntimeSettings | None = None, available: list[str] | None = None
+    ) -> "Engine":
+        """Open the session that fits the device.
+
+        Args:
+            bundle: what is served.
+            settings: where and how; default: the best device that is there.
+            available: the providers that ONNX Runtime is said to have; default: what it says itself.
+
+        Raises:
+            InputError: a device is required and cannot be had.
+        """
         settings = settings or RuntimeSettings()
-        choice = choose_device(bundle.info, settings, ort.get_available_providers())
-        path = bundle.onnx_path(choice.variant)
-        session = open_session(path, settings.threads, choice.got, bundle.info.variants[choice.variant])
+        told = ort.get_available_providers() if available is None else available
+        choice = choose_device(bundle.info, settings, told, count_gpus())
+        session = _open(bundle, choice, settings)
+        if not runs_on(session, choice.got):
+            provider = f"{choice.got} is on ONNX Runtime's list and its libraries do not load (driver, CUDA, cuDNN)"
+            choice = fall_back(bundle.info, settings, provider)
+            session = _open(bundle, choice, settings)
         return cls(bundle, session, choice)
 
     def encode(self, rows: Sequence[Row], direction: Literal["left", "right"] = "right") -> list[Encoded]:
         """Tokenize rows; long ones lose tokens at `direction`."""
-        return self.tokenizer.encode(rows, direction)
+        return self.tokenize(rows, direction)
+
+    def tokenize(self, rows: Sequence[Row], cut: Cut) -> list[Encoded]:
+        """Tokenize rows; with `never`, long ones stay longer than the model takes.
+
+        Each way of cutting has a tokenizer of its own: threads may tokenize at once, and none changes another's.
+        """
+        tokenizer = self._tokenizers.get(cut)
+        if tokenizer is None:
+            longest = UNCUT if cut == "never" else self.bundle.task.max_tokens
+            tokenizer = self._tokenizers[cut] = Tokenizer.open(self.bundle.folder.path, longest)
+            tokenizer.encode([], "left" if cut == "left" else "right")
+        return tokenizer.encode(rows, "left" if cut == "left" else "right")
 
     def infer(self, encoded: Sequence[Encoded]) -> NDArray[np.float32]:
         """Return logits (rows, labels); row by row where batch mates would change the answer."""
@@ -45,26 +96,34 @@ class Engine:
 
     def run(self, batch: TokenBatch) -> NDArray[np.float32]:
         """Return logits (rows, labels) of one padded batch as it is."""
-        return run_session(self.session, batch)
+        arrays = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.types}
+        return np.asarray(self.session.run(["logits"], {name: arrays[name] for name in self._names})[0])
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
         """Return logits (rows, labels) of texts."""
         return self.infer(self.encode(rows))
 
     def self_check(self) -> None:
-        """Answer the golden rows.
+        """Answer the golden rows, one by one: also the warm-up, and the first measure of the pace.
 
         Raises:
             DisagreementError: an answer is further from the stored one than the variant's tolerance.
         """
         golden = self.bundle.golden
         stored = np.asarray(golden.logits[self.variant_name], dtype=np.float32)
-        difference = float(np.abs(self.logits(list(golden.rows)) - stored).max())
+        encoded = self.encode(list(golden.rows))
+        found = np.concatenate([self.pace.timed(self.infer, [one]) for one in encoded])
+        difference = float(np.abs(found - stored).max())
         if not difference <= self.variant.golden_tolerance:
             raise DisagreementError(
                 f"{self.variant_name} answers the golden texts {difference:.3g} away from its stored logits, at most "
                 f"{self.variant.golden_tolerance:.3g} is accepted: this processor or runtime computes it differently"
             )
+
+
+def _open(bundle: Bundle, choice: DeviceChoice, settings: RuntimeSettings) -> ort.InferenceSession:
+    variant = bundle.info.variants.get(choice.variant)
+    return open_session(bundle.onnx_path(choice.variant), settings.threads, choice.got, variant)
 
 
 def run_session(session: ort.InferenceSession, batch: TokenBatch) -> NDArray[np.float32]:

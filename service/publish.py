@@ -1,21 +1,24 @@
-"""publish(): a bundle folder → BentoML's model store, the registry of what can be served."""
+"""publish(): a bundle folder → BentoML's model store, the registry of what can be served.
+
+BentoML is imported where it is needed: a server that is given a folder starts without it.
+"""
 
 import os
 import shutil
 from pathlib import Path
 
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-
-import bentoml
-from bentoml.exceptions import BentoMLException, NotFound
-
 from models.errors import FolderError
 from models.folder import REPORT
 from service.bundle import Bundle
 
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+
 
 def publish(folder: Path, name: str = "prunella") -> str:
     """Return the tag `name:<bundle id>-<digest>`; the same bundle published again only renews its report."""
+    import bentoml
+    from bentoml.exceptions import NotFound
+
     bundle = Bundle.open(folder)
     tag = f"{name}:{bundle.id}-{bundle.folder.manifest.digest()}"
     try:
@@ -40,6 +43,9 @@ def resolve(bundle_or_tag: str) -> Path:
     path = Path(bundle_or_tag)
     if path.is_dir():
         return path
+    import bentoml
+    from bentoml.exceptions import BentoMLException, NotFound
+
     try:
         return Path(bentoml.models.get(bundle_or_tag).path)
     except (NotFound, BentoMLException, ValueError):

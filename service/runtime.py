@@ -1,7 +1,9 @@
 """open_session(): an ONNX file → a session on the device that was asked for; a fall-back is never silent."""
 
 import logging
+import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +18,7 @@ from service.bundle import BundleInfo, Variant
 log = logging.getLogger("prunella")
 DEVICES = r"^(auto|cpu|cuda(:\d+)?|tensorrt)$"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class RuntimeSettings(Record):
@@ -25,6 +28,7 @@ class RuntimeSettings(Record):
     threads: int = Field(1, ge=1, description="threads inside one operator")
     variant: str | None = Field(None, description="a variant of the bundle by name, instead of the device's default")
     require_device: bool = Field(False, description="refuse to start on another device than the one asked for")
+    worker: int = Field(0, ge=0, description="number of the process: several GPUs are spread over workers")
 
 
 class DeviceChoice(Record):
@@ -36,13 +40,14 @@ class DeviceChoice(Record):
     reason: str | None = None
 
 
-def choose_device(info: BundleInfo, settings: RuntimeSettings, available: list[str]) -> DeviceChoice:
+def choose_device(info: BundleInfo, settings: RuntimeSettings, available: list[str], gpus: int = 1) -> DeviceChoice:
     """Pick device and variant.
 
     Args:
         info: the variants of the bundle.
         settings: what was asked for.
         available: ONNX Runtime's providers on this machine.
+        gpus: how many there are; workers take them in turn where none is named.
 
     Raises:
         InputError: `require_device` is set and the device, or a variant for it, is not there.
@@ -55,15 +60,38 @@ def choose_device(info: BundleInfo, settings: RuntimeSettings, available: list[s
         reason = f"ONNX Runtime here has no {PROVIDERS[wanted]} (it has {', '.join(available)})"
     elif family not in info.default:
         reason = f"the bundle has no variant for {family} (it has {', '.join(sorted(info.variants))})"
-    if reason is None:
-        got = f"{wanted}:0" if asked == "auto" else asked
-        return DeviceChoice(asked=asked, got=got, variant=settings.variant or info.default[family])
-    if asked != "auto":
+    if reason is not None:
+        return fall_back(info, settings, reason, quiet=asked == "auto")  # `auto` without a GPU is no fall-back
+    spread = wanted != "cpu" and ":" not in asked and (gpus > 1 or asked == "auto")
+    got = f"{wanted}:{settings.worker % max(gpus, 1)}" if spread else asked
+    return DeviceChoice(asked=asked, got=got, variant=settings.variant or info.default[family])
+
+
+def fall_back(info: BundleInfo, settings: RuntimeSettings, reason: str, quiet: bool = False) -> DeviceChoice:
+    """Return the choice of the processor instead of what was asked for, and say so in the log.
+
+    Raises:
+        InputError: `require_device` is set.
+    """
+    if not quiet:
         if settings.require_device:
-            raise InputError(f"device {asked} was required: {reason}")
-        log.warning("device %s was asked for and cpu is used: %s", asked, reason)
-    told = None if asked == "auto" else reason  # `auto` on a machine without a GPU is no fall-back
-    return DeviceChoice(asked=asked, got="cpu", variant=settings.variant or info.default["cpu"], reason=told)
+            raise InputError(f"device {settings.device} was required: {reason}")
+        log.warning("device %s was asked for and cpu is used: %s", settings.device, reason)
+    variant = settings.variant or info.default["cpu"]
+    return DeviceChoice(asked=settings.device, got="cpu", variant=variant, reason=None if quiet else reason)
+
+
+def count_gpus(environment: Mapping[str, str] = os.environ, driver: Path = GPUS) -> int:
+    """Return how many GPUs this process sees."""
+    named = environment.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return len([part for part in named.split(",") if part.strip() and part.strip() != "-1"])
+    return len(list(driver.iterdir())) if driver.is_dir() else 0
+
+
+def runs_on(session: ort.InferenceSession, device: str) -> bool:
+    """Whether the session has the provider of `device`: one whose libraries do not load is left out."""
+    return PROVIDERS[device.partition(":")[0]] in session.get_providers()
 
 
 def open_session(

@@ -1,69 +1,87 @@
-"""serve(): run `bentoml serve` as a child, wait until it is ready, pass signals on."""
+"""serve(): bind the port, supervise the workers, return when everything has ended.
 
+python -m service.serve --host H --port N: what `bentoml serve` turns into; PRUNELLA_BUNDLE names the bundle.
+"""
+
+import argparse
 import os
-import signal
+import shutil
 import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from models.errors import CheckError, InputError
-from service.bundle import Bundle
-from service.publish import resolve
-from service.settings import Settings
+from models.errors import InputError, PrunellaError
+from service.supervisor import Supervisor
 
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 15.0  # beyond the time to drain, before a worker that does not end is killed
 
 
 def serve(bundle_or_tag: str, host: str, port: int, environment: dict[str, str], on_ready: Callable[[], None]) -> int:
-    """Return the server's exit code; `on_ready` is called once, when /readyz answers.
+    """Return the server's exit code; `on_ready` is called once, when it answers.
 
     Raises:
-        InputError: the port is taken.
-        CheckError: the server runs and does not get ready.
+        InputError: the port is taken, or there is no such bundle.
     """
-    folder = resolve(bundle_or_tag)
-    Bundle.open(folder)  # a clear error here, before a process is started
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise InputError(
-                f"port {port} of {host} cannot be used ({error.strerror}): choose another --port"
-            ) from None
-    command = [sys.executable, "-m", "bentoml", "serve", "service.service:TextClassifier"]
-    command += ["--host", host, "--port", str(port)]
-    here = Path(__file__).resolve().parent.parent
+    folder = Path(bundle_or_tag)
+    if not folder.is_dir():
+        from service.publish import resolve  # BentoML's store is asked only where the bundle is a tag
+
+        folder = resolve(bundle_or_tag)
+    listener = _bind(host, port)
+    root = str(Path(__file__).resolve().parent.parent)
     variables = {**os.environ, "PRUNELLA_BUNDLE": str(folder.resolve()), **environment}
-    Settings.from_environment(variables).runtime()  # wrong settings end here too
-    child = subprocess.Popen(command, env=variables, cwd=here, stdout=sys.stderr)  # stdout is for the last line
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: child.send_signal(received))
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH")]))
+    variables.setdefault("TOKENIZERS_PARALLELISM", "false")
+    workers = _number(variables, "PRUNELLA_WORKERS", 1)
+    drain = _number(variables, "PRUNELLA_DRAIN_DELAY_S", 0) + _number(variables, "PRUNELLA_DRAIN_S", 30)
+    shared = tempfile.mkdtemp(prefix="prunella-metrics-") if workers > 1 else None
+    if shared:
+        variables["PROMETHEUS_MULTIPROC_DIR"] = shared  # where workers keep the metrics that they tell together
+    else:
+        variables.pop("PROMETHEUS_MULTIPROC_DIR", None)
     try:
-        if _wait_until_ready(child, f"http://{host}:{port}/readyz"):
-            on_ready()
-        return child.wait()
+        return Supervisor(listener, workers, variables, drain + PATIENCE_SECONDS).run(on_ready)
     finally:
-        if child.poll() is None:
-            child.terminate()
-            child.wait()
+        if shared:
+            shutil.rmtree(shared, ignore_errors=True)
 
 
-def _wait_until_ready(child: subprocess.Popen[bytes], url: str) -> bool:
-    """Whether the server is ready; False when it ended before, after it said why."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while time.monotonic() < deadline:
-        if child.poll() is not None:
-            return False
-        try:
-            with urllib.request.urlopen(url, timeout=2) as answer:
-                if answer.status == 200:
-                    return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)  # not listening yet
-    raise CheckError(f"{url} did not answer within {PATIENCE_SECONDS} s")
+def _bind(host: str, port: int) -> socket.socket:
+    """Return the bound socket; a worker begins to listen when it is ready, so that nobody is let in before."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise InputError(f"port {port} of {host} cannot be used ({error.strerror}): choose another --port") from None
+    return listener
+
+
+def _number(variables: dict[str, str], name: str, default: int) -> int:
+    """Return a whole number; what is none is refused by the worker, which checks every setting."""
+    try:
+        return max(1 if default else 0, int(float(variables.get(name, default))))
+    except ValueError:
+        return default
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve PRUNELLA_BUNDLE until told to end; return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m service.serve", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=3000)
+    options = parser.parse_args(arguments)
+    try:
+        bundle = os.environ.get("PRUNELLA_BUNDLE", "prunella:latest")
+        return serve(bundle, options.host, options.port, {}, lambda: None)
+    except PrunellaError as error:
+        sys.stderr.write(f"prunella: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

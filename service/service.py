@@ -6,7 +6,8 @@ import sys
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")  # the runtime chooses the device itself
 
-import gc
+import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -14,17 +15,21 @@ from pathlib import Path
 from typing import Any
 
 import bentoml
+import click
 from bentoml.exceptions import BentoMLException
 from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import PrunellaError
-from service.app import Desk, build_app
-from service.bundle import Bundle
-from service.dialects import BadRequest, native, predictions
-from service.engine import Engine
+from service.app import KEPT, App
+from service.desk import Caller, Desk
+from service.dialects import BadRequest, Request, native, predictions
 from service.publish import resolve
 from service.settings import Settings
+from service.worker import open_desk
+
+log = logging.getLogger("prunella")
+STAYS = ("development", "reload", "ssl_certfile")  # flags of `bentoml serve` that only BentoML's own parent knows
 
 
 @contextmanager
@@ -41,7 +46,6 @@ with _one_sentence():
     SETTINGS = Settings.from_environment()
     resolve(SETTINGS.bundle)
 FOLDER = Path(SETTINGS.bundle).is_dir()  # else a tag, which `bentoml build` must record and pack
-KEPT = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
 
 
 class Classified(BaseModel):
@@ -50,14 +54,11 @@ class Classified(BaseModel):
     predictions: list[list[dict[str, Any]]]
 
 
-def _open() -> Engine:
-    """Open the bundle that is named, else the one that a built bento holds, else the newest in the store."""
+def _folder() -> Path:
+    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store."""
     bento = TextClassifier.bento  # type: ignore[attr-defined]  # None when the service runs from its sources
     named = "bundle" in SETTINGS.model_fields_set
-    folder = resolve(SETTINGS.bundle if named or bento is None else str(bento.info.all_models[0].tag))
-    engine = Engine.open(Bundle.open(folder), SETTINGS.runtime())
-    engine.self_check()  # also the warm-up
-    return engine
+    return resolve(SETTINGS.bundle if named or bento is None else str(bento.info.all_models[0].tag))
 
 
 class OursFirst:
@@ -68,14 +69,41 @@ class OursFirst:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on to the application that has its path."""
-        ours = scope["type"] == "http" and scope["path"] not in KEPT
-        await (bentoml.get_current_service().app if ours else self.app)(scope, receive, send)
+        here = bentoml.get_current_service()
+        if scope["type"] == "http" and scope["path"] not in KEPT and here.app is not None:
+            await here.app(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+def _in_our_batches() -> Any:
+    async def classify(self: Any, texts: list[str], top_k: int | None = None) -> Classified:
+        """Classify texts; for BentoML's own clients."""
+        now = time.perf_counter()
+        caller = Caller(now, now + SETTINGS.request_timeout_ms / 1e3, lambda: False)
+        try:
+            answer = await self.desk.answer(native.read({"texts": texts, "top_k": top_k}), caller)
+        except BadRequest as problem:
+            raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
+        return Classified(predictions=[found or [] for found in answer.predictions])
+
+    return bentoml.api(classify)
+
+
+def _in_bentomls_batches() -> Any:
+    def classify(self: Any, texts: list[str]) -> list[list[dict[str, Any]]]:
+        """Classify texts that BentoML's dispatcher put together from several requests."""
+        engine = self.desk.rotation.current
+        return predictions(engine.bundle.task, engine.logits([(text,) for text in texts]), Request([], single=False))
+
+    most = max(2, SETTINGS.max_batch_items)  # it takes no fewer
+    return bentoml.api(classify, batchable=True, max_batch_size=most, max_latency_ms=10_000)
 
 
 @bentoml.service(
     name="prunella",
     traffic={"timeout": 10},
-    tracing={"excluded_urls": "" if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") else ".*"},
+    tracing={"excluded_urls": ".*"},  # spans of ours tell more: service/tracing.py
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # /metrics is ours
 )
@@ -83,33 +111,36 @@ class TextClassifier:
     """Serves one bundle; the hot routes are an application of ours, in the same process."""
 
     model = None if FOLDER else bentoml.models.BentoModel(SETTINGS.bundle)
+    shared: Desk | None = None  # of the worker that loaded this class for its /classify
+    classify = _in_our_batches() if SETTINGS.batcher == "ours" else _in_bentomls_batches()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
-    def refuse_once() -> None:
-        """Open the bundle before any worker does: a worker that fails is started again for ever."""
+    def hand_over() -> None:
+        """Turn `bentoml serve` into our supervisor, which replaces workers in a container too, and ends cleanly."""
+        context = click.get_current_context(silent=True)
+        flags = context.params if context is not None else {}
         with _one_sentence():
-            _open()
+            folder = _folder()
+        if "host" not in flags or any(flags.get(name) for name in STAYS):
+            log.warning("BentoML's own parent process is used: it neither replaces workers in a container nor drains")
+            return
+        root = Path(__file__).resolve().parent.parent
+        variables = {**os.environ, "PRUNELLA_BUNDLE": str(folder), "PYTHONPATH": str(root)}
+        host, port = flags["host"] or "0.0.0.0", flags.get("port") or 3000  # BentoML's own defaults
+        command = ["-m", "service.serve", "--host", str(host), "--port", str(port)]
+        sys.stderr.flush()
+        os.execve(sys.executable, [sys.executable, *command], variables)
 
     def __init__(self) -> None:
-        self.desk = Desk(_open(), SETTINGS)
-        self.app = build_app(self.desk)
+        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": str(_folder())}))
+        self.app = None if self.shared else App(self.desk)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
-    def freeze_heap(self) -> None:
-        """Keep what is loaded out of the collector's way."""
-        gc.collect()
-        gc.freeze()  # BentoML's imports leave a heap whose full collections cost 100 ms in the tail
-
-    @bentoml.api  # type: ignore[untyped-decorator]
-    async def classify(self, texts: list[str], top_k: int | None = None) -> Classified:
-        """Classify texts; for BentoML's own clients."""
-        try:
-            request = native.read({"texts": texts, "top_k": top_k})
-            logits, _ = await self.desk.infer(self.desk.encode(request))
-        except BadRequest as problem:
-            raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
-        return Classified(predictions=predictions(self.desk.engine.bundle.task, logits, request))
+    async def start(self) -> None:
+        """Start the runners, where no worker of ours has."""
+        if not self.shared:
+            await self.desk.start()
 
 
 TextClassifier.add_asgi_middleware(OursFirst)  # type: ignore[attr-defined]

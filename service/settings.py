@@ -2,28 +2,70 @@
 
 import os
 from collections.abc import Mapping
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 
 from models.errors import InputError
 from models.record import Record, explain
+from service.cores import usable_cores
 from service.runtime import DEVICES, RuntimeSettings
 
 PREFIX = "PRUNELLA_"
 ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
+SECRETS = {"PRUNELLA_API_KEY", "PRUNELLA_ADMIN_TOKEN"}
 
 
 class Settings(Record):
     """Everything that can be set from outside; the variable of `max_batch` is PRUNELLA_MAX_BATCH."""
 
     bundle: str = Field("prunella:latest", description="a bundle folder, or a tag of BentoML's model store")
+
     device: str = Field("auto", pattern=DEVICES, description="auto, cpu, cuda[:i], tensorrt")
-    threads: int = Field(1, ge=1, description="threads inside one operator")
     require_device: bool = Field(False, description="refuse to start on another device than the one asked for")
+    threads: int = Field(1, ge=1, description="threads inside one operator")
+    runners: int = Field(0, ge=0, description="batches that run at once in a process; 0: cores // threads // workers")
+    workers: int = Field(1, ge=1, description="processes; one shares its queue among all runners")
+
+    batcher: Literal["ours", "bentoml"] = Field("ours", description="who makes batches of POST /classify")
+    max_batch_items: int = Field(8, ge=1, description="texts in one run of the model")
+    max_batch_tokens: int = Field(1024, ge=1, description="tokens in one run of the model, padding counted")
+    bucket_tokens: int = Field(8, ge=1, description="texts whose lengths differ by less may share a run")
+    age_limit_ms: float = Field(
+        10, ge=0, description="a text that waited longer goes first; before, fuller buckets do"
+    )
+
     max_body_bytes: int = Field(2_000_000, ge=1, description="larger requests get 413")
     max_text_chars: int = Field(200_000, ge=1, description="longer texts get 413")
     max_batch: int = Field(32, ge=1, description="texts in one request; more get 413")
-    max_queue: int = Field(256, ge=1, description="requests that wait; more get 429")
+    max_queue: int = Field(4096, ge=1, description="texts that wait; more get 429")
+    free_queue: int = Field(64, ge=0, description="texts that may wait whatever the predicted wait is")
+    max_wait_ms: float = Field(100, gt=0, description="predicted wait beyond which a request gets 429")
+    request_timeout_ms: float = Field(10_000, gt=0, description="deadline of a request that names none")
+
+    header_timeout_s: float = Field(10, gt=0, description="a client that has not sent its headers by then is cut off")
+    body_timeout_s: float = Field(10, gt=0, description="a client that has not sent its body by then gets 408")
+    keep_alive_s: int = Field(5, ge=1, description="an idle connection is closed after that")
+    drain_delay_s: float = Field(0, ge=0, description="after SIGTERM: go on accepting, while /readyz says 503")
+    drain_s: int = Field(30, ge=1, description="after that: wait at most so long for what was admitted")
+    stuck_after_s: float = Field(30, gt=0, description="a run of the model that takes longer fails /livez")
+
+    api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry it")
+    admin_token: SecretStr | None = Field(None, min_length=8, description="when set, opens /admin to who carries it")
+    cors_origins: str = Field("", description="origins whose pages may ask, with commas between; none by default")
+    log: Literal["json", "text"] = Field("json", description="form of the log on stderr")
+    access_log: bool = Field(False, description="one line a request")
+
+    @model_validator(mode="after")
+    def _fits_the_cores(self) -> "Settings":
+        cores = usable_cores()
+        wanted = self.threads * max(self.runners, 1) * self.workers
+        if wanted > max(cores, 1):
+            raise ValueError(
+                f"threads x runners x workers is {wanted}, and this process may use {cores} cores: "
+                "more threads than cores only wait for each other"
+            )
+        return self
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -43,6 +85,16 @@ class Settings(Record):
         except ValidationError as error:
             raise InputError(f"PRUNELLA_ settings: {explain(error)}") from None
 
-    def runtime(self) -> RuntimeSettings:
-        """Return the part that the engine needs."""
-        return RuntimeSettings(device=self.device, threads=self.threads, require_device=self.require_device)
+    def runtime(self, worker: int = 0) -> RuntimeSettings:
+        """Return the part that the engine of one worker needs."""
+        return RuntimeSettings(
+            device=self.device, threads=self.threads, require_device=self.require_device, worker=worker
+        )
+
+    def runners_each(self) -> int:
+        """Return how many batches run at once in one process."""
+        return self.runners or max(1, usable_cores() // self.threads // self.workers)
+
+    def origins(self) -> frozenset[str]:
+        """Return the origins that may ask from a browser."""
+        return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())

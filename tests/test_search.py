@@ -5,10 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from compress.budget import BudgetTable, size_table, widths
+from compress.budget import Amounts, BudgetTable, size_table, widths
 from compress.clock import Measured
-from compress.search import Frontier, Option, choose, make_frontier
+from compress.search import Frontier, Option, Plan, choose, make_frontier
 from compress.target import Space, Target, meet
+from export.precision import Precision
 from models.architecture import Architecture, LayerShape
 from models.errors import TargetError
 
@@ -21,10 +22,12 @@ def table_of(scale: float = 1.0) -> BudgetTable:
     heads, neurons = widths(SHAPE)
     attention = {h: scale * (h + (h > 0)) * 1e-4 for h in heads}
     ffn = {n: scale * (n / 32 + (n > 0)) * 1e-4 for n in neurons}
-    return BudgetTable(
-        fixed=2e-4, attention=attention, ffn=ffn,
+    int8 = Amounts(
+        attention=attention, ffn=ffn,
         last_attention={h: t / 2 for h, t in attention.items()}, last_ffn={n: t / 4 for n, t in ffn.items()},
     )  # fmt: skip
+    fp32 = {part: {w: 3 * t for w, t in getattr(int8, part).items()} for part in Amounts.model_fields}
+    return BudgetTable(fixed=2e-4, int8=int8, fp32=Amounts(**fp32))
 
 
 def costs_of(seed: int = 0) -> dict[str, dict[int, float]]:
@@ -38,7 +41,7 @@ def test_frontier_equals_brute_force_at_every_budget():
     generator = np.random.default_rng(3)
     for _ in range(20):
         sublayers = [
-            [Option(w, float(generator.random()), float(generator.integers(0, 9))) for w in range(4)]
+            [Option(w, "int8", float(generator.random()), float(generator.integers(0, 9))) for w in range(4)]
             for _ in range(6)
         ]  # three small layers
         frontier = Frontier(sublayers, 60.0)
@@ -54,22 +57,57 @@ def test_frontier_equals_brute_force_at_every_budget():
                 assert sum(o.cost for o in picked) <= min(fits) + 1e-9
 
 
-def test_chosen_architecture_is_within_the_budget_and_whole_where_it_may_be():
+def test_choice_is_within_the_budget_and_whole_where_it_may_be():
     table = table_of()
-    frontier = make_frontier(SHAPE, costs_of() | {}, table)
+    frontier = make_frontier(SHAPE, costs_of(), {}, table)
     for budget in (4e-4, 1e-3, 2e-3):
-        shape = choose(SHAPE, frontier, table, budget)
-        assert table.total(shape) <= budget
+        plan = choose(SHAPE, frontier, table, budget)
+        assert table.total(plan.architecture, plan.precision) <= budget
     assert choose(SHAPE, frontier, table, 1e-4) is None
     free = {name: {w: (0.0 if w == max(c) else v) for w, v in c.items()} for name, c in costs_of().items()}
-    assert choose(SHAPE, make_frontier(SHAPE, free, table), table, 1.0) == SHAPE
+    assert choose(SHAPE, make_frontier(SHAPE, free, {}, table), table, 1.0).architecture == SHAPE
+
+
+def test_a_sublayer_that_int8_harms_stays_in_fp32_where_the_budget_allows_it_and_no_other():
+    table, free = table_of(), {n: {w: 0.0 if w == max(c) else v for w, v in c.items()} for n, c in costs_of().items()}
+    rounding = {"1.ffn": 0.5, "0.attention": 1e-4}  # the second is next to nothing
+    frontier = make_frontier(SHAPE, free, rounding, table)
+    roomy = choose(SHAPE, frontier, table, 1.0)
+    assert roomy.architecture == SHAPE
+    assert roomy.summary().endswith(", in fp32: 1.ffn")
+    int8 = table.total(SHAPE, Precision.all_int8(SHAPE))
+    tight = choose(SHAPE, frontier, table, int8)
+    assert table.total(tight.architecture, tight.precision) <= int8
+
+
+def test_with_two_precisions_the_choice_equals_brute_force():
+    shape = SHAPE.with_layers([(4, 96)])  # one layer: every pair of options can be tried
+    table = table_of()
+    costs = {name: found for name, found in costs_of(5).items() if name.startswith("0.")}
+    rounding = {"0.attention": 0.3, "0.ffn": 0.2}
+    frontier = make_frontier(shape, costs, rounding, table)
+
+    def cost(pair):
+        options = zip(costs, pair, strict=True)
+        return sum(costs[n][w] + (rounding[n] if kind == "int8" and w else 0) for n, (w, kind) in options)
+
+    def amount(pair):
+        return table.fixed + sum(table.amounts(n, 1, kind)[w] for n, (w, kind) in zip(costs, pair, strict=True))
+
+    every = list(itertools.product(*(itertools.product(costs[name], ("int8", "fp32")) for name in costs)))
+    for budget in np.linspace(3e-4, 2.5e-3, 12):
+        plan = choose(shape, frontier, table, float(budget))
+        layer, kinds = plan.architecture.layers[0], plan.precision.layers[0]
+        chosen = ((layer.heads, kinds.attention), (layer.ffn, kinds.ffn))
+        assert amount(chosen) <= budget
+        assert cost(chosen) <= min(cost(p) for p in every if amount(p) <= budget * (1 - 1e-3)) + 1e-9
 
 
 def machine(truth: BudgetTable):
     """What a machine would measure whose sublayers take what `truth` says."""
 
-    def measure(shape: Architecture) -> Measured:
-        ours, reference = truth.total(shape) * 1e3, 6.0
+    def measure(plan: Plan) -> Measured:
+        ours, reference = truth.total(plan.architecture, plan.precision) * 1e3, 6.0
         return Measured(ours_ms=ours, reference_ms=reference, speedup=reference / ours, bytes=1000)
 
     return measure
@@ -79,41 +117,43 @@ def machine(truth: BudgetTable):
 @pytest.mark.parametrize("target", [Target(kind="speedup", value=9.0), Target(kind="latency_ms", value=0.65)])
 def test_a_target_is_met_though_the_table_predicts_wrongly(wrong, target):
     table = table_of()
-    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), table), table)
-    shape, found = meet(target, space, 6.0, machine(table_of(wrong)), 0.08)
+    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
+    plan, found = meet(target, space, 6.0, machine(table_of(wrong)), 0.08)
     assert abs(target.reached(found) - 1) <= 0.08
-    assert found == machine(table_of(wrong))(shape)
+    assert found == machine(table_of(wrong))(plan)
 
 
 def test_a_target_out_of_reach_names_the_nearest():
     table = table_of()
-    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), table), table)
+    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
     with pytest.raises(TargetError, match=r"no shape is within 5% of 100x: the nearest measured are .*x \(3 layers"):
         meet(Target(kind="speedup", value=100.0), space, 6.0, machine(table), 0.05)
 
 
 def test_a_target_that_needs_no_cut_gives_the_full_model():
     table = table_of()
-    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), table), table)
-    shape, found = meet(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
-    assert shape == SHAPE
+    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
+    plan, found = meet(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
+    assert plan.architecture == SHAPE
     assert found.speedup > 1.5
 
 
 def test_a_model_that_is_slower_than_its_reference_is_refused():
     table = size_table(SHAPE, 500.0)
-    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), table), table)
+    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
 
-    def measure(shape: Architecture) -> Measured:
-        return Measured(ours_ms=7.0, reference_ms=6.0, speedup=6 / 7, bytes=int(table.total(shape)))
+    def measure(plan: Plan) -> Measured:
+        size = table.total(plan.architecture, plan.precision)
+        return Measured(ours_ms=7.0, reference_ms=6.0, speedup=6 / 7, bytes=int(size))
 
-    wanted = Target(kind="size_mb", value=table.total(SHAPE) / 2 / 1e6)
+    wanted = Target(kind="size_mb", value=table.total(SHAPE, Precision.all_int8(SHAPE)) / 2 / 1e6)
     with pytest.raises(TargetError, match="slower than the model it replaces"):
         meet(wanted, space, 6.0, measure, 0.05)
 
 
 def test_size_is_that_of_int8_matrices():
     table = size_table(SHAPE, 0.0)
-    assert table.attention[4] == 4 * 64 * 64 + 8 * 3 * 64 + 4 * 64
-    assert table.ffn[96] == 2 * 96 * 64 + 8 * 96 + 4 * 64
-    assert table.attention[0] == table.ffn[0] == 0
+    assert table.int8.attention[4] == 4 * 64 * 64 + 8 * 3 * 64 + 4 * 64
+    assert table.int8.ffn[96] == 2 * 96 * 64 + 8 * 96 + 4 * 64
+    assert table.int8.attention[0] == table.int8.ffn[0] == 0
+    assert table.fp32.ffn[96] == 4 * (2 * 96 * 64 + 96 + 64)

@@ -8,8 +8,9 @@ import pytest
 from starlette.testclient import TestClient
 from tiny import tiny_texts
 
-from service.app import Desk, build_app
+from service.app import App
 from service.bundle import Bundle
+from service.desk import Desk
 from service.engine import Engine
 from service.runtime import RuntimeSettings
 from service.settings import Settings
@@ -31,7 +32,7 @@ def engine(tiny_bundle):
 
 @pytest.fixture
 def client(engine):
-    with TestClient(build_app(Desk(engine, Settings()))) as running:
+    with TestClient(App(Desk(engine, Settings()))) as running:
         yield running
 
 
@@ -42,7 +43,7 @@ def pair_engine(pair_bundle):
 
 @pytest.fixture
 def pair_client(pair_engine):
-    with TestClient(build_app(Desk(pair_engine, Settings()))) as running:
+    with TestClient(App(Desk(pair_engine, Settings()))) as running:
         yield running
 
 
@@ -84,8 +85,32 @@ def test_answer_names_the_model_and_the_times(client, engine):
     answer = client.post("/v1/classify", json={"text": "good film"})
     assert answer.json()["model"] == engine.bundle.id
     assert set(answer.json()["times_ms"]) == {"tokenize", "queue", "infer", "total"}
+    assert all(ms >= 0 for ms in answer.json()["times_ms"].values())
+
+
+def test_a_threshold_leaves_labels_out(client):
+    everything = classify(client, text="good film")
+    between = (everything[0]["score"] + everything[1]["score"]) / 2
+    assert classify(client, text="good film", threshold=between) == everything[:1]
+    assert classify(client, text="good film", threshold=1.1) == []
+
+
+def test_a_text_that_cannot_be_answered_leaves_the_others_alone(client):
+    answer = client.post("/v1/classify", json={"texts": ["good film", "", LONG], "truncate": False})
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert found["predictions"] == [classify(client, text="good film"), None, None]
+    assert [(e["index"], e["kind"]) for e in found["errors"]] == [(1, "Empty"), (2, "Validation")]
+    assert "162 tokens" in found["errors"][1]["error"]
+
+
+def test_tei_headers(client):
+    answer = client.post("/predict", json={"inputs": "good film"})
     assert answer.headers["x-compute-type"] == "cpu+cpu-int8"
     assert int(answer.headers["x-compute-tokens"]) == 4
+    assert int(answer.headers["x-compute-characters"]) == 9
+    for step in ("compute", "total", "tokenization", "queue", "inference"):
+        assert int(answer.headers[f"x-{step}-time"]) >= 0
 
 
 def test_pairs(pair_client, pair_engine):
@@ -136,7 +161,7 @@ def test_truncation_cuts_the_asked_end(client):
 
 NATIVE_REFUSALS = {
     "empty text": ({"text": " \n"}, 422, "empty"),
-    "one of several is empty": ({"texts": ["good", ""]}, 422, "empty"),
+    "all of several are empty": ({"texts": [" ", ""]}, 422, "empty"),
     "no texts": ({"texts": []}, 422, "texts"),
     "nothing": ({}, 422, "one of text, texts and pairs"),
     "two kinds": ({"text": "a", "texts": ["b"]}, 422, "one of text, texts and pairs"),
@@ -246,9 +271,9 @@ def test_unknown_path_and_wrong_method_are_json(client):
 
 
 def test_a_full_line_is_refused_with_retry_after(engine):
-    wide = Settings(max_queue=1, max_batch=2000, max_body_bytes=10_000_000)
-    body = json.dumps({"texts": [LONG] * 2000})  # keeps the model busy while the others arrive
-    with TestClient(build_app(Desk(engine, wide))) as client, ThreadPoolExecutor(8) as pool:
+    wide = Settings(max_queue=1, max_batch=300, max_body_bytes=10_000_000, request_timeout_ms=600_000)
+    body = json.dumps({"texts": [LONG] * 300})  # keeps the model busy while the others arrive
+    with TestClient(App(Desk(engine, wide))) as client, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/classify", content=body, headers=JSON), range(8)))
         codes = [answer.status_code for answer in answers]
         refused = [answer for answer in answers if answer.status_code == 429]
@@ -268,6 +293,7 @@ def test_info(client, engine):
     assert [step["stage"] for step in info["lineage"]] == ["finetune", "bundle"]
     assert info["labels"] == ["negative", "positive"]
     assert info["variant"] == "cpu-int8"
+    assert info["model_type"]["classifier"]["label2id"] == {"negative": 0, "positive": 1}
     assert info["device"] == {"asked": "cpu", "got": "cpu", "variant": "cpu-int8", "reason": None}
     assert info["measured"]["loss_points"] is None  # nobody has measured this bundle
 
@@ -285,6 +311,6 @@ def test_metrics(client, engine):
     assert f'prunella_model_info{{device="cpu",id="{engine.bundle.id}",variant="cpu-int8"}} 1.0' in lines
 
 
-@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"])
 def test_probes(client, path):
     assert client.get(path).status_code == 200

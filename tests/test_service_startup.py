@@ -3,6 +3,9 @@
 import json
 import logging
 import shutil
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
 import pytest
@@ -12,11 +15,14 @@ from tiny import tiny_texts
 
 from models.errors import CheckError, FolderError, InputError
 from models.folder import MANIFEST
-from service.app import Desk, build_app
+from service.app import App
 from service.bundle import Bundle, BundleInfo, Variant
+from service.cores import usable_cores
+from service.desk import Desk
 from service.engine import Engine
-from service.runtime import RuntimeSettings, choose_device
+from service.runtime import RuntimeSettings, choose_device, count_gpus
 from service.settings import Settings
+from service.tracing import Tracer
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 
@@ -87,7 +93,7 @@ def test_choice_of_the_device(case, caplog):
 def test_a_fall_back_shows_in_info_and_metrics(tiny_bundle):
     # the tiny bundle has no variant for a GPU, so that this falls back on every machine
     engine = Engine.open(Bundle.open(tiny_bundle), RuntimeSettings(device="cuda"))
-    with TestClient(build_app(Desk(engine, Settings()))) as client:
+    with TestClient(App(Desk(engine, Settings()))) as client:
         assert client.get("/info").json()["device"]["got"] == "cpu"
         assert client.get("/info").json()["device"]["reason"]
         assert "prunella_device_fallback 1.0" in client.get("/metrics").text
@@ -139,7 +145,92 @@ def test_info_tells_what_was_measured(tiny_bundle, tmp_path):
         "loss_interval": [0.1, 0.9],
         "speedup": {"ort_fp32": 4.2},
         "rows": 100,
+        "reference": "ort_fp32",
     }
     (tmp_path / "measured" / "report.json").write_text(json.dumps(told))
-    with TestClient(build_app(Desk(open_engine(tmp_path / "measured"), Settings()))) as client:
+    with TestClient(App(Desk(open_engine(tmp_path / "measured"), Settings()))) as client:
         assert client.get("/info").json()["measured"] == told
+
+
+LIES = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+
+
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@pytest.mark.parametrize("asked", ["auto", "cuda", "cuda:1", "tensorrt"])
+def test_a_provider_that_is_listed_and_does_not_load_is_a_loud_fall_back(tiny_bundle, caplog, asked):
+    bundle = Bundle.open(tiny_bundle)
+    info = bundle.info.model_copy(update={"default": {"cpu": "cpu-int8", "cuda": "cpu-fp32"}})
+    bundle = replace(bundle, info=info)  # a bundle for a GPU too, on a machine that has none
+    with caplog.at_level(logging.WARNING, "prunella"):
+        engine = Engine.open(bundle, RuntimeSettings(device=asked), LIES)
+    assert (engine.choice.got, engine.variant_name) == ("cpu", "cpu-int8")
+    assert "libraries do not load" in engine.choice.reason
+    assert "libraries do not load" in caplog.text
+    engine.self_check()
+    with pytest.raises(InputError, match="was required"):
+        Engine.open(bundle, RuntimeSettings(device=asked, require_device=True), LIES)
+
+
+def test_workers_take_gpus_in_turn():
+    def got(asked, worker, gpus):
+        return choose_device(BOTH, RuntimeSettings(device=asked, worker=worker), GPU, gpus).got
+
+    assert [got("cuda", worker, 2) for worker in range(4)] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1"]
+    assert [got("auto", worker, 2) for worker in range(2)] == ["cuda:0", "cuda:1"]
+    assert [got("cuda:1", worker, 2) for worker in range(2)] == ["cuda:1", "cuda:1"]
+
+
+@pytest.mark.parametrize(("value", "count"), [("0,1", 2), ("", 0), ("-1", 0), ("GPU-a, GPU-b,GPU-c", 3)])
+def test_gpus_that_this_process_sees(value, count, tmp_path):
+    assert count_gpus({"CUDA_VISIBLE_DEVICES": value}, tmp_path) == count
+    assert count_gpus({}, tmp_path / "none") == 0
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "250000 100000"}, 2), ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+    ],
+)  # fmt: skip
+def test_cores_are_those_of_affinity_and_quota(files, cores, tmp_path):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    assert usable_cores(8, tmp_path) == cores
+
+
+def test_more_threads_than_cores_are_refused():
+    many = str(usable_cores() + 1)
+    for name in ("THREADS", "RUNNERS", "WORKERS"):
+        with pytest.raises(InputError, match="cores"):
+            Settings.from_environment({f"PRUNELLA_{name}": many})
+
+
+def test_spans_are_sent_where_an_endpoint_is_set(tiny_bundle, monkeypatch):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="wanted prunella[otel]")
+    sent = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self):
+            sent.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    assert Tracer.from_environment() is None
+    with HTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        parent = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
+        with TestClient(App(Desk(open_engine(tiny_bundle), Settings()), Tracer.from_environment())) as client:
+            client.post("/v1/classify", json={"text": "good film"}, headers={"traceparent": parent})
+        collector.shutdown()
+    ((path, body),) = sent
+    assert path == "/v1/traces"
+    assert b"prunella.infer_ms" in body
+    assert bytes.fromhex("0123456789abcdef0123456789abcdef") in body

@@ -1,6 +1,7 @@
-"""Thin codecs: JSON in → Request, Answer → JSON out. One file a dialect."""
+"""Thin codecs: JSON in → Request, Answer → JSON out. One file a dialect; each has `read`, `write` and `error`."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -8,6 +9,9 @@ from numpy.typing import NDArray
 
 from models.task import Task
 from models.tokens import Row
+
+Function = Literal["softmax", "sigmoid", "none"]
+Prediction = dict[str, Any]  # label and score
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,33 +21,73 @@ class Request:
     rows: list[Row]
     single: bool  # the answer is one item, not a list
     top_k: int | None = None
+    threshold: float | None = None  # labels with a lower score are left out
     raw_scores: bool = False
+    function: Function | None = None  # instead of what the task says
     truncate: bool = True
     direction: Literal["left", "right"] = "right"
+    per_item: bool = False  # a text that cannot be answered is an error of its own, and the others are answered
+    extra: Any = None  # what only the dialect knows
 
 
 class BadRequest(Exception):
-    """A request that cannot be answered; every dialect words it in its own form."""
+    """A request that cannot be answered; every dialect words it in its own form.
 
-    def __init__(self, status: int, message: str, kind: str = "Validation", retry_after: int | None = None) -> None:
+    `retry_after` is in seconds; `close` ends the connection, because the rest of the request is not read.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "Validation",
+        retry_after: float | None = None,
+        close: bool = False,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.kind, self.retry_after = status, message, kind, retry_after
+        self.status, self.message, self.kind = status, message, kind
+        self.retry_after, self.close = retry_after, close
 
 
-def predictions(task: Task, logits: NDArray[np.float32], request: Request) -> list[list[dict[str, Any]]]:
-    """Return, for each row, `{label, score}` in descending order of score, at most `top_k` of them."""
-    scores = logits if request.raw_scores else task.scores(logits)
-    answers = []
-    for row in scores.tolist():  # Python floats: the JSON writer takes no numpy scalars
-        order = sorted(range(len(row)), key=lambda i: -row[i])[: request.top_k]
-        answers.append([{"label": task.labels[i], "score": row[i]} for i in order])
-    return answers
+@dataclass(slots=True)
+class Answer:
+    """What every dialect writes."""
+
+    model: str  # id of the bundle
+    name: str
+    labels: tuple[str, ...]
+    predictions: list[list[Prediction] | None]  # by row; None where `problems` says why
+    problems: dict[int, BadRequest] = field(default_factory=dict)
+    times_ms: dict[str, float] = field(default_factory=dict)
+    tokens: int = 0
+    characters: int = 0
+    compute: str = ""  # device and variant
 
 
-def text(value: object, where: str) -> str:
-    """Return `value` when it is a text with something in it."""
-    if not isinstance(value, str):
-        raise BadRequest(422, f"{where} is {type(value).__name__}, wanted a text")
-    if not value.strip():
-        raise BadRequest(422, f"{where} is empty", "Empty")
-    return value
+def ranked(labels: tuple[str, ...], logits: list[float], scores: list[float], request: Request) -> list[Prediction]:
+    """Return `{label, score}` in descending order of score: at most `top_k`, none under `threshold`."""
+    if request.raw_scores or request.function == "none":
+        scores = logits
+    elif request.function is not None:
+        scores = _softmax(logits) if request.function == "softmax" else [_sigmoid(x) for x in logits]
+    order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: request.top_k]
+    if request.threshold is not None:
+        order = [i for i in order if scores[i] >= request.threshold]
+    return [{"label": labels[i], "score": scores[i]} for i in order]
+
+
+def predictions(task: Task, logits: NDArray[np.float32], request: Request) -> list[list[Prediction]]:
+    """Return the ranked labels of each row of `logits` (rows, labels)."""
+    pairs = zip(logits.tolist(), task.scores(logits).tolist(), strict=True)
+    return [ranked(task.labels, raw, scores, request) for raw, scores in pairs]
+
+
+def _softmax(logits: list[float]) -> list[float]:
+    top = max(logits)
+    powers = [math.exp(x - top) for x in logits]
+    total = sum(powers)
+    return [x / total for x in powers]
+
+
+def _sigmoid(x: float) -> float:
+    return 0.5 * (1.0 + math.tanh(0.5 * x))  # without overflow at either end

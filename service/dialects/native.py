@@ -1,7 +1,7 @@
 """The native dialect, POST /v1/classify.
 
-{"text": "…"} | {"texts": ["…", …]} | {"pairs": [["…", "…"], …]}, and top_k, raw_scores, truncate,
-truncation_direction → {"model", "predictions", "times_ms"}.
+{"text": "…"} | {"texts": ["…", …]} | {"pairs": [["…", "…"], …]}, and top_k, threshold, raw_scores, truncate,
+truncation_direction → {"model", "predictions", "errors", "times_ms"}.
 """
 
 from typing import Any, Literal, Self
@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from models.record import Record, explain
-from service.dialects import BadRequest, Request, text
+from service.dialects import Answer, BadRequest, Request
 
 
 class Body(Record):
@@ -19,6 +19,7 @@ class Body(Record):
     texts: list[str] | None = Field(None, min_length=1, description="several texts")
     pairs: list[tuple[str, str]] | None = Field(None, min_length=1, description="pairs of texts")
     top_k: int | None = Field(None, ge=1, description="best labels only")
+    threshold: float | None = Field(None, allow_inf_nan=False, description="labels with a lower score are left out")
     raw_scores: bool = Field(False, description="logits instead of probabilities")
     truncate: bool = Field(True, description="cut long texts instead of refusing them")
     truncation_direction: Literal["left", "right"] = Field("right", description="the end that is cut")
@@ -34,23 +35,33 @@ def read(document: object) -> Request:
     """Return the request in a parsed JSON document."""
     try:
         body = Body.model_validate(document)
-    except ValidationError as error:
-        raise BadRequest(422, explain(error)) from None
-    if body.pairs is not None:
-        rows: list[tuple[str, ...]] = [(text(a, "a text"), text(b, "a text")) for a, b in body.pairs]
-    elif body.texts is not None:
-        rows = [(text(one, "a text"),) for one in body.texts]
+    except ValidationError as problem:
+        raise BadRequest(422, explain(problem)) from None
+    if body.text is not None:
+        rows: list[tuple[str, ...]] = [(body.text,)]
     else:
-        rows = [(text(body.text, "text"),)]
-    single = body.text is not None
-    return Request(rows, single, body.top_k, body.raw_scores, body.truncate, body.truncation_direction)
+        rows = list(body.pairs) if body.pairs is not None else [(one,) for one in body.texts or ()]
+    return Request(
+        rows,
+        single=body.text is not None,
+        top_k=body.top_k,
+        threshold=body.threshold,
+        raw_scores=body.raw_scores,
+        truncate=body.truncate,
+        direction=body.truncation_direction,
+        per_item=body.text is None,
+    )
 
 
-def write(model: str, answers: list[list[dict[str, Any]]], request: Request, times_ms: dict[str, float]) -> object:
-    """Return the answer's JSON: predictions of one text are a list, of several a list of lists."""
-    return {"model": model, "predictions": answers[0] if request.single else answers, "times_ms": times_ms}
+def write(answer: Answer, request: Request) -> object:
+    """Return the answer's JSON: predictions of one text are a list, of several a list of lists or nulls."""
+    found: Any = answer.predictions[0] if request.single else answer.predictions
+    told = {"model": answer.model, "predictions": found, "times_ms": answer.times_ms}
+    if answer.problems:
+        told["errors"] = [{"index": i, **error(problem)} for i, problem in sorted(answer.problems.items())]
+    return told
 
 
-def error(problem: BadRequest) -> object:
+def error(problem: BadRequest) -> dict[str, str]:
     """Return the JSON of an error."""
     return {"error": problem.message, "kind": problem.kind}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from models.record import Record, explain
-from service.dialects import BadRequest, Request, text
+from service.dialects import Answer, BadRequest, Request
 
 
 class Body(Record):
@@ -34,19 +34,24 @@ def read(document: object) -> Request:
         raise BadRequest(400, "`inputs` cannot be empty", "Empty")
     rows = [_row(group) for group in groups]
     left = body.truncation_direction.lower() == "left"
-    cut = body.truncate is not False
-    return Request(rows, single, None, body.raw_scores, cut, "left" if left else "right")
+    return Request(
+        rows,
+        single,
+        raw_scores=body.raw_scores,
+        truncate=body.truncate is not False,
+        direction="left" if left else "right",
+    )
 
 
 def _row(group: list[str]) -> tuple[str, ...]:
     if len(group) not in (1, 2):
         raise BadRequest(422, f"an input is one text or a pair, found {len(group)}; a batch is a list of lists")
-    return tuple(text(one, "`inputs`") for one in group)
+    return tuple(group)
 
 
-def write(model: str, answers: list[list[dict[str, Any]]], request: Request, times_ms: dict[str, float]) -> object:  # noqa: ARG001
+def write(answer: Answer, request: Request) -> object:
     """Return the answer's JSON: flat for one input, nested for a batch."""
-    return answers[0] if request.single else answers
+    return answer.predictions[0] if request.single else answer.predictions
 
 
 def error(problem: BadRequest) -> object:

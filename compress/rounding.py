@@ -1,0 +1,59 @@
+"""measure_rounding(): what int8 costs in answers, sublayer by sublayer, on the runtime that serves.
+
+Each sublayer is rounded by itself; the divergence from the full model's answers is its cost, in the unit of
+`compress.costs`. The token table is int8 in every form: what it costs is taken off.
+"""
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from compress.calibrate import calibrate
+from compress.divergence import divergence
+from compress.quantize import int8_variant
+from compress.sensitivity import sublayers
+from export.onnx import write_int8
+from export.precision import Precision
+from models.classifier import Classifier, TensorBatch
+from models.task import Task
+from models.tokens import TokenBatch
+from service.engine import run_session
+from service.runtime import open_session
+
+Rounding = dict[str, float]  # sublayer → mean divergence over the texts
+
+
+def measure_rounding(
+    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], task: Task
+) -> Rounding:
+    """Return the cost of computing each sublayer in int8.
+
+    Args:
+        model: in fp32.
+        fitted: texts that the scales of activations are taken from.
+        judged: texts that the cost is measured on; others than `fitted`, or the scales flatter.
+        task: what the logits mean, and whether a row is a pair.
+    """
+    shape, scales = model.architecture, calibrate(model, fitted)
+    with torch.inference_mode():
+        wanted = [model(TensorBatch(batch))[0] for batch in judged]
+    nothing = Precision.all_fp32(shape)
+
+    def cost(precision: Precision, path: Path) -> float:
+        write_int8(model, path, task.pair, scales, precision)
+        session, total = open_session(path, variant=int8_variant()), 0.0
+        for batch, answers in zip(judged, wanted, strict=True):
+            total += float(divergence(task.kind, torch.from_numpy(run_session(session, batch)), answers).sum())
+        return total / sum(batch.rows for batch in judged)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path = Path(scratch) / "model.onnx"
+        base = cost(nothing, path)
+        return {
+            f"{index}.{part}": max(cost(nothing.replaced(index, part, "int8"), path) - base, 0.0)
+            for index, part in tqdm(sublayers(shape), desc="what int8 costs", unit="sublayer", file=sys.stderr)
+        }

@@ -1,0 +1,35 @@
+"""run_locust(): the closed loop of `steady` with locust as the client: a cross-check of ours, which is faster.
+
+locust runs in a process of its own, because gevent changes the standard library under everything beside it.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+
+
+def run_locust(url: str, texts: list[str], users: int, seconds: int, out: Path) -> dict[str, Any] | None:
+    """Return locust's counts and percentiles (milliseconds), or None when it ended without a result."""
+    texts_file, times_file = out / "texts.json", out / "times.json"
+    texts_file.write_text(json.dumps(texts), encoding="utf-8")
+    times_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
+    command += ["--users", str(users), "--spawn-rate", str(users)]
+    command += ["--run-time", f"{seconds}s", "--host", url.rstrip("/")]
+    command += ["--html", str(out / "locust.html"), "--loglevel", "WARNING"]
+    variables = {**os.environ, "LOADTEST_TEXTS": str(texts_file), "LOADTEST_TIMES": str(times_file)}
+    subprocess.run(command, env=variables, stdout=sys.stderr, check=False)  # its exit code tells of failures only
+    if not times_file.is_file():
+        return None
+    found = json.loads(times_file.read_text(encoding="utf-8"))
+    times: list[float] = found.pop("times_ms")
+    p50, p95, p99 = np.percentile(times, (50, 95, 99)).round(3).tolist() if times else (None, None, None)
+    rate = round(len(times) / found["duration_s"], 1)
+    return {**found, "requests_per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}

@@ -1,0 +1,58 @@
+"""info(): what is served, how it was made, what that cost, and the limits.
+
+The first keys are Prunella's, the others those of text-embeddings-inference.
+"""
+
+from typing import Any
+
+from service.desk import Desk
+from service.pages import version
+
+MEASURED = ("accuracy", "loss_points", "loss_interval", "speedup", "rows", "reference")
+
+
+def info(desk: Desk) -> dict[str, Any]:
+    """Return the document of GET /info."""
+    engine, settings = desk.rotation.current, desk.settings
+    bundle = engine.bundle
+    report = bundle.report() or {}
+    labels = bundle.task.labels
+    return {
+        "id": bundle.id,
+        "digest": bundle.folder.manifest.digest(),
+        "lineage": [step.model_dump() for step in bundle.folder.manifest.lineage],
+        "labels": labels,
+        "task": bundle.task.model_dump(exclude={"labels"}),
+        "architecture": bundle.architecture.summary(),
+        "variant": engine.variant_name,
+        "device": engine.choice.model_dump(),
+        "measured": {key: report.get(key) for key in MEASURED},
+        "batch_changes_answers": False,
+        "runners": settings.runners_each(),
+        "workers": settings.workers,
+        "limits": settings.model_dump(
+            include={
+                "max_body_bytes",
+                "max_text_chars",
+                "max_batch",
+                "max_queue",
+                "max_wait_ms",
+                "request_timeout_ms",
+            }
+        ),
+        "model_id": bundle.info.name,
+        "model_sha": bundle.id,
+        "model_dtype": engine.variant.precision,
+        "model_type": {
+            "classifier": {
+                "id2label": {str(i): label for i, label in enumerate(labels)},
+                "label2id": {label: i for i, label in enumerate(labels)},
+            }
+        },
+        "max_input_length": bundle.task.max_tokens,
+        "max_batch_tokens": settings.max_batch_tokens,
+        "max_client_batch_size": settings.max_batch,
+        "max_concurrent_requests": settings.max_queue,
+        "auto_truncate": True,
+        "version": version(),
+    }

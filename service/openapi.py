@@ -1,0 +1,204 @@
+"""openapi(): the OpenAPI document over every route. Request schemas are those that the dialects check with."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.admin import Swap, Try
+from service.dialects import hf, native, oip, tei
+from service.pages import version
+from service.settings import Settings
+
+Document = dict[str, Any]
+TEXT, NUMBER = {"type": "string"}, {"type": "number"}
+LABEL = {
+    "type": "object",
+    "required": ["label", "score"],
+    "properties": {"label": TEXT, "score": NUMBER},
+}
+LABELS = {"type": "array", "items": LABEL, "description": "best first"}
+BATCH = {"type": "array", "items": LABELS}
+ERROR = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {"error": TEXT, "kind": TEXT, "error_type": TEXT},
+}
+TIMES = {"type": "object", "additionalProperties": NUMBER, "description": "milliseconds of each step"}
+NATIVE_ANSWER = {
+    "type": "object",
+    "required": ["model", "predictions", "times_ms"],
+    "properties": {
+        "model": TEXT,
+        "times_ms": TIMES,
+        "predictions": {
+            "description": "labels of the one text; of several a list of such lists, null where `errors` says why",
+            "type": "array",
+            "items": {"anyOf": [LABEL, LABELS, {"type": "null"}]},
+        },
+        "errors": {
+            "type": "array",
+            "items": {**ERROR, "properties": {"index": {"type": "integer"}, "error": TEXT, "kind": TEXT}},
+        },
+    },
+}
+OIP_ANSWER = {
+    "type": "object",
+    "required": ["model_name", "model_version", "outputs"],
+    "properties": {
+        "model_name": TEXT,
+        "model_version": TEXT,
+        "id": TEXT,
+        "outputs": {"type": "array", "items": {"type": "object"}},
+    },
+}
+BENTOML_BODY = {
+    "type": "object",
+    "required": ["texts"],
+    "properties": {
+        "texts": {"type": "array", "items": TEXT},
+        "top_k": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+    },
+}
+ANYTHING = {"type": "object"}
+REFUSALS = {
+    400: "not JSON, or not this protocol",
+    401: "the key is missing or another",
+    408: "the request did not come in time",
+    413: "body, text or batch over the limit",
+    415: "not application/json, or compressed",
+    422: "JSON that is no request: the error says where",
+    429: "too many wait: Retry-After says when to come back",
+    500: "the model failed on this request",
+    503: "the server is ending",
+    504: "the deadline passed while the request waited",
+}
+DEADLINE = {
+    "name": "X-Request-Timeout-Ms",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
+    "description": "how long the client waits; what cannot be answered by then is refused at once, or dropped",
+}
+
+
+def openapi(settings: Settings) -> Document:
+    """Return the document of GET /openapi.json."""
+    schemas: Document = {}
+    secured: list[Any] = [{"bearer": []}, {"key": []}] if settings.api_key is not None else []
+    document: Document = {
+        "openapi": "3.1.0",
+        "info": {"title": "Prunella", "version": version(), "description": "Text classification."},
+        "paths": {**_dialects(schemas, secured), **_operations(secured), **_admin(schemas)},
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
+        },
+    }
+    return document
+
+
+def _dialects(schemas: Document, secured: list[Any]) -> Document:
+    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+    model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
+    infer = _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
+    metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
+    paths: Document = {
+        "/v1/classify": _post(
+            "the native dialect", _schema(schemas, "NativeRequest", native.Body), NATIVE_ANSWER, secured
+        ),
+        "/predict": _post(
+            "text-embeddings-inference", _schema(schemas, "TeiRequest", tei.Body), {"anyOf": [LABELS, BATCH]}, secured
+        ),
+        "/": _post("Hugging Face Inference API", _schema(schemas, "HfRequest", hf.Body), BATCH, secured),
+        "/classify": _post("for BentoML's clients", BENTOML_BODY, {"anyOf": [ANYTHING, {"type": "array"}]}, secured),
+        "/v2/models/{name}": {**metadata, "parameters": [name]},
+        "/v2/models/{name}/ready": {
+            **_get("whether it is ready", ANYTHING, secured, missing=True),
+            "parameters": [name],
+        },
+        "/v2/models/{name}/infer": {**infer, "parameters": [name]},
+        "/v2/models/{name}/versions/{version}": {**metadata, "parameters": [name, model_version]},
+        "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
+    }
+    paths["/"]["get"] = {"summary": "to the playground", "responses": {"307": {"description": "to /ui"}}}
+    return paths
+
+
+def _operations(secured: list[Any]) -> Document:
+    paths: Document = {"/info": _get("what is served, what it cost, the limits", ANYTHING, secured)}
+    for path in ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"):
+        paths[path] = _get("probe", ANYTHING, [])
+        paths[path]["get"]["responses"]["503"] = _told("it is not", ANYTHING)
+    for path in ("/v2", "/openapi.json"):
+        paths[path] = _get("about this server", ANYTHING, [])
+    for path, kind, told in (
+        ("/metrics", "text/plain", "Prometheus metrics"),
+        ("/ui", "text/html", "the playground"),
+    ):
+        answer = {"description": told, "content": {kind: {"schema": TEXT}}}
+        paths[path] = {"get": {"summary": told, "responses": {"200": answer}}}
+    return paths
+
+
+def _admin(schemas: Document) -> Document:
+    secured: list[Any] = [{"bearer": []}, {"key": []}]
+    refused = {str(code): _told(told, ERROR) for code, told in {404: "no admin token is set", 409: "refused"}.items()}
+    swap = _post("load, check and swap a bundle", _schema(schemas, "Swap", Swap), ANYTHING, secured)["post"]
+    shadow = _post("try a candidate in the shadow", _schema(schemas, "Try", Try), ANYTHING, secured)["post"]
+    back = {
+        "summary": "the model before answers again",
+        "security": secured,
+        "responses": {"200": _told("ok", ANYTHING)},
+    }
+    end = {**back, "summary": "send the candidate away"}
+    told = _get("which models there are", ANYTHING, secured)["get"]
+    paths: Document = {
+        "/admin/models": {"get": told, "post": swap},
+        "/admin/rollback": {"post": back},
+        "/admin/shadow": {"post": shadow, "delete": end},
+    }
+    for path in paths.values():
+        for operation in path.values():
+            codes = {"401": _told(REFUSALS[401], ERROR), "422": _told(REFUSALS[422], ERROR), **refused}
+            operation["responses"] = {**operation["responses"], **codes}
+    return paths
+
+
+def _post(summary: str, body: Document, answer: Document, secured: list[Any]) -> Document:
+    responses = {"200": _told("the answer", answer)}
+    responses |= {str(code): _told(told, {"anyOf": [ERROR, {"type": "array"}]}) for code, told in REFUSALS.items()}
+    responses["429"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
+    responses["404"] = _told("no such model", ERROR)
+    return {
+        "post": {
+            "summary": summary,
+            "security": secured,
+            "parameters": [DEADLINE],
+            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+            "responses": responses,
+        }
+    }
+
+
+def _get(summary: str, answer: Document, secured: list[Any], missing: bool = False) -> Document:
+    responses = {"200": _told("the answer", answer)}
+    if secured:
+        responses["401"] = _told(REFUSALS[401], ERROR)
+    if missing:
+        responses["404"] = _told("no such model", ERROR)
+    return {"get": {"summary": summary, "security": secured, "responses": responses}}
+
+
+def _told(description: str, schema: Document) -> Document:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _schema(schemas: Document, name: str, record: type[BaseModel]) -> Document:
+    """Put a record's schema among the components, and return a reference to it."""
+    made = record.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(made.pop("$defs", {}))
+    schemas[name] = made
+    return {"$ref": f"#/components/schemas/{name}"}

@@ -1,0 +1,163 @@
+"""The worker process: opens the bundle, serves the application on a socket it is given, drains when told to end.
+
+python -m service.worker --socket FD --ready FD --lifeline FD --number N
+"""
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import uvicorn
+
+from models.errors import PrunellaError
+from service.app import App
+from service.bento import BentoRoutes
+from service.bundle import Bundle
+from service.connection import Connection
+from service.desk import Desk
+from service.engine import Engine
+from service.logs import set_up_logs
+from service.publish import resolve
+from service.settings import Settings
+from service.tracing import Tracer
+
+log = logging.getLogger("prunella")
+SWEEP_SECONDS = 0.5
+IDLE_SECONDS = 2.0  # that a connection without a request may stay once the server is ending
+# of the interpreter's lock: a runner that comes back from the model would wait 5 ms for the event loop to let go
+SWITCH_SECONDS = 0.0005
+
+
+def open_desk(settings: Settings, worker: int = 0) -> Desk:
+    """Return a desk whose model has passed its self-check.
+
+    Raises:
+        PrunellaError: the bundle or the device cannot be had.
+    """
+    engine = Engine.open(Bundle.open(resolve(settings.bundle)), settings.runtime(worker))
+    engine.self_check()  # also the warm-up
+    return Desk(engine, settings, worker)
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which tells when it is ready, cuts off slow clients, and drains before it ends."""
+
+    def __init__(
+        self, config: uvicorn.Config, desk: Desk, ready: int | None = None, lifeline: int | None = None
+    ) -> None:
+        super().__init__(config)
+        self._desk, self._ready, self._lifeline = desk, ready, lifeline
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, then say so to the supervisor."""
+        await super().startup(sockets)
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.create_task(self._sweep())
+        if self._lifeline is not None:
+            loop.add_reader(self._lifeline, self._orphaned)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: collections that look at it again cost milliseconds in the tail
+        log.info(
+            "ready",
+            extra={"bundle": self._desk.rotation.current.bundle.id, "runners": self._desk.settings.runners_each()},
+        )
+        if self._ready is not None:
+            os.write(self._ready, b"1")
+            os.close(self._ready)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer everything that was admitted, then close."""
+        self._desk.draining = True  # /readyz says so, and every answer ends its connection
+        await asyncio.sleep(self._desk.settings.drain_delay_s)
+        for server in self.servers:
+            server.close()
+        for one in sockets or []:
+            one.close()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._desk.settings.drain_s
+        idle = loop.time() + IDLE_SECONDS
+        while (busy := self._busy()) or (self.server_state.connections and loop.time() < idle):
+            if loop.time() > end:
+                log.warning("%d requests were not answered within the time to drain", busy)
+                break
+            await asyncio.sleep(0.02)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await super().shutdown(sockets)
+        log.info("ended")
+
+    def _busy(self) -> int:
+        return len(self.server_state.tasks)
+
+    def _orphaned(self) -> None:
+        """End too when the supervisor is gone without a word."""
+        assert self._lifeline is not None, "it is what told us"
+        asyncio.get_running_loop().remove_reader(self._lifeline)
+        self.should_exit = True
+
+    async def _sweep(self) -> None:
+        settings = self._desk.settings
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check_time(settings.header_timeout_s, settings.body_timeout_s)
+
+
+def make_server(app: App, desk: Desk, **pipes: Any) -> Server:
+    """Return the server of an application."""
+    config = uvicorn.Config(
+        app,
+        http=Connection,
+        loop="uvloop",
+        ws="none",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=False,
+        backlog=2048,
+        timeout_keep_alive=desk.settings.keep_alive_s,
+        timeout_graceful_shutdown=desk.settings.drain_s,
+    )
+    return Server(config, desk, **pipes)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to end; return 0, or the exit code of what kept it from starting."""
+    parser = argparse.ArgumentParser(prog="python -m service.worker", description=(__doc__ or "").splitlines()[0])
+    for name in ("--socket", "--ready", "--lifeline"):
+        parser.add_argument(name, type=int, required=True, help="file descriptor")
+    parser.add_argument("--number", type=int, default=0, help="of the worker: several GPUs are spread over workers")
+    options = parser.parse_args(arguments)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        settings = Settings.from_environment()
+        dropped: list[Any] = []
+        set_up_logs(settings.log, lambda: dropped[0].inc() if dropped else None)
+        desk = open_desk(settings, options.number)
+        dropped.append(desk.telemetry.dropped_logs)
+        app = App(desk, Tracer.from_environment(), BentoRoutes(desk))
+    except PrunellaError as error:
+        with contextlib.suppress(OSError):  # a full disk: the exit code says it too
+            sys.stderr.write(f"prunella: {error}\n")
+        return error.exit_code
+    server = make_server(app, desk, ready=options.ready, lifeline=options.lifeline)
+    with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has drained
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        server.run(sockets=[socket.socket(fileno=options.socket)])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled import make_texts
+from safetensors.torch import load_file
+from tiny import make_tiny_checkpoint, tiny_texts
+from watching import steps_saved
+
+from bench.evaluate import bundle_logits
+from bench.report import find_reference
+from compress.analysis import AnalysisConfig
+from compress.distill import DistillConfig
+from compress.family import Judge
+from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.source import Inputs, check_inputs, open_source
+from compress.target import Target
+from models.errors import InputError
+from models.folder import ModelFolder
+from models.train.loop import TrainingConfig
+from service.bundle import Bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+EPOCHS, STEPS = 8, 64
+TRAINING = TrainingConfig(
+    epochs=EPOCHS, batch_size=8, learning_rate=1e-3, snapshot_minutes=0, freeze_embeddings=False
+)
+CONFIG = CompressConfig(
+    analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=TRAINING), tolerance=0.1
+)
+TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
+
+
+def compress(source: Path, store: Path) -> ModelFolder:
+    inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
+    return compress_to(TARGET, prepare(inputs, CONFIG, store), CONFIG, store).folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    make_tiny_checkpoint(folder, layers=3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def straight(source, tmp_path_factory) -> ModelFolder:
+    return compress(source, tmp_path_factory.mktemp("straight"))
+
+
+def steps_in(store: Path) -> int:
+    return max((steps_saved(path) for path in store.glob("heal-*.scratch")), default=0)
+
+
+def test_kill_9_while_healing_and_the_same_again(source, straight, tmp_path):
+    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}))"
+    child = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT / "tests", env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and child.poll() is None and steps_in(tmp_path) < 5:
+        time.sleep(0.005)
+    child.kill()
+    _, told = child.communicate()
+    assert 5 <= steps_in(tmp_path) < STEPS, told.decode()[-2000:]
+    resumed = compress(source, tmp_path)
+    assert resumed.id == straight.id
+    assert not list(tmp_path.glob("*.scratch"))
+    one, other = (
+        load_file(next(folder.path.parent.glob("heal-*")) / "model.safetensors") for folder in (resumed, straight)
+    )
+    assert one.keys() == other.keys()
+    assert all(one[name].equal(other[name]) for name in one)
+
+
+def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):
+    stages = [step.stage for step in straight.manifest.lineage]
+    assert stages == ["import", "trim", "prune", "heal", "bundle"]
+    bundle = Bundle.open(straight.path)
+    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
+    store = straight.path.parent
+    assert find_reference(bundle, store).path == next(store.glob("import-*"))
+    with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
+        check_inputs(Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64)))
+
+
+def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_path):
+    make_tiny_checkpoint(tmp_path / "source", labels=3)
+    config = json.loads((tmp_path / "source" / "config.json").read_text())
+    names = {"0": "bad", "1": "good", "2": "rich"}
+    config |= {"problem_type": "multi_label_classification", "id2label": names}
+    (tmp_path / "source" / "config.json").write_text(json.dumps(config))
+    folder = open_source(tmp_path / "source", tmp_path, 32)
+    inputs = Inputs(folder, make_texts("multi", 64, 1), make_texts("multi", 48, 2))
+    with pytest.raises(InputError, match="the most frequent answer alone"):
+        check_inputs(inputs)  # it never learned anything
+    config = CONFIG.model_copy(update={"heal": None})
+    ready = prepare(inputs, config, tmp_path)
+    target = Target(kind="size_mb", value=0.11)
+    made = compress_to(target, ready, config, tmp_path)
+    point = Judge(ready).point(made.folder, target, 0.1)
+    bundle = Bundle.open(made.folder.path)
+    task = bundle.task
+    answers = task.decide(task.scores(bundle_logits(made.folder.path, inputs.validation.rows)))
+    truth = inputs.validation.targets(task)
+    assert task.kind == "multi"
+    assert point.accuracy == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
+    assert point.difference.rows == 48

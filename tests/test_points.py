@@ -1,0 +1,81 @@
+"""Points of a family: how sure it is that a loss is inside, which one is picked, and what happens to the others."""
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from bench.accuracy import Difference
+from compress.clock import Measured
+from compress.family import Point, pick, reach, write_family
+from compress.target import Target
+from models.errors import CheckError, TargetError
+from models.folder import REPORT
+
+
+def point(folder, asked: float, loss: float, spread: float = 0.5) -> Point:
+    path = folder / f"bundle-{asked:g}"
+    path.mkdir(exist_ok=True)
+    interval = (loss - spread, loss + spread)
+    return Point(
+        target=Target(kind="speedup", value=asked),
+        folder=str(path),
+        id=f"{asked:g}",
+        architecture="2 layers, ffn 1/8 2/8",
+        measured=Measured(ours_ms=8 / asked, reference_ms=8.0, speedup=asked, bytes=1_000_000),
+        accuracy=0.9 - loss / 100,
+        reference_accuracy=0.9,
+        difference=Difference(
+            rows=1000, loss_points=loss, loss_interval=interval, mcnemar_p=0.5, flips=9, lost=5, won=4
+        ),
+    )
+
+
+@pytest.mark.parametrize(
+    ("loss", "word"), [(0.3, "sure"), (0.5, "sure"), (0.8, "likely"), (1.2, "doubtful"), (1.6, "outside")]
+)
+def test_the_interval_says_how_sure_it_is(tmp_path, loss, word):
+    assert point(tmp_path, 4, loss).sureness(1.0) == word
+
+
+def test_the_fastest_inside_the_loss_is_picked(tmp_path):
+    points = [point(tmp_path, 2, 0.1), point(tmp_path, 4, 0.9), point(tmp_path, 8, 1.1)]
+    assert pick(points, 1.0) is points[1]
+    assert pick(points, 1.5) is points[2]
+    with pytest.raises(TargetError, match=r"no point loses at most 0 points: 2x loses 0\.10 .* 4x loses 0\.90"):
+        pick(points, 0.0)
+
+
+def test_one_target_out_of_reach_does_not_take_the_others_with_it(capsys):
+    def make(target: Target) -> float:
+        if target.value > 4:
+            raise TargetError(f"{target.told()}: too fast")
+        return target.value
+
+    targets = [Target(kind="speedup", value=v) for v in (2, 8, 4, 12)]
+    assert reach(targets, make) == ([2, 4], {"8x": "8x: too fast", "12x": "12x: too fast"})
+    assert "8x is left out" in capsys.readouterr().err
+    with pytest.raises(TargetError, match="none of 8x, 12x can be reached"):
+        reach(targets[1::2], make)
+    with pytest.raises(TargetError, match=r"^8x: too fast$"):  # alone, it is the answer
+        reach(targets[1:2], make)
+
+
+def test_a_family_is_written_as_table_figure_and_each_bundles_report(tmp_path):
+    points = [point(tmp_path, 2, 0.1), point(tmp_path, 4, 0.9)]
+    write_family(points, points[1], 1.0, tmp_path / "report")
+    told = json.loads((tmp_path / "report" / "family.json").read_text())
+    assert told["picked"] == "4"
+    assert [Point.model_validate(p) for p in told["points"]] == points
+    table = (tmp_path / "report" / "family.md").read_text()
+    assert "| **4x** | 4.00x | 2.00 | 1.0 | 89.10% | +0.90 [+0.40, +1.40] | likely |" in table
+    root = ElementTree.parse(tmp_path / "report" / "pareto.svg").getroot()
+    assert root.tag.endswith("svg")
+    for one in points:
+        summary = json.loads((tmp_path / one.folder / REPORT).read_text())
+        assert summary["loss_points"] == one.difference.loss_points
+        assert summary["speedup"] == {"ort_fp32": one.measured.speedup}
+    (tmp_path / "bundle-4" / REPORT).unlink()
+    (tmp_path / "bundle-4").rmdir()
+    with pytest.raises(CheckError, match="is gone"):
+        write_family(points, points[1], 1.0, tmp_path / "report")

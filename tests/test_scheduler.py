@@ -1,0 +1,164 @@
+"""The rules of the line, without threads and with made-up clocks."""
+
+import math
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from service.pace import Pace
+from service.scheduler import Job, Overloaded, Rules, Scheduler
+
+TOGETHER, ALONE = SimpleNamespace(serial=1, alone=False), SimpleNamespace(serial=2, alone=True)
+RULES = Rules(items=4, tokens=64, bucket=8, age_limit=1.0, max_queue=20, free_queue=5, max_wait=0.5, runners=1)
+
+
+def job(tokens, arrived=0.0, deadline=math.inf, model=TOGETHER, cost=0.1, gone=False):
+    return Job(model, None, tokens, cost, arrived, deadline, lambda: gone)
+
+
+def line(*jobs, **changes):
+    scheduler = Scheduler(RULES.model_copy(update=changes))
+    for one in jobs:
+        scheduler.add([one], one.arrived)
+    return scheduler
+
+
+def lengths(taken):
+    return [one.tokens for one in taken.batch]
+
+
+def test_one_text_does_not_wait_for_company():
+    assert lengths(line(job(5)).take(0, 0.0)) == [5]
+    assert line().take(0, 0.0).batch == []
+
+
+def test_a_batch_has_texts_of_like_length_only():
+    scheduler = line(job(5), job(30), job(8), job(9))
+    assert lengths(scheduler.take(0, 0.0)) == [5, 8]
+    assert sorted(lengths(scheduler.take(0, 0.0)) + lengths(scheduler.take(0, 0.0))) == [9, 30]
+
+
+def test_the_fullest_bucket_is_first_until_the_oldest_text_waited_too_long():
+    jobs = [job(30, arrived=0.0), job(5, arrived=0.1), job(6, arrived=0.2)]
+    assert lengths(line(*jobs).take(0, 0.5)) == [5, 6]
+    assert lengths(line(*jobs).take(0, 1.5)) == [30]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "model", "count"),
+    [(8, TOGETHER, 4), (30, TOGETHER, 2), (64, TOGETHER, 1), (200, TOGETHER, 1), (8, ALONE, 1)],
+)
+def test_the_size_of_a_batch_is_bounded_in_texts_and_padded_tokens(tokens, model, count):
+    scheduler = line(*(job(tokens, model=model) for _ in range(5)), max_wait=9)
+    assert len(scheduler.take(0, 0.0).batch) == count
+
+
+def test_texts_of_two_models_never_share_a_batch():
+    scheduler = line(job(5), job(5, model=ALONE), job(5))
+    assert {len({one.model.serial for one in scheduler.take(0, 0.0).batch}) for _ in range(2)} == {1}
+
+
+def test_late_texts_and_those_of_clients_that_left_cost_nothing():
+    scheduler = line(job(5, deadline=1.0), job(5, gone=True), job(5))
+    taken = scheduler.take(0, 2.0)
+    assert (len(taken.batch), len(taken.expired), len(taken.gone)) == (1, 1, 1)
+    assert scheduler.waiting == 0
+
+
+def test_late_texts_are_found_while_every_runner_is_busy():
+    scheduler = line(job(5, deadline=1.0), job(50, deadline=1.0), job(5))
+    assert len(scheduler.expire(0.5)) == 0
+    assert len(scheduler.expire(1.5)) == 2
+    assert scheduler.waiting == 1
+
+
+def busy(waiting, **changes):
+    """Return a line with one text of 0.1 s in the model since time 0, and `waiting` behind it."""
+    scheduler = line(job(5), **changes)
+    scheduler.take(0, 0.0)
+    for _ in range(waiting):
+        scheduler.add([job(5)], 0.0)
+    return scheduler
+
+
+def test_the_predicted_wait_is_what_is_left_and_what_waits():
+    assert line().predicted_wait(0.0) == 0
+    assert busy(3).predicted_wait(0.0) == pytest.approx(0.4)
+    assert busy(3).predicted_wait(0.06) == pytest.approx(0.34)
+    assert busy(3).predicted_wait(9.0) == pytest.approx(0.3)  # one that takes longer than it should is no credit
+
+
+def test_two_runners_halve_the_wait():
+    scheduler = line(job(5), runners=2)
+    scheduler.take(0, 0.0)
+    assert scheduler.predicted_wait(0.0) == 0  # the other one is free
+    scheduler.add([job(50)], 0.0)
+    scheduler.take(1, 0.0)
+    scheduler.add([job(5)], 0.0)
+    assert scheduler.predicted_wait(0.0) == pytest.approx(0.15)
+
+
+def test_refusals_say_why_and_when_to_come_back():
+    for scheduler, one, reason, seconds in [
+        (busy(5), job(5), "wait", 0.6),
+        (busy(3, max_queue=3, max_wait=9), job(5), "queue", 0.4),
+        (busy(1), job(5, deadline=0.15), "deadline", 0.2),
+    ]:
+        with pytest.raises(Overloaded) as refused:
+            scheduler.add([one], 0.0)
+        assert refused.value.reason == reason
+        assert refused.value.seconds == pytest.approx(seconds)
+
+
+def test_a_short_line_is_never_refused_and_neither_is_a_request_that_nobody_is_before():
+    assert busy(4, max_wait=0.01).waiting == 4
+    scheduler = Scheduler(RULES)
+    scheduler.add([job(5) for _ in range(30)], 0.0)
+    assert scheduler.waiting == 30
+
+
+def test_a_request_is_admitted_whole_or_not_at_all():
+    scheduler = busy(4)
+    with pytest.raises(Overloaded):
+        scheduler.add([job(5)] * 20, 0.0)
+    assert scheduler.waiting == 4
+
+
+def test_background_texts_run_when_nothing_else_waits():
+    scheduler = line(job(50))
+    assert scheduler.add_in_background(job(7), limit=1)
+    assert not scheduler.add_in_background(job(7), limit=1)
+    assert [lengths(scheduler.take(0, 0.0)) for _ in range(3)] == [[50], [7], []]
+
+
+def test_every_text_runs_once_and_no_runner_idles_while_texts_wait():
+    chance = random.Random(0)
+    scheduler = Scheduler(RULES.model_copy(update={"max_queue": 10_000, "max_wait": 1e9}))
+    put, ran, now = [], [], 0.0
+    for _ in range(3000):
+        now += chance.random() * 0.1
+        if chance.random() < 0.7:
+            jobs = [job(chance.randint(1, 60), arrived=now) for _ in range(chance.randint(1, 3))]
+            scheduler.add(jobs, now)
+            put += jobs
+        taken = scheduler.take(0, now)
+        assert bool(taken.batch) == bool(len(put) > len(ran))
+        assert len({(one.tokens - 1) // 8 for one in taken.batch}) <= 1
+        ran += taken.batch
+        assert scheduler.waiting == len(put) - len(ran)
+    while taken := scheduler.take(0, now).batch:
+        ran += taken
+    assert {id(one) for one in ran} == {id(one) for one in put}
+    assert len(ran) == len(put)
+
+
+def test_the_pace_is_a_running_mean_by_length():
+    pace = Pace()
+    assert pace.expect(20) > 0
+    pace.note(tokens=20, texts=2, seconds=0.04)
+    assert pace.expect(20) == pytest.approx(0.02)
+    assert pace.expect(200) == pytest.approx(0.2)  # not met yet: in proportion
+    for _ in range(100):
+        pace.note(tokens=20, texts=1, seconds=0.01)
+    assert pace.expect(20) == pytest.approx(0.01, rel=0.01)
