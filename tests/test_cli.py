@@ -9,24 +9,11 @@ from pathlib import Path
 import pytest
 from serving import make_tiny_bundle
 from tiny import make_tiny_checkpoint, tiny_texts
+from verbs import run
 
-import prunella
 from models.folder import ModelFolder
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def run(capsys, monkeypatch, *arguments):
-    """Run a verb in this process; return exit code, last JSON object on stdout, and stderr."""
-    monkeypatch.setattr(sys, "argv", ["prunella", *map(str, arguments)])
-    code = 0
-    try:
-        prunella.main()
-    except SystemExit as end:
-        code = end.code or 0
-    told = capsys.readouterr()
-    lines = told.out.strip().splitlines()
-    return code, json.loads(lines[-1]) if lines else None, told.err
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import copy
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,8 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
+from verbs import run
 
-import prunella
 from bench.invariance import largest_move
 from compress.bundle import BundleConfig, BundleTexts, make_bundle
 from export.onnx import to_onnx
@@ -52,19 +51,6 @@ def write_texts(path: Path, count: int = 80, labelled: bool = True) -> Path:
     lines = [{"text": row[0]} | label for row, label in zip(data.rows, given, strict=True)]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
-
-
-def run(capsys, monkeypatch, *arguments):
-    """Run a verb in this process; return exit code, last JSON object on stdout, and stderr."""
-    monkeypatch.setattr(sys, "argv", ["prunella", *map(str, arguments)])
-    code = 0
-    try:
-        prunella.main()
-    except SystemExit as end:
-        code = end.code or 0
-    told = capsys.readouterr()
-    lines = told.out.strip().splitlines()
-    return code, json.loads(lines[-1]) if lines else None, told.err
 
 
 @pytest.fixture(scope="module")
