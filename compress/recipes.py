@@ -114,7 +114,10 @@ def _tried(candidate: Candidate, seconds: dict[str, float], max_loss: float, tak
     agreement, ms = candidate.fallen.agreement, seconds.get(candidate.recipe)
     rejected = None
     if candidate is not taken:
-        rejected = f"{ms * 1e3:.2f} ms a text, {taken.recipe} takes {seconds[taken.recipe] * 1e3:.2f}" if ms else None
+        if ms:
+            best = seconds[taken.recipe]
+            told = f"takes {best * 1e3:.2f}" if ms >= best else f"is within {MARGIN - 1:.0%} with {best * 1e3:.2f}"
+            rejected = f"{ms * 1e3:.2f} ms a text, {taken.recipe} {told}"
         if candidate.loss > max_loss:
             rejected = f"loses {candidate.loss:.2f} points, {max_loss:g} are allowed"
     return Tried(

@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from verbs import run
 
+from bench.invariance import largest_move
 from compress.bundle import BundleConfig, BundleTexts, make_bundle
 from export.onnx import to_onnx
 from models import task as task_file
@@ -22,7 +23,6 @@ from models.data.texts import Texts
 from models.folder import ModelFolder
 from models.stage import Stage, run_stage
 from models.task import Task
-from models.tokens import TokenBatch
 from service.bundle import Bundle
 from service.engine import Engine
 from service.runtime import RuntimeSettings
@@ -151,17 +151,19 @@ def test_the_served_default_never_depends_on_batch_padding_or_order(made, tmp_pa
     texts = tiny_texts(96)
     config = BundleConfig(recipe="static", max_loss=100)
     bundle = Bundle.open(make_bundle(classifier, BundleTexts.of(texts), config, tmp_path).folder.path)
-    engine, draw = Engine.open(bundle), np.random.default_rng(1)
+    engine = Engine.open(bundle)
     assert engine.variant.recipe == "static"
     assert not engine.alone
-    encoded = engine.encode(texts.rows)
-    alone = np.concatenate([engine.infer([e]) for e in encoded])
-    for _ in range(30):
-        chosen = draw.integers(0, len(encoded), draw.integers(1, 33))  # a text may come twice
-        batch = engine.tokenizer.pad([encoded[i] for i in chosen])
-        more = ((0, 0), (0, int(draw.integers(0, 48 - batch.ids.shape[1]))))
-        padded = TokenBatch(*(np.pad(a, more) for a in (batch.ids, batch.mask, batch.types)))
-        assert np.array_equal(engine.run(padded), alone[chosen])
+    assert largest_move(engine, texts.rows, batches=30, seed=1) == 0
+
+
+def test_a_dynamic_graph_moves_with_its_batch_and_is_answered_row_by_row(made, tmp_path):
+    _, classifier = made
+    config = BundleConfig(recipe="dynamic", max_loss=100)
+    bundle = Bundle.open(make_bundle(classifier, BundleTexts.of(tiny_texts(96)), config, tmp_path).folder.path)
+    engine, rows = Engine.open(bundle), tiny_texts(24).rows
+    assert largest_move(engine, rows, batches=10) > 1e-3
+    assert np.array_equal(engine.logits(rows), np.concatenate([engine.logits([row]) for row in rows]))
 
 
 def foreign_graph(path: Path, operator: str, domain: str = "", opset: int = 18) -> Path:
