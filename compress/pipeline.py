@@ -121,7 +121,8 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
 def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
     try:
         return trim_source(inputs, store).folder
-    except NoEffectError:
+    except NoEffectError as error:
+        sys.stderr.write(f"prunella: the vocabulary stays as it is: {error}\n")
         return inputs.source
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,15 @@ from models.task import Task
 from models.tokens import Row, Tokenizer
 from models.train.predict import predict
 
-VERSION = 1
+VERSION = 2
+SPLIT_SHARE = 0.01  # of held-out tokens may be split otherwise
 
 
 def trim_source(inputs: Inputs, store: Path) -> Made:
-    """Return the source with the tokens that the training texts use, a safe set, and `max_tokens` positions.
+    """Return the source with the tokens that its texts use, a safe set, and `max_tokens` positions.
+
+    Few training texts use few of the tokens that are to come: frequent tokens stay too, as many as held-out texts
+    show to be needed.
 
     Its report.json says how many held-out texts are split otherwise, and how many answers that changes.
 
@@ -38,6 +43,8 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
         task = Task.read(source.path / task_file.FILE)
         before = Tokenizer.open(source.path, task.max_tokens)
         used = {i for e in before.encode(inputs.train.rows) for i in e.ids}
+        rows = inputs.validation.rows
+        used |= set(range(frequent_needed(used, [i for e in before.encode(rows) for i in e.ids])))
         trimmed = trim_tokenizer(read_tokenizer(source.path), used)
         (target / tokens.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
         full = load_checkpoint(source.path)
@@ -48,7 +55,6 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
             raise DisagreementError(f"{len(differ)} training texts are split otherwise by the trimmed tokenizer")
         save_checkpoint(smaller, task, target)
         task.write(target / task_file.FILE)
-        rows = inputs.validation.rows
         changed = _differ(before, after, trimmed.kept, rows)
         answers = [
             task.decide(task.scores(predict(m, t.encode(rows), t))) for m, t in ((full, before), (smaller, after))
@@ -64,7 +70,22 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
             f"held-out texts {len(changed)} are split and {told['held_out_answers_changed']} answered otherwise\n"
         )
 
-    return run_stage(Stage("trim", VERSION, {"texts": inputs.train.sha256}), [source], store, make)
+    return run_stage(
+        Stage("trim", VERSION, {"texts": inputs.train.sha256, "held_out": inputs.validation.sha256}),
+        [source],
+        store,
+        make,
+    )
+
+
+def frequent_needed(used: set[int], held_out: Sequence[int]) -> int:
+    """Return how many of the first ids must stay beside `used`: SPLIT_SHARE of held-out tokens may be lost.
+
+    Vocabularies list frequent tokens first: WordPiece's and Unigram's by count, BPE's by merge.
+    """
+    unseen = sorted(i for i in held_out if i not in used)
+    most = int(len(held_out) * SPLIT_SHARE)
+    return unseen[-most - 1] + 1 if len(unseen) > most else 0
 
 
 def _differ(before: Tokenizer, after: Tokenizer, kept: np.ndarray, rows: list[Row]) -> list[int]:

@@ -74,7 +74,8 @@ class App:
             "/admin/rollback": Route("admin", {"POST": admin.roll_back}, is_open=True),
             "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
-        self._models = Route("oip", {"GET": self._oip_model, "POST": self._dialect(oip)}, oip.error)
+        self._model = Route("oip", {"GET": self._oip_model}, oip.error)
+        self._infer = Route("oip", {"POST": self._dialect(oip)}, oip.error)
         self._nowhere = Route("other", {}, is_open=True)
         self._kept = Route("bentoml", {})
 
@@ -115,7 +116,7 @@ class App:
 
     def _other_route(self, path: str) -> Route:
         if path.startswith("/v2/models/"):
-            return self._models
+            return self._infer if path.endswith("/infer") else self._model
         return self._kept if path in KEPT and self._bentoml is not None else self._nowhere
 
     def _handler(self, call: Call, route: Route) -> Handler:
@@ -153,8 +154,8 @@ class App:
             milliseconds = float(told)
         except ValueError:
             milliseconds = 0.0
-        if not 0 < milliseconds <= 3_600_000:
-            raise BadRequest(422, "X-Request-Timeout-Ms is not a number of milliseconds up to an hour")
+        if not 1 <= milliseconds <= 3_600_000:
+            raise BadRequest(422, "X-Request-Timeout-Ms is not a number of milliseconds from 1 to an hour")
         return milliseconds / 1e3
 
     async def _alive(self, _: Call) -> Reply:
@@ -194,6 +195,8 @@ class App:
         raise BadRequest(404, f"no such model: this server has {bundle.info.name}, version {bundle.id}", "NotFound")
 
     async def _pass_on(self, call: Call, send: Send) -> None:
+        if call.method == "POST":
+            call.check_json()  # BentoML answers other types too, some of them with 500
         body = await call.body(self._settings.max_body_bytes)
         assert self._bentoml is not None, "else the path is not kept"
 

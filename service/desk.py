@@ -21,6 +21,7 @@ INLINE_CHARS = 4000  # tokenized on the event loop: a hop to another thread cost
 SWEEP_SECONDS = 0.05  # between looks for texts whose deadline passed while every runner is busy
 REFUSED = {"queue": "the queue is full", "wait": "the wait is too long", "deadline": "the deadline would pass"}
 
+EXPIRED = BadRequest(429, "the deadline passed while the request waited", "Timeout", 1.0)
 LATE = BadRequest(504, "the deadline passed before the answer was there", "Timeout")
 
 
@@ -209,7 +210,7 @@ class Desk:
 
     def _deliver(self, outcome: Outcome) -> None:
         taken = outcome.taken
-        self._drop(taken.expired, "expired", LATE)
+        self._drop(taken.expired, "expired", EXPIRED)
         self._drop(taken.gone, "gone", BadRequest(499, "the client has gone", "Gone"))
         if not taken.batch:
             return
@@ -233,7 +234,7 @@ class Desk:
             await asyncio.sleep(SWEEP_SECONDS)
             self.set_gauges()
             if self.runners.waiting():
-                self._drop(self.runners.expire(), "expired", LATE)
+                self._drop(self.runners.expire(), "expired", EXPIRED)
             for job in self.runners.overdue():
                 job.ticket.fail(LATE)
 

@@ -70,13 +70,13 @@ REFUSALS = {
     429: "too many wait: Retry-After says when to come back",
     500: "the model failed on this request",
     503: "the server is ending",
-    504: "the deadline passed while the request waited",
+    504: "the deadline passed while the request was in the model",
 }
 DEADLINE = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "required": False,
-    "schema": {"type": "number", "exclusiveMinimum": 0, "maximum": 3_600_000},
+    "schema": {"type": "number", "minimum": 1, "maximum": 3_600_000},
     "description": "how long the client waits; what cannot be answered by then is refused at once, or dropped",
 }
 
@@ -123,6 +123,7 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
         "/v2/models/{name}/versions/{version}": {**metadata, "parameters": [name, model_version]},
         "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
     }
+    del paths["/classify"]["post"]["parameters"]  # BentoML's dispatch knows no deadline of a request
     paths["/"]["get"] = {"summary": "to the playground", "responses": {"307": {"description": "to /ui"}}}
     return paths
 

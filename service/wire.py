@@ -116,6 +116,17 @@ class Call:
             message = await self.receive()
         raise ClientGone
 
+    def check_json(self) -> None:
+        """Let JSON pass.
+
+        Raises:
+            BadRequest: 415, the body is of another type.
+        """
+        kind = (self.header(b"content-type") or b"").split(b";")[0].strip().lower()
+        if kind != JSON:
+            told = kind.decode("latin-1") or "missing"
+            raise BadRequest(415, f"Content-Type is {told[:80]}, wanted application/json", close=True)
+
     async def document(self, most: int) -> object:
         """Return the parsed JSON of the body.
 
@@ -123,10 +134,7 @@ class Call:
             BadRequest: it is larger than `most` bytes, of another type, or not JSON.
             ClientGone: the client went away.
         """
-        kind = (self.header(b"content-type") or b"").split(b";")[0].strip().lower()
-        if kind != JSON:
-            told = kind.decode("latin-1") or "missing"
-            raise BadRequest(415, f"Content-Type is {told[:80]}, wanted application/json", close=True)
+        self.check_json()
         try:
             return orjson.loads(await self.body(most))
         except orjson.JSONDecodeError as error:

@@ -8,6 +8,7 @@ import tokenizers
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from tokenizers import models, pre_tokenizers, processors, trainers
 
+from compress.trim import frequent_needed
 from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
 from models.checkpoint import load_checkpoint
 from models.errors import InputError, NoEffectError
@@ -106,3 +107,12 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path):
     document["model"]["type"] = "WordLevel"
     with pytest.raises(InputError, match="WordLevel"):
         trim_tokenizer(document, [0])
+
+
+def test_frequent_tokens_stay_until_held_out_texts_are_split_as_before():
+    held_out = [*range(1000), 5, 5, 5]
+    assert frequent_needed(set(range(1000)), held_out) == 0
+    needed = frequent_needed(set(range(0, 1000, 2)), held_out)  # odd ones were never seen
+    lost = [i for i in held_out if i % 2 and i >= needed]
+    assert len(lost) == 10 == int(len(held_out) * 0.01)
+    assert frequent_needed(set(), [7]) == 8
