@@ -28,9 +28,9 @@ class Settings(Record):
     workers: int = Field(1, ge=1, description="processes; one shares its queue among all runners")
 
     batcher: Literal["ours", "bentoml"] = Field("ours", description="who makes batches of POST /classify")
-    max_batch_items: int = Field(8, ge=1, description="texts in one run of the model")
+    max_batch_items: int = Field(4, ge=1, description="texts in one run of the model")
     max_batch_tokens: int = Field(1024, ge=1, description="tokens in one run of the model, padding counted")
-    bucket_tokens: int = Field(8, ge=1, description="texts whose lengths differ by less may share a run")
+    bucket_tokens: int = Field(4, ge=1, description="texts whose lengths differ by less may share a run")
     age_limit_ms: float = Field(
         10, ge=0, description="a text that waited longer goes first; before, fuller buckets do"
     )
