@@ -16,6 +16,7 @@ from compress.saturation import Saturation, saturation
 from compress.suited import check_texts
 from export import precision as precision_file
 from export.agreement import Agreement, Logits, check_agreement
+from export.external import move_weights_out
 from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
@@ -28,7 +29,7 @@ from models.stage import Made, Stage, run_stage
 from models.task import Task
 from models.tokens import Tokenizer
 from service import bundle as bundle_file
-from service.bundle import BundleInfo, Golden, Variant
+from service.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
 VERSION = 3
 FP32_LIMIT = 1e-4  # |Δlogit| torch against ONNX fp32: rounding only
@@ -155,7 +156,9 @@ class _Forms:
         self._check("fp32_fp16", path, "ONNX fp16", FP16_LIMIT)
 
     def finish(self, choice: Choice | None) -> None:
-        """Write golden rows, bundle.json and what was found."""
+        """Move the weights out of the graphs, and write golden rows, bundle.json and what was found."""
+        for variant in self._variants.values():
+            move_weights_out(self._target / variant.file)
         rows = self._subject.judged.rows[:GOLDEN_ROWS]
         logits = {name: self._answers(v, GOLDEN_ROWS) for name, v in self._variants.items()}
         golden = {name: tuple(tuple(float(x) for x in row) for row in found) for name, found in logits.items()}
@@ -173,8 +176,9 @@ class _Forms:
     def _report(self, choice: Choice | None, info: BundleInfo) -> dict[str, Any]:
         """Return the keys of a verb's last line; times are no part of a bundle's identity, so they stand here."""
         default = info.variants[info.default["cpu"]]
-        file = self._target / default.file
-        size = file.stat().st_size + (self._target / tokens.FILE).stat().st_size
+        graph = self._target / default.file
+        files = (graph, graph.with_suffix(WEIGHTS), self._target / tokens.FILE)
+        size = sum(file.stat().st_size for file in files)
         told: dict[str, Any] = {
             "variants": sorted(info.variants),
             "bytes": size,

@@ -2,7 +2,7 @@
 
 tokenizer.json  task.json  architecture.json     what the model is
 bundle.json                                      the ONNX files in it, and which processor each is for
-onnx/cpu-int8.onnx  onnx/cpu-fp32.onnx  …        input_ids, attention_mask[, token_type_ids] → logits
+onnx/cpu-int8.onnx  cpu-int8.bin …               graph, weights: input_ids, attention_mask[, token_type_ids] → logits
 golden.json                                      rows with each variant's logits: the self-check at start-up
 report.json                                      what the compression cost and gained (may be renewed)
 manifest.json                                    identity, lineage, hashes
@@ -25,6 +25,7 @@ from models.tokens import Tokenizer
 
 FILE = "bundle.json"
 GOLDEN = "golden.json"
+WEIGHTS = ".bin"  # of the file beside a graph that holds its weights, where they are not inside
 
 
 class Variant(Record):
@@ -107,8 +108,9 @@ class Bundle:
         return self.folder.path / self.info.variants[variant].file
 
     def served_bytes(self, variant: str) -> int:
-        """Return bytes of the ONNX file plus the tokenizer: the size that reports speak of."""
-        return self.onnx_path(variant).stat().st_size + (self.folder.path / "tokenizer.json").stat().st_size
+        """Return bytes of the ONNX file, its weights and the tokenizer: the size that reports speak of."""
+        graph, tokenizer = self.onnx_path(variant), self.folder.path / "tokenizer.json"
+        return sum(path.stat().st_size for path in (graph, graph.with_suffix(WEIGHTS), tokenizer) if path.is_file())
 
     def report(self) -> dict[str, Any] | None:
         """Return the summary of the last `prunella bench`, or None when there was none yet."""

@@ -77,7 +77,11 @@ def test_auto_measures_every_recipe_and_says_why_it_takes_one(made, tmp_path, ca
     assert {"flips", "max_difference", "mean_difference"} <= told["agreement"].keys()
     bundle = Bundle.open(tmp_path / "out")
     files = {variant.file for variant in bundle.info.variants.values()}
-    assert {f"onnx/{p.name}" for p in (tmp_path / "out" / "onnx").iterdir()} == files
+    assert {f"onnx/{p.name}" for p in (tmp_path / "out" / "onnx").glob("*.onnx")} == files
+    sizes = {p.name: p.stat().st_size for p in (tmp_path / "out" / "onnx").iterdir()}
+    assert all(sizes[f"{name}.bin"] > sizes[f"{name}.onnx"] for name in bundle.info.variants)  # weights are mapped
+    assert len({p.stat().st_mode for p in (tmp_path / "out" / "onnx").iterdir()}) == 1
+    assert told["bytes"] == bundle.served_bytes(bundle.info.default["cpu"])
     for name in bundle.info.variants:
         Engine.open(bundle, RuntimeSettings(device="cpu", variant=name)).self_check()
 
