@@ -132,6 +132,17 @@ class Scheduler:
             self._running[runner] = now + sum(job.cost for job in taken.batch)
         return taken
 
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.waiting and not self._running and not self._background
+
+    def take_alone(self, runner: int, job: Job, now: float) -> bool:
+        """Let `runner` run a text that never waited; False when it must wait like others."""
+        if not self.idle():
+            return False
+        self._running[runner] = now + job.cost
+        return True
+
     def done(self, runner: int) -> None:
         """Note that `runner` is free."""
         self._running.pop(runner, None)

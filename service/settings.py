@@ -31,6 +31,9 @@ class Settings(Record):
     max_batch_items: int = Field(4, ge=1, description="texts in one run of the model")
     max_batch_tokens: int = Field(1024, ge=1, description="tokens in one run of the model, padding counted")
     bucket_tokens: int = Field(4, ge=1, description="texts whose lengths differ by less may share a run")
+    inline_ms: float = Field(
+        20, ge=0, description="a lone text of less predicted time runs without a queue; 0: never"
+    )
     age_limit_ms: float = Field(
         10, ge=0, description="a text that waited longer goes first; before, fuller buckets do"
     )

@@ -33,6 +33,15 @@ def test_one_text_does_not_wait_for_company():
     assert line().take(0, 0.0).batch == []
 
 
+def test_a_text_that_is_alone_need_not_wait_and_others_must():
+    scheduler = line()
+    assert scheduler.take_alone(-1, job(5), 0.0)
+    assert not scheduler.take_alone(-1, job(5), 0.0)
+    scheduler.done(-1)
+    scheduler.add([job(5)], 0.0)
+    assert not scheduler.take_alone(-1, job(5), 0.0)
+
+
 def test_a_batch_has_texts_of_like_length_only():
     scheduler = line(job(5), job(30), job(8), job(9))
     assert lengths(scheduler.take(0, 0.0)) == [5, 8]
