@@ -16,6 +16,8 @@ import numpy as np
 import typer
 
 if TYPE_CHECKING:
+    import onnxruntime as ort
+
     from models.tokens import TokenBatch
 
 SIZES = (512, 768, 1024)  # of the square matrices on which the peak is looked for
@@ -46,15 +48,15 @@ def main(
     told["peak_gmacs"] = {name: round(peak(name) / 1e9, 2) for name in (FLOAT, INT8)}
     for name, variant in opened.info.variants.items():
         if variant.device == "cpu":
-            told[name] = profile(opened.onnx_path(name), batches, told["peak_gmacs"])
+            told[name] = profile(opened.onnx_path(name), batches, variant.weight_bits, told["peak_gmacs"])
     sys.stdout.write(json.dumps(told) + "\n")
 
 
-def profile(path: Path, batches: "list[TokenBatch]", peaks: dict[str, float]) -> dict[str, Any]:
+def profile(path: Path, batches: "list[TokenBatch]", bits: int, peaks: dict[str, float]) -> dict[str, Any]:
     """Return, by operator, milliseconds a text, its share, and multiply-adds a second beside the peak of its kind."""
     spent: Counter[str] = Counter()
     work: defaultdict[str, int] = defaultdict(int)
-    for event in events(path, batches):
+    for event in events(path, batches, bits):
         name = event["args"]["op_name"]
         spent[name] += event["dur"]
         work[name] += multiply_adds(name, event["args"])
@@ -69,15 +71,27 @@ def profile(path: Path, batches: "list[TokenBatch]", peaks: dict[str, float]) ->
     return found
 
 
-def events(path: Path, batches: "list[TokenBatch]") -> list[dict[str, Any]]:
+def served_options(bits: int) -> "ort.SessionOptions":
+    """Return options for one thread, with the precision key where the service sets it for weights of `bits`."""
+    import onnxruntime as ort
+
+    from models.processor import has_vnni
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    if bits == 8 and not has_vnni():
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def events(path: Path, batches: "list[TokenBatch]", bits: int) -> list[dict[str, Any]]:
     """Return the kernel events of ONNX Runtime's profiler over the batches, after a pass that warms it up."""
     import onnxruntime as ort
 
     from service.engine import run_session
 
     with tempfile.TemporaryDirectory() as scratch:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options = served_options(bits)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -122,8 +136,7 @@ def peak(operator: str) -> float:
             [numpy_helper.from_array(np.asarray(w), name) for w, name in zip(weights, names, strict=True)],
         )  # fmt: skip
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options = served_options(8)
         proto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         session.run(None, {"x": x})
