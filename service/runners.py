@@ -84,6 +84,11 @@ class Runners:
             self._line.notify()
             return accepted
 
+    def be_patient(self, seconds: float) -> None:
+        """For so long, let texts wait longer than the rules say: a model or a worker is being changed."""
+        with self._line:
+            self._scheduler.be_patient(time.perf_counter() + seconds)
+
     def expire(self) -> list[Job]:
         """Take out and return the texts whose deadline has passed."""
         with self._line:

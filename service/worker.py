@@ -33,6 +33,8 @@ from service.tracing import Tracer
 
 log = logging.getLogger("prunella")
 SWEEP_SECONDS = 0.5
+REPLACED_SECONDS = 20.0  # the supervisor says that another worker is starting, which takes cores away from this one
+STARTED_SECONDS = 5.0  # after its start, while the worker that it replaces still answers what it has
 STUCK = 70  # exit code: an internal error, in sysexits.h
 IDLE_SECONDS = 2.0  # that a connection without a request may stay once the server is ending
 # of the interpreter's lock: a runner that comes back from the model would wait 5 ms for the event loop to let go
@@ -68,6 +70,8 @@ class Server(uvicorn.Server):
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         if self._lifeline is not None:
             loop.add_reader(self._lifeline, self._orphaned)
+            loop.add_signal_handler(signal.SIGUSR1, self._desk.runners.be_patient, REPLACED_SECONDS)
+        self._desk.runners.be_patient(STARTED_SECONDS)
         gc.collect()
         gc.freeze()  # what is loaded stays: collections that look at it again cost milliseconds in the tail
         log.info(

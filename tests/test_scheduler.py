@@ -127,6 +127,14 @@ def test_a_short_line_is_never_refused_and_neither_is_a_request_that_nobody_is_b
     assert scheduler.waiting == 30
 
 
+def test_while_something_is_changed_texts_wait_instead_of_being_refused():
+    scheduler = busy(5)
+    scheduler.be_patient(until=1.0)
+    scheduler.add([job(5)], 0.5)
+    with pytest.raises(Overloaded):
+        scheduler.add([job(5)], 1.5)
+
+
 def test_a_request_is_admitted_whole_or_not_at_all():
     scheduler = busy(4)
     with pytest.raises(Overloaded):
