@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from models.console import STORE, Out, Store, finish, need
+from models.distributed import world_size
 from models.errors import InputError
 
 if TYPE_CHECKING:
@@ -59,6 +60,8 @@ def compress(
     from models.stage import Made
     from models.task import Task
 
+    if world_size() > 1:
+        raise InputError("compress times models, so it runs in one process: start it without accelerate launch")
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")

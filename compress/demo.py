@@ -23,7 +23,7 @@ FINETUNE = FinetuneConfig(max_tokens=64, training=TrainingConfig(epochs=2, learn
 TARGET = Target(kind="speedup", value=4.0)
 HEAL = DistillConfig().training.model_copy(update={"epochs": 4})
 COMPRESS = CompressConfig(
-    analysis=AnalysisConfig(texts=512, cost_texts=96), heal=DistillConfig(training=HEAL), tolerance=0.05
+    analysis=AnalysisConfig(texts=512, cost_texts=64), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
 BENCH = BenchConfig(texts=48, rounds=5)
 

@@ -9,8 +9,7 @@ from typing import Any
 from loadtests.changes import Changer
 from loadtests.measure import Found, Phase, Target, measure, read_metrics
 
-KNEE_STEPS, KNEE_FACTOR = 14, 1.25  # the rate grows by that factor while the server keeps up
-KEPT_UP = 0.98  # share of what was offered that must be answered
+KNEE_STEPS, KNEE_FACTOR, FINE = 10, 1.2, 1.1  # the rate grows by the factor while the server keeps up
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,26 +33,23 @@ class Outcome:
 
 def find_knee(target: Target, asked: Asked, outcome: Outcome) -> float:
     """Return the highest rate (requests a second) at which the server answers all with a p99 under the limit."""
-    step_seconds = max(2.0, asked.seconds / 5)
+    step_seconds = max(2.0, asked.seconds / 4)
     closed = measure(target, Phase("closed loop, for a first guess", 2.0, users=asked.users))
     outcome.found.append(closed)
-    rate, knee = max(20.0, 0.4 * closed.requests_per_second), 0.0
-    factor = KNEE_FACTOR
+    rate, knee, factor = max(10.0, 0.6 * closed.requests_per_second), 0.0, KNEE_FACTOR
     for _ in range(KNEE_STEPS):
         found = measure(target, Phase(f"{rate:.0f} a second", step_seconds, rate=rate))
         outcome.found.append(found)
-        keeps_up = (
-            not found.failures and found.requests_per_second >= KEPT_UP * rate * 0.95
-            and not found.shed and (found.p99_ms or 0) <= asked.slo_ms
-        )  # fmt: skip
-        if keeps_up:
+        if not found.failures and not found.shed and (found.p99_ms or 0.0) <= asked.slo_ms:
             knee = rate
             rate *= factor
-            continue
-        if factor < 1.06 and knee:
+        elif not knee:
+            rate /= 2
+        elif factor < FINE:
             break
-        factor = 1 + (factor - 1) / 3  # back to the last good one, and on in smaller steps
-        rate = (knee or rate / 2) * factor if knee else rate / 2
+        else:
+            factor = 1 + (factor - 1) / 3  # back to the last rate that went well, and on in smaller steps
+            rate = knee * factor
     at_knee = next((f for f in reversed(outcome.found) if f.phase.rate == knee), None)
     outcome.figures |= {
         "knee_requests_per_second": round(knee, 1),

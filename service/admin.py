@@ -17,6 +17,8 @@ from service.publish import resolve
 from service.rotation import BusyError
 from service.wire import Call, Reply, json_reply
 
+CHANGE_SECONDS = 5.0  # a new model takes cores away from the current one for about so long
+
 
 class Swap(Record):
     """POST /admin/models."""
@@ -95,6 +97,7 @@ class Admin:
     async def _change(self, change: Callable[[], Engine | None], outcome: str) -> Reply:
         begun = time.perf_counter()
         swaps = self._desk.telemetry.swaps
+        self._desk.runners.be_patient(CHANGE_SECONDS)
         try:
             engine = await asyncio.to_thread(change)
         except BusyError as error:

@@ -138,7 +138,7 @@ class App:
             begun = time.perf_counter()
             seconds = self._seconds(call)
             request = dialect.read(await call.document(self._settings.max_body_bytes))
-            answer = await self.desk.answer(request, Caller(begun, begun + seconds, call.is_gone()))
+            answer = await self.desk.answer(request, Caller(begun, begun + seconds, call.is_gone(), call.is_alone()))
             if self._tracer is not None:
                 self._tracer.span(dialect.__name__, answer, call.header(b"traceparent"))
             return json_reply(dialect.write(answer, request), 200, headers(answer) if headers else None)

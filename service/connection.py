@@ -68,6 +68,10 @@ class Connection(HttpToolsProtocol):
         """Whether the client has closed the connection."""
         return self.transport.is_closing()
 
+    def is_alone(self) -> bool:
+        """Whether this connection's request is the only one in the process."""
+        return len(self.tasks) == 1
+
     def abandon(self) -> None:
         """Let the request that is being answered end without an answer: nobody is there to read it."""
         if self.running is not None:

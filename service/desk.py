@@ -32,6 +32,7 @@ class Caller:
     arrived: float
     deadline: float
     gone: Callable[[], bool]
+    is_alone: Callable[[], bool] = lambda: False  # whether no other request is in the process
 
 
 class Ticket:
@@ -79,6 +80,7 @@ class Desk:
         self.runners = Runners(rules, self._from_runner)
         self.shadow = Shadow(self.rotation, self.runners, self.telemetry)
         self.draining = False
+        self._inline_seconds = settings.inline_ms / 1e3
         self._pool = ThreadPoolExecutor(1, "tokenizer")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -199,6 +201,12 @@ class Desk:
             Job(engine, one, n := len(one.ids), expect(n), now, caller.deadline, caller.gone, ticket, i)
             for i, one in enumerate(encoded)
         ]
+        if len(jobs) == 1 and jobs[0].cost <= self._inline_seconds and caller.is_alone():
+            outcome = self.runners.run_here(jobs[0])
+            if outcome is not None:
+                self._deliver(outcome)
+                await ticket.future
+                return ticket
         self.runners.put(jobs)
         await ticket.future
         return ticket

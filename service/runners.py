@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from service.scheduler import Job, Rules, Scheduler, Taken
 
 log = logging.getLogger("prunella")
+HERE = -1  # the number of the event loop's thread, where a text that is alone runs
 Scores = tuple[list[list[float]], list[list[float]]]  # logits and scores, (texts, labels)
 
 
@@ -61,12 +62,32 @@ class Runners:
             self._scheduler.add(jobs, jobs[0].arrived)
             self._line.notify(len(jobs))
 
+    def run_here(self, job: Job) -> Outcome | None:
+        """Run a text in the calling thread, without the way to a runner and back; None when others are there."""
+        with self._line:
+            if not self._scheduler.take_alone(HERE, job, job.arrived):
+                return None
+        outcome = self._run(HERE, Taken(batch=[job]))
+        with self._line:
+            self._scheduler.done(HERE)
+        return outcome
+
+    def stuck_here(self, patience: float) -> bool:
+        """Whether a text that runs in the calling thread takes longer than `patience` seconds."""
+        since = self._since.get(HERE)
+        return since is not None and time.perf_counter() - since > patience
+
     def put_in_background(self, job: Job, limit: int) -> bool:
         """Let a text wait until nothing else does; False when too many do already."""
         with self._line:
             accepted = self._scheduler.add_in_background(job, limit)
             self._line.notify()
             return accepted
+
+    def be_patient(self, seconds: float) -> None:
+        """For so long, let texts wait longer than the rules say: a model or a worker is being changed."""
+        with self._line:
+            self._scheduler.be_patient(time.perf_counter() + seconds)
 
     def expire(self) -> list[Job]:
         """Take out and return the texts whose deadline has passed."""

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from models.record import Record
 
+PATIENCE = 20  # times as long, and as many, may wait while models or workers are changed
+
 
 class Overloaded(Exception):
     """A request that would wait too long; `reason` is one of a few words, `seconds` when the line will be gone."""
@@ -81,6 +83,11 @@ class Scheduler:
         self._background: deque[Job] = deque()
         self._queued = 0.0  # predicted seconds of all that waits
         self._running: dict[int, float] = {}  # runner → when it will be free
+        self._patient_until = 0.0
+
+    def be_patient(self, until: float) -> None:
+        """Until then, let texts wait longer: what holds them up is a change that will be over soon."""
+        self._patient_until = max(self._patient_until, until)
 
     def predicted_wait(self, now: float) -> float:
         """Return the seconds until a text that came now would start."""
@@ -107,9 +114,10 @@ class Scheduler:
         """
         wait = self.predicted_wait(now)
         after = self.waiting + texts
+        patience = PATIENCE if now < self._patient_until else 1
         if self.waiting and after > self.rules.max_queue:
             raise Overloaded("queue", wait)
-        if self.waiting and after > self.rules.free_queue and wait > self.rules.max_wait:
+        if self.waiting and after > patience * self.rules.free_queue and wait > patience * self.rules.max_wait:
             raise Overloaded("wait", wait)
         if wait and now + wait > deadline:
             raise Overloaded("deadline", wait)
@@ -131,6 +139,17 @@ class Scheduler:
         if taken.batch:
             self._running[runner] = now + sum(job.cost for job in taken.batch)
         return taken
+
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self.waiting and not self._running and not self._background
+
+    def take_alone(self, runner: int, job: Job, now: float) -> bool:
+        """Let `runner` run a text that never waited; False when it must wait like others."""
+        if not self.idle():
+            return False
+        self._running[runner] = now + job.cost
+        return True
 
     def done(self, runner: int) -> None:
         """Note that `runner` is free."""

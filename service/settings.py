@@ -28,9 +28,12 @@ class Settings(Record):
     workers: int = Field(1, ge=1, description="processes; one shares its queue among all runners")
 
     batcher: Literal["ours", "bentoml"] = Field("ours", description="who makes batches of POST /classify")
-    max_batch_items: int = Field(8, ge=1, description="texts in one run of the model")
+    max_batch_items: int = Field(4, ge=1, description="texts in one run of the model")
     max_batch_tokens: int = Field(1024, ge=1, description="tokens in one run of the model, padding counted")
-    bucket_tokens: int = Field(8, ge=1, description="texts whose lengths differ by less may share a run")
+    bucket_tokens: int = Field(4, ge=1, description="texts whose lengths differ by less may share a run")
+    inline_ms: float = Field(
+        20, ge=0, description="a lone text of less predicted time runs without a queue; 0: never"
+    )
     age_limit_ms: float = Field(
         10, ge=0, description="a text that waited longer goes first; before, fuller buckets do"
     )
@@ -39,7 +42,7 @@ class Settings(Record):
     max_text_chars: int = Field(200_000, ge=1, description="longer texts get 413")
     max_batch: int = Field(32, ge=1, description="texts in one request; more get 413")
     max_queue: int = Field(4096, ge=1, description="texts that wait; more get 429")
-    free_queue: int = Field(64, ge=0, description="texts that may wait whatever the predicted wait is")
+    free_queue: int = Field(32, ge=0, description="texts that may wait whatever the predicted wait is")
     max_wait_ms: float = Field(100, gt=0, description="predicted wait beyond which a request gets 429")
     request_timeout_ms: float = Field(10_000, gt=0, description="deadline of a request that names none")
 

@@ -114,6 +114,7 @@ class Supervisor:
             if received == signal.SIGHUP and self._ending is None:
                 _log("restarting workers one for one")
                 for worker in [w for w in self._workers if w.ready and not w.told_to_end]:
+                    worker.process.send_signal(signal.SIGUSR1)  # it refuses less until the new one is there
                     self._start(worker.number, replaces=worker)
             elif received in (signal.SIGTERM, signal.SIGINT) and self._ending is None:
                 _log("ending: what was admitted is still answered")

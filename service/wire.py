@@ -80,6 +80,10 @@ class Call:
         """Return a function that says whether the client has gone; where nobody can know, it never has."""
         return self.connection.is_gone if self.connection is not None else _never
 
+    def is_alone(self) -> Callable[[], bool]:
+        """Return a function that says whether no other request is in this process; where nobody can know, never."""
+        return self.connection.is_alone if self.connection is not None else _never
+
     async def body(self, most: int) -> bytes:
         """Return the body.
 

@@ -12,6 +12,8 @@ import os
 import signal
 import socket
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,6 +33,9 @@ from service.tracing import Tracer
 
 log = logging.getLogger("prunella")
 SWEEP_SECONDS = 0.5
+REPLACED_SECONDS = 20.0  # the supervisor says that another worker is starting, which takes cores away from this one
+STARTED_SECONDS = 5.0  # after its start, while the worker that it replaces still answers what it has
+STUCK = 70  # exit code: an internal error, in sysexits.h
 IDLE_SECONDS = 2.0  # that a connection without a request may stay once the server is ending
 # of the interpreter's lock: a runner that comes back from the model would wait 5 ms for the event loop to let go
 SWITCH_SECONDS = 0.0005
@@ -62,8 +67,11 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         loop = asyncio.get_running_loop()
         self._sweeper = loop.create_task(self._sweep())
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         if self._lifeline is not None:
             loop.add_reader(self._lifeline, self._orphaned)
+            loop.add_signal_handler(signal.SIGUSR1, self._desk.runners.be_patient, REPLACED_SECONDS)
+        self._desk.runners.be_patient(STARTED_SECONDS)
         gc.collect()
         gc.freeze()  # what is loaded stays: collections that look at it again cost milliseconds in the tail
         log.info(
@@ -94,6 +102,15 @@ class Server(uvicorn.Server):
             self._sweeper.cancel()
         await super().shutdown(sockets)
         log.info("ended")
+
+    def _watch(self) -> None:
+        """End the process, which is then replaced, when a text that runs on the event loop does not come back."""
+        patience = self._desk.settings.stuck_after_s
+        while not self.should_exit:
+            time.sleep(1.0)
+            if self._desk.runners.stuck_here(patience):
+                log.critical("the model did not come back within %g s: this process ends and is replaced", patience)
+                os._exit(STUCK)
 
     def _busy(self) -> int:
         return len(self.server_state.tasks)

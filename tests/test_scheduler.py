@@ -33,6 +33,15 @@ def test_one_text_does_not_wait_for_company():
     assert line().take(0, 0.0).batch == []
 
 
+def test_a_text_that_is_alone_need_not_wait_and_others_must():
+    scheduler = line()
+    assert scheduler.take_alone(-1, job(5), 0.0)
+    assert not scheduler.take_alone(-1, job(5), 0.0)
+    scheduler.done(-1)
+    scheduler.add([job(5)], 0.0)
+    assert not scheduler.take_alone(-1, job(5), 0.0)
+
+
 def test_a_batch_has_texts_of_like_length_only():
     scheduler = line(job(5), job(30), job(8), job(9))
     assert lengths(scheduler.take(0, 0.0)) == [5, 8]
@@ -116,6 +125,14 @@ def test_a_short_line_is_never_refused_and_neither_is_a_request_that_nobody_is_b
     scheduler = Scheduler(RULES)
     scheduler.add([job(5) for _ in range(30)], 0.0)
     assert scheduler.waiting == 30
+
+
+def test_while_something_is_changed_texts_wait_instead_of_being_refused():
+    scheduler = busy(5)
+    scheduler.be_patient(until=1.0)
+    scheduler.add([job(5)], 0.5)
+    with pytest.raises(Overloaded):
+        scheduler.add([job(5)], 1.5)
 
 
 def test_a_request_is_admitted_whole_or_not_at_all():
