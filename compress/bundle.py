@@ -225,7 +225,7 @@ def _warn(found: dict[str, Saturation]) -> None:
     if unsafe:
         sys.stderr.write(
             f"prunella: on processors without VNNI {len(unsafe)} of {len(found)} int8 products would saturate; the "
-            "service sets ONNX Runtime's precision key there, which is right and slower\n"
+            "service sets ONNX Runtime's precision key there, which is right and may be slower\n"
         )
 
 
