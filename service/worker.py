@@ -86,11 +86,8 @@ class Server(uvicorn.Server):
         """Answer everything that was admitted, then close."""
         self._desk.draining = True  # /readyz says so, and every answer ends its connection
         await asyncio.sleep(self._desk.settings.drain_delay_s)
-        for server in self.servers:
-            server.close()
-        for one in sockets or []:
-            one.close()
         loop = asyncio.get_running_loop()
+        await self._stop_listening(loop, sockets or [])
         end = loop.time() + self._desk.settings.drain_s
         idle = loop.time() + IDLE_SECONDS
         while (busy := self._busy()) or (self.server_state.connections and loop.time() < idle):
@@ -102,6 +99,25 @@ class Server(uvicorn.Server):
             self._sweeper.cancel()
         await super().shutdown(sockets)
         log.info("ended")
+
+    async def _stop_listening(self, loop: asyncio.AbstractEventLoop, sockets: list[socket.socket]) -> None:
+        """Let nobody in any more, after those whom the kernel has let in already, whom it would cut off."""
+        doors = [one.dup() for one in sockets]
+        for server in self.servers:
+            server.close()
+        let_in = []
+        for door in doors:
+            door.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    let_in.append(door.accept()[0])
+            door.close()
+        for one in sockets:
+            one.close()
+        for guest in let_in:
+            await loop.connect_accepted_socket(
+                lambda: Connection(self.config, self.server_state, self.lifespan.state), guest
+            )
 
     def _watch(self) -> None:
         """End the process, which is then replaced, when a text that runs on the event loop does not come back."""
