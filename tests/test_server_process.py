@@ -109,8 +109,8 @@ def test_published_bundle_is_served_by_bentoml(tiny_bundle, environment, tmp_pat
         check(url, tiny_bundle)
         (worker,) = descendants(server.pid)
         os.kill(worker, signal.SIGKILL)
-        wait_until(lambda: descendants(server.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 20)
-        with bentoml.SyncHTTPClient(url, timeout=30) as client:
+        wait_until(lambda: descendants(server.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 60)
+        with bentoml.SyncHTTPClient(url, timeout=60) as client:
             assert len(client.classify(texts=["good film"], top_k=1)["predictions"][0]) == 1
 
 

@@ -1,6 +1,7 @@
 """The application over HTTP, in this process: answers, limits, errors; and what start-up refuses."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -270,10 +271,24 @@ def test_unknown_path_and_wrong_method_are_json(client):
     assert client.get("/v1/classify").headers["allow"] == "POST"
 
 
+class Slow:
+    """An engine that takes its time."""
+
+    def __init__(self, engine):
+        self._engine = engine
+
+    def __getattr__(self, name):
+        return getattr(self._engine, name)
+
+    def infer(self, encoded):
+        time.sleep(0.1)
+        return self._engine.infer(encoded)
+
+
 def test_a_full_line_is_refused_with_retry_after(engine):
-    wide = Settings(max_queue=1, max_batch=300, max_body_bytes=10_000_000, request_timeout_ms=600_000)
-    body = json.dumps({"texts": [LONG] * 300})  # keeps the model busy while the others arrive
-    with TestClient(App(Desk(engine, wide))) as client, ThreadPoolExecutor(8) as pool:
+    narrow = Settings(max_queue=1, request_timeout_ms=600_000)
+    body = json.dumps({"texts": ["good film"] * 20})  # keeps the model busy while the others arrive
+    with TestClient(App(Desk(Slow(engine), narrow))) as client, ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: client.post("/v1/classify", content=body, headers=JSON), range(8)))
         codes = [answer.status_code for answer in answers]
         refused = [answer for answer in answers if answer.status_code == 429]

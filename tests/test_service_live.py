@@ -173,20 +173,20 @@ def test_workers_are_replaced_and_the_end_answers_all(server):
     process, url, log = server
     (worker,) = descendants(process.pid)
     os.kill(worker, signal.SIGKILL)
-    wait_until(lambda: descendants(process.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 20)
+    wait_until(lambda: descendants(process.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 60)
 
     (worker,) = descendants(process.pid)
     with Load(url) as load:
         os.kill(process.pid, signal.SIGHUP)
-        wait_until(lambda: worker not in descendants(process.pid), 20)
+        wait_until(lambda: worker not in descendants(process.pid), 60)
     assert set(load.codes) == {200}
     assert (load.failures, load.refused) == ([], 0)
 
     with Load(url) as load:
-        wait_until(lambda: len(load.codes) > 20, 20)
+        wait_until(lambda: len(load.codes) > 20, 60)
         process.terminate()
-        assert process.wait(timeout=20) == 0
-        wait_until(lambda: load.refused > 2, 5)
+        assert process.wait(timeout=60) == 0
+        wait_until(lambda: load.refused > 2, 20)
     assert set(load.codes) == {200}
     assert load.failures == []
     told = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
