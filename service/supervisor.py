@@ -17,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+STDERR = 2  # workers say nothing on stdout, where the last line is one JSON object
 TICK_SECONDS = 0.2
 FAILURES_IN_A_ROW = 5  # starts of a worker that failed, one after the other, before the supervisor gives up
 HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -81,7 +82,7 @@ class Supervisor:
         for flag, value in zip(("--socket", "--ready", "--lifeline", "--number"), (*passed, number), strict=True):
             command += [flag, str(value)]
         process = subprocess.Popen(
-            command, env=self._environment, pass_fds=passed, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(),
+            command, env=self._environment, pass_fds=passed, stdin=subprocess.DEVNULL, stdout=STDERR,
             start_new_session=True,  # Ctrl-C reaches the supervisor only, which then lets workers drain
         )  # fmt: skip
         os.close(writer)

@@ -86,7 +86,6 @@ def test_compress_refuses_to_run_in_several_processes(made, capsys, monkeypatch)
         (("publish", "{classifier}"), "not a bundle"),
         (("loadtest", "--url", "http://127.0.0.1:1"), "no server answers"),
         (("serve", "nothing:here"), "neither a bundle folder nor a tag"),
-        (("serve", "{bundle}", "--device", "abacus"), "device"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatch, arguments, told):

@@ -1,6 +1,7 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -60,8 +61,9 @@ def steps_in(store: Path) -> int:
 
 def test_kill_9_while_healing_and_the_same_again(source, straight, tmp_path):
     code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}))"
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     child = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT / "tests", env={"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        [sys.executable, "-c", code], cwd=ROOT / "tests", env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 120

@@ -129,6 +129,13 @@ def test_nothing_to_serve_is_one_sentence(environment, command, said):
     assert len(ended.stderr.strip().splitlines()) == 1
 
 
+def test_a_device_that_nobody_knows_is_one_sentence(tiny_bundle, environment):
+    ended = run([*PRUNELLA, "serve", str(tiny_bundle), "--device", "abacus", "--port", str(free_port())], environment)
+    assert ended.returncode == 2
+    assert "device" in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+
+
 def test_a_taken_port_is_one_sentence(tiny_bundle, environment):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
