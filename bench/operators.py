@@ -8,19 +8,15 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from models.processor import has_vnni
 from models.tokens import TokenBatch
 from service.engine import run_session
+from service.runtime import session_options
 
 
 def operator_times(path: Path, batches: Sequence[TokenBatch]) -> dict[str, float]:
     """Return milliseconds a batch by operator, one thread, the largest first. Profiling itself costs some of it."""
     with tempfile.TemporaryDirectory() as scratch:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        if not has_vnni():  # as served: 8-bit weights would saturate
-            options.add_session_config_entry("session.x64quantprecision", "1")
+        options = session_options()
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         for batch in batches[:4]:  # warm-up, outside the profile
             run_session(session, batch)

@@ -16,8 +16,6 @@ import numpy as np
 import typer
 
 if TYPE_CHECKING:
-    import onnxruntime as ort
-
     from models.tokens import TokenBatch
 
 SIZES = (512, 768, 1024)  # of the square matrices on which the peak is looked for
@@ -71,27 +69,15 @@ def profile(path: Path, batches: "list[TokenBatch]", bits: int, peaks: dict[str,
     return found
 
 
-def served_options(bits: int) -> "ort.SessionOptions":
-    """Return options for one thread, with the precision key where the service sets it for weights of `bits`."""
-    import onnxruntime as ort
-
-    from models.processor import has_vnni
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    if bits == 8 and not has_vnni():
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    return options
-
-
 def events(path: Path, batches: "list[TokenBatch]", bits: int) -> list[dict[str, Any]]:
     """Return the kernel events of ONNX Runtime's profiler over the batches, after a pass that warms it up."""
     import onnxruntime as ort
 
     from service.engine import run_session
+    from service.runtime import session_options
 
     with tempfile.TemporaryDirectory() as scratch:
-        options = served_options(bits)
+        options = session_options(weight_bits=bits)
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(scratch) / "profile")
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -116,6 +102,8 @@ def peak(operator: str) -> float:
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
+    from service.runtime import session_options
+
     rates: list[float] = []
     draw = np.random.default_rng(0)
     for size in SIZES:
@@ -136,7 +124,7 @@ def peak(operator: str) -> float:
             [numpy_helper.from_array(np.asarray(w), name) for w, name in zip(weights, names, strict=True)],
         )  # fmt: skip
         opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
-        options = served_options(8)
+        options = session_options()
         proto = helper.make_model(graph, opset_imports=opsets, ir_version=9)
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         session.run(None, {"x": x})

@@ -94,6 +94,18 @@ def runs_on(session: ort.InferenceSession, device: str) -> bool:
     return PROVIDERS[device.partition(":")[0]] in session.get_providers()
 
 
+def session_options(threads: int = 1, weight_bits: int = 8) -> ort.SessionOptions:
+    """Return how sessions are opened, on a processor with VNNI or without; `weight_bits`: of the int8 weights."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    if weight_bits == 8 and not has_vnni():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights would saturate, silently
+    return options
+
+
 def open_session(
     path: Path, threads: int = 1, device: str = "cpu", variant: Variant | None = None
 ) -> ort.InferenceSession:
@@ -102,13 +114,7 @@ def open_session(
     Raises:
         FolderError: ONNX Runtime cannot load the file.
     """
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    if not has_vnni() and (variant is None or variant.weight_bits == 8):
-        options.add_session_config_entry("session.x64quantprecision", "1")  # 8-bit weights would saturate, silently
+    options = session_options(threads, 8 if variant is None else variant.weight_bits)
     name, _, index = device.partition(":")
     providers: list[object] = [PROVIDERS["cpu"]]
     if name != "cpu":
