@@ -1,4 +1,4 @@
-"""Two processes as a launcher starts them, the test being the launcher: it keeps the notes, and sees both exit codes."""
+"""Two processes as a launcher starts them: the test is the launcher, keeps the notes and sees both exit codes."""
 
 import os
 import subprocess
