@@ -19,13 +19,13 @@ from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 from service.publish import publish
 
-FINETUNE = FinetuneConfig(max_tokens=64, training=TrainingConfig(epochs=2, learning_rate=1e-4))
+FINETUNE = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=2, learning_rate=1e-4))
 TARGET = Target(kind="speedup", value=4.0)
 HEAL = DistillConfig().training.model_copy(update={"epochs": 4})
 COMPRESS = CompressConfig(
-    analysis=AnalysisConfig(texts=512, cost_texts=64), heal=DistillConfig(training=HEAL), tolerance=0.05
+    analysis=AnalysisConfig(texts=256, cost_texts=32), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
-BENCH = BenchConfig(texts=48, rounds=5)
+BENCH = BenchConfig(texts=24, rounds=5, openings=4)
 
 
 def run_demo(store: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from models.train.predict import predict
 from service.bundle import Bundle
 
 T = TypeVar("T")
+JUDGED_SECONDS = 60.0
 JUDGED_ROUNDS = 41  # a shape is found by a few, and judged by many
 
 
@@ -75,7 +76,8 @@ class Judge:
         bundle = Bundle.open(folder.path)
         variant = bundle.info.default["cpu"]
         answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
-        measured = self._clock.time(bundle.onnx_path(variant), bundle.served_bytes(variant), JUDGED_ROUNDS)
+        graph, size = bundle.onnx_path(variant), bundle.served_bytes(variant)
+        measured = self._clock.time(graph, size, JUDGED_ROUNDS, JUDGED_SECONDS)
         reached = target.reached(measured)
         if measured.speedup <= 1:
             raise TargetError(

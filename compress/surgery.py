@@ -29,8 +29,13 @@ def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str
     return {name: ladder[widths[name]] for name, ladder in ladders.items()}
 
 
-def cut(model: Classifier, rungs: Mapping[str, Rung]) -> Classifier:
+def cut(model: Classifier, rungs: Mapping[str, Rung], shared: bool = False) -> Classifier:
     """Return a new classifier whose sublayers are as `rungs` says, the others as they are; `model` stays as it is.
+
+    Args:
+        model: the full model.
+        rungs: what its sublayers become.
+        shared: whether tensors that are not cut stay the model's own: to look at the result, never to train it.
 
     Raises:
         NoEffectError: everything was to be kept.
@@ -47,8 +52,10 @@ def cut(model: Classifier, rungs: Mapping[str, Rung]) -> Classifier:
     for name in sublayer_names(len(shape.layers)):
         if name in rungs and output_matrix(model, name) is not None:
             _replace(state, name, shape.head_size, rungs[name])
-    result = Classifier(smaller, model.labels)
-    result.load_state_dict(state)
+    with torch.device("meta"):  # ten million random weights, for nothing, take longer than the cut
+        result = Classifier(smaller, model.labels)
+    state = state if shared else {name: tensor.clone() for name, tensor in state.items()}
+    result.load_state_dict(state, assign=True)
     return result.eval()
 
 
