@@ -46,13 +46,15 @@ class Lessons:
     encoded: Sequence[Encoded]
     tokenizer: Tokenizer
     kind: Kind  # what the logits mean
+    channels: Tensor | None = None  # of the teacher's states that a narrower student has, (width,); None: all
 
 
 def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratch: Path | None = None) -> History:
     """Train `student` in place.
 
-    A layer of the student learns from the states after the same layer of the teacher: widths are equal. The error
-    of the states is a share of the teacher's own square, so that its weight means the same for every model.
+    A layer of the student learns from the states after the same layer of the teacher, a narrower one from those of
+    the channels that it has. The error of the states is a share of the teacher's own square, so that its weight means
+    the same for every model.
 
     With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
     when it answered them most like the teacher.
@@ -72,9 +74,10 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         wanted = teacher.logits[texts].to(found.device)
         loss = divergence(lessons.kind, found.float(), wanted, config.temperature).sum()
         if config.hidden_weight:
-            known = teacher.states(texts.tolist(), batch.ids.shape[1]).to(found.device)
+            known = teacher.states(texts.tolist(), batch.ids.shape[1])
+            known = known if lessons.channels is None else known[..., lessons.channels]
             loss = loss + len(rows) * config.hidden_weight * _distance(
-                [states[layer] for layer in teacher.layers], known, batch.mask
+                [states[layer] for layer in teacher.layers], known.to(found.device), batch.mask
             )
         return loss
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from pydantic import Field
 
 from compress.analysis import Analysis, AnalysisConfig, analyse
@@ -20,6 +21,7 @@ from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.distill import DistillConfig, Lessons, distill
 from compress.latency import load_latency
+from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.refit import refit
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
@@ -47,6 +49,7 @@ from models.tokens import Encoded, Tokenizer
 from service.runtime import open_session
 
 VERSION = 3
+CHANNELS = "channels.npy"  # of the teacher's hidden state that a narrower student has, (width,)
 LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
 TIMED_TEXTS = 24  # served texts on which a shape is timed
 
@@ -59,6 +62,7 @@ class CompressConfig(Record):
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
+    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
@@ -100,7 +104,7 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
     """
     settings = {
         **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256, "tolerance": config.tolerance,
-        "refit": config.refit,
+        "refit": config.refit, **({"hidden_width": config.hidden_width} if config.hidden_width else {}),
     }  # fmt: skip
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
@@ -158,30 +162,34 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
     analysis = Analysis.open(ready.analysis.path)
     served = tokenizer.encode(ready.inputs.validation.rows)
     clock, more = open_clock(ready, tokenizer, task.pair), (ready.base.path / tokens.FILE).stat().st_size
+    full = narrowed(model.architecture, config.hidden_width) if config.hidden_width else model.architecture
 
     def build(shape: Architecture) -> Classifier:
-        return model if shape == model.architecture else cut(model, choose_rungs(analysis.ladders, shape))
+        uncut = shape.layers == model.architecture.layers
+        return model if uncut else cut(model, choose_rungs(analysis.ladders, shape))
 
     def measure(plan: Plan) -> Measured:
-        return clock.measure(build(plan.architecture), plan.precision, more)
+        built = build(plan.architecture)
+        timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
+        return clock.measure(timed, plan.precision, more)
 
-    empty = model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))
+    empty = full.with_layers([(0, 0)] * len(full.layers))
     bare = measure(Plan(empty, Precision.all_int8(empty)))
     if target.kind == "size_mb":
-        table = size_table(model.architecture, bare.bytes)
+        table = size_table(full, bare.bytes)
     else:
         lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
-        table = load_latency(model.architecture, lengths, store)
-    frontier = make_frontier(model.architecture, analysis.costs, analysis.rounding, table)
-    space = Space(model.architecture, frontier, table)
+        table = load_latency(full, lengths, store)
+    space = Space(full, make_frontier(full, analysis.costs, analysis.rounding, table), table)
     plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
     student = build(plan.architecture)
-    if student is model:
+    if student is model and full is model.architecture:
         say(f"int8 alone gives {target.told(measured)}: nothing is cut")
-    elif config.refit:
+    else:
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
-        refit(student, model, [TensorBatch(b) for b in pad_texts(encoded, rows, tokenizer)])
+        texts = [TensorBatch(batch) for batch in pad_texts(encoded, rows, tokenizer)]
+        student = _fit(student, model, texts, config, folder)
     save_checkpoint(student, task, folder)
     plan.precision.write(folder / precision.FILE)
     _copy_texts(ready.base, task, folder)
@@ -193,12 +201,29 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
     (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
+def _fit(
+    student: Classifier, model: Classifier, texts: list[TensorBatch], config: CompressConfig, folder: Path
+) -> Classifier:
+    """Return what was cut, fitted to the full model's residual stream, and with fewer channels where asked for."""
+    if config.refit and student is not model:
+        refit(student, model, texts)
+    if config.hidden_width is None:
+        return student
+    channels = choose_channels(student, texts, config.hidden_width)
+    np.save(folder / CHANNELS, channels.stream)
+    narrower = narrow(student, channels)
+    if config.refit:
+        refit_narrow(narrower, student, model, texts, channels)
+    return narrower
+
+
 def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: Path) -> None:
     assert config.heal is not None
     assert ready.teacher is not None
     student, task, tokenizer = _opened(pruned)
     encoded = tokenizer.encode(ready.inputs.train.rows)
-    lessons = Lessons(Teacher.open(ready.teacher.path, encoded), encoded, tokenizer, task.kind)
+    channels = torch.from_numpy(np.load(pruned.path / CHANNELS)) if (pruned.path / CHANNELS).is_file() else None
+    lessons = Lessons(Teacher.open(ready.teacher.path, encoded), encoded, tokenizer, task.kind, channels)
     healing = distill(student, lessons, config.heal, scratch_folder(folder))
     save_checkpoint(student, task, folder)
     shutil.copyfile(pruned.path / precision.FILE, folder / precision.FILE)

@@ -24,25 +24,39 @@ def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatc
     theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     names = sublayer_names(len(student.architecture.layers))
     for name in tqdm(names, desc="refit", unit="sublayer", delay=1, file=sys.stderr):
-        last = name.startswith(f"{len(student.architecture.layers) - 1}.")
-        gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
-        for number, batch in enumerate(batches):
-            wanted, after = _stream(teacher, name, theirs[number], batch)
-            inputs = _inputs(student, name, ours[number], batch)
-            theirs[number] = after
-            missing = read_tokens(wanted - ours[number], batch.mask, last).double()
-            rows = with_one(read_tokens(inputs, batch.mask, last).double())
-            gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
-        _set(student, name, least_squares(gram, cross).float())
-        ours = [_stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+        passed = [stream(teacher, name, hidden, batch) for hidden, batch in zip(theirs, batches, strict=True)]
+        solve_output(student, name, ours, [wanted for wanted, _ in passed], batches)
+        theirs = [after for _, after in passed]
+        ours = [stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+
+
+def solve_output(
+    student: Classifier, name: str, ours: Sequence[Tensor], wanted: Sequence[Tensor], batches: Sequence[TensorBatch]
+) -> None:
+    """Solve the output matrix and bias of one sublayer, in place.
+
+    Args:
+        student: what is fitted.
+        name: of the sublayer.
+        ours: the states that go into it, (batch, tokens, width) a batch.
+        wanted: what the residual stream should be after it, before its norm, likewise.
+        batches: the texts.
+    """
+    last = name.startswith(f"{len(student.architecture.layers) - 1}.")
+    gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
+    for hidden, target, batch in zip(ours, wanted, batches, strict=True):
+        missing = read_tokens(target - hidden, batch.mask, last).double()
+        rows = with_one(read_tokens(_inputs(student, name, hidden, batch), batch.mask, last).double())
+        gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
+    _set(student, name, least_squares(gram, cross).float())
 
 
 def _sublayer(model: Classifier, name: str) -> nn.Module:
     return model.encoder.layers.get_submodule(name)
 
 
-def _stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-    """Return the residual stream before the sublayer's norm, and after it."""
+def stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+    """Return the residual stream before a sublayer's norm, and after it, both (batch, tokens, width)."""
     sublayer, seen = _sublayer(model, name), list[Tensor]()
     handle = sublayer.get_submodule("norm").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
