@@ -24,7 +24,7 @@ from models.train.predict import predict
 from models.train.text_objective import TextObjective
 
 DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1024  # of the texts, where it is watched
+HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all, but of few a fifth or 64
 
 
 class DistillConfig(Record):
@@ -99,7 +99,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
 def _hold_out(count: int, training: TrainingConfig) -> tuple[Tensor, Tensor]:
     """Return the numbers of the texts to learn from, and of those to watch: none, where no metric is."""
     order = torch.from_numpy(np.random.default_rng(training.seed).permutation(count))
-    held = min(HELD_OUT_MOST, max(1, round(count * HELD_OUT_SHARE))) if training.metric is not None else 0
+    least, most = HELD_OUT
+    held = min(most, max(count // 20, min(least, count // 5))) if training.metric is not None else 0
     return order[held:].sort().values, order[:held].sort().values
 
 

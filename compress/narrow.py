@@ -44,7 +44,7 @@ def narrowed(shape: Architecture, width: int) -> Architecture:
     if not 0 < width < shape.width or width % STEP:
         raise InputError(f"a hidden width of {width} was asked for: wanted a multiple of {STEP} below {shape.width}")
     if shape.embedding_width in (shape.width, width):
-        raise InputError(f"the embedding tables have a width of {shape.embedding_width}: ask for another hidden width")
+        raise InputError(f"the embedding tables are {shape.embedding_width} wide: ask for another hidden width")
     return shape.model_copy(update={"width": width})
 
 
