@@ -61,9 +61,11 @@ def _simple(report: Report, ours: EngineReport) -> Iterator[str]:
     if simple is None or simple.score is None or ours.score is None or simple.difference is None:
         return
     if base and base.score and simple.difference.loss_interval[0] <= 0:
+        better = simple.difference.loss_interval[1] < 0
         yield (
-            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, which cannot be told from the "
-            f"full encoder's {base.score.accuracy:.1%}: on this data an encoder does not earn its cost."
+            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, which "
+            f"{'is better than' if better else 'cannot be told from'} the full encoder's {base.score.accuracy:.1%}: "
+            "on this data an encoder does not earn its cost."
         )
     elif simple.score.accuracy >= ours.score.accuracy:
         yield (
