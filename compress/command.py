@@ -1,22 +1,23 @@
 """The verb `prunella compress`."""
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from models.console import STORE, Out, Store, finish, need
-from models.distributed import world_size
+from models.distributed import by_main
 from models.errors import InputError
 
 if TYPE_CHECKING:
     from compress.pipeline import CompressConfig
     from compress.target import Target
 
-MODES = {  # epochs and minutes of healing; None: nothing is trained
+MODES: dict[str, dict[str, Any] | None] = {  # of healing; None: nothing is trained
     "instant": None,
-    "standard": (10, 40.0),
-    "max": (40, None),
+    "standard": {"epochs": 10, "minutes": 40.0},
+    "max": {"epochs": 40, "minutes": None, "metric": "distance", "patience": 5},  # as long as it helps
 }
 
 
@@ -60,8 +61,6 @@ def compress(
     from models.stage import Made
     from models.task import Task
 
-    if world_size() > 1:
-        raise InputError("compress times models, so it runs in one process: start it without accelerate launch")
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
@@ -74,24 +73,28 @@ def compress(
     if texts:
         rows = Texts([*rows.rows, *read_texts(texts, kind=kind).rows], None, f"{train} and {texts}", kind)
     inputs = Inputs(source, rows, held_out)
-    check_inputs(inputs, weak_teacher)
+    by_main(lambda: check_inputs(inputs, weak_teacher))
     ready = prepare(inputs, config, store)
-    judge = Judge(ready)
+    judge = cache(lambda: Judge(ready))  # opened where it is used: in the main process
 
     def make(target: "Target") -> tuple[Made, Point]:
         made = compress_to(target, ready, config, store)
-        return made, judge.point(made.folder, target, tolerance)
+        return made, by_main(lambda: judge().point(made.folder, target, tolerance))
 
     made, unreached = reach(targets, make)
     points = [point for _, point in made]
-    report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
-    write_family(points, None, max_loss, report)
-    picked = pick(points, max_loss)
-    write_family(points, picked, max_loss, report)
-    more: dict[str, Any] = {}
-    if family:
-        more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
-    finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+
+    def deliver() -> None:
+        report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
+        write_family(points, None, max_loss, report)
+        picked = pick(points, max_loss)
+        write_family(points, picked, max_loss, report)
+        more: dict[str, Any] = {}
+        if family:
+            more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
+        finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+
+    by_main(deliver)
 
 
 def read_targets(
@@ -146,9 +149,6 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
         if given:
             raise InputError(f"--mode instant trains nothing: leave out {', '.join(given)}")
         return CompressConfig(heal=None, **settings)
-    epochs, minutes = told
-    heal = {
-        "minutes": given.pop("minutes", minutes),
-        "training": DistillConfig().training.model_dump() | {"epochs": epochs, "seed": settings["seed"]} | given,
-    }
+    training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
+    heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

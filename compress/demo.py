@@ -1,7 +1,6 @@
 """run_demo(): the whole path on BBC News and MiniLM-L6, with settings that fit ten minutes on two cores."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from compress.distill import DistillConfig
 from compress.pipeline import CompressConfig, compress_to, prepare
 from compress.source import Inputs as Source
 from compress.target import Target
+from models.console import say
 from models.data.builtin import MINILM
 from models.data.texts import read_texts
 from models.folder import REPORT
@@ -49,8 +49,3 @@ def run_demo(store: Path) -> dict[str, Any]:
         "report": str(out / "report.html"), "report_json": str(out / REPORT),
         **json.loads(summary.read_text(encoding="utf-8")),
     }  # fmt: skip
-
-
-def say(line: str) -> None:
-    """Tell people, on stderr, what is going on."""
-    sys.stderr.write(f"prunella: {line}\n")

@@ -5,7 +5,6 @@ Judging and picking use the validation rows, which the shapes saw the lengths of
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from compress.target import Target
 from models import task as task_file
 from models.atomic import write_text
 from models.checkpoint import load_checkpoint, read_architecture
+from models.console import say
 from models.errors import CheckError, TargetError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -114,7 +114,7 @@ def reach(targets: Sequence[Target], make: Callable[[Target], T]) -> tuple[list[
             if len(targets) == 1:
                 raise
             unreached[target.told()] = str(error)
-            sys.stderr.write(f"prunella: {target.told()} is left out: {error}\n")
+            say(f"{target.told()} is left out: {error}")
     if not made:
         raise TargetError(f"none of {', '.join(unreached)} can be reached: {'; '.join(unreached.values())}")
     return made, unreached

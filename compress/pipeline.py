@@ -6,7 +6,6 @@ targets share is made once, and a killed run goes on where it was.
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,9 @@ from models import tokens
 from models.architecture import Architecture
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier, TensorBatch
+from models.console import say
 from models.data.texts import Texts
+from models.distributed import processes
 from models.errors import NoEffectError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -108,12 +109,12 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
     is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
     if config.heal is not None and is_cut:
         assert ready.teacher is not None
-        stage = Stage(
-            "heal", VERSION, config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
-        )
+        decides = config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
+        pruned = student.folder
         student = run_stage(
-            stage, [student.folder, ready.teacher], store, lambda folder: _heal(student.folder, ready, config, folder)
-        )
+            Stage("heal", VERSION, {**decides, **processes()}), [pruned, ready.teacher], store,
+            lambda folder: _heal(pruned, ready, config, folder), together=True,
+        )  # fmt: skip
     texts = BundleTexts.of(_served_like(ready, config))
     return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
@@ -122,7 +123,7 @@ def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
     try:
         return trim_source(inputs, store).folder
     except NoEffectError as error:
-        sys.stderr.write(f"prunella: the vocabulary stays as it is: {error}\n")
+        say(f"the vocabulary stays as it is: {error}")
         return inputs.source
 
 
@@ -176,7 +177,7 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
     plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
     student = build(plan.architecture)
     if student is model:
-        sys.stderr.write(f"prunella: int8 alone gives {target.told(measured)}: nothing is cut\n")
+        say(f"int8 alone gives {target.told(measured)}: nothing is cut")
     elif config.refit:
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
@@ -202,7 +203,10 @@ def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: 
     save_checkpoint(student, task, folder)
     shutil.copyfile(pruned.path / precision.FILE, folder / precision.FILE)
     _copy_texts(pruned, task, folder)
-    told = {"epoch_losses": healing.losses, "steps": healing.steps, "seconds": round(healing.seconds, 1)}
+    told: dict[str, Any] = {
+        "epoch_losses": healing.losses, "steps": healing.steps, "best_step": healing.best_step,
+        "evaluations": [found.model_dump() for found in healing.evaluations], "seconds": round(healing.seconds, 1),
+    }  # fmt: skip
     (folder / REPORT).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
