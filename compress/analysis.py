@@ -24,7 +24,7 @@ from compress.rounding import Rounding, measure_rounding
 from compress.statistics import Grams, collect_grams, output_matrix, sublayer_names
 from models.classifier import Classifier, TensorBatch
 from models.record import Record
-from models.task import Task
+from models.task import Kind, Task
 from models.tokens import TokenBatch
 
 LADDERS, COSTS = "ladders.safetensors", "costs.json"
@@ -88,7 +88,7 @@ def analyse(
     """
     batches = [TensorBatch(batch) for batch in fitted]
     grams = collect_grams(model, batches)
-    orders = _orders(model, batches, grams, config.order)
+    orders = _orders(model, batches, grams, config.order, task.kind)
     heads, neurons = widths(model.architecture)
     ladders = {}
     for name in tqdm(orders, desc="correct each width", unit="sublayer", file=sys.stderr):
@@ -102,12 +102,14 @@ def analyse(
     return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task))
 
 
-def _orders(model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order) -> dict[str, Units]:
+def _orders(
+    model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order, kind: Kind
+) -> dict[str, Units]:
     """Return the order of removal of each sublayer that is not dropped already."""
     shape = model.architecture
     names = [name for name in sublayer_names(len(shape.layers)) if output_matrix(model, name) is not None]
     if order == "fisher":
-        information = fisher(model, batches)
+        information = fisher(model, batches, kind)
         return {name: fisher_order(information[name]) for name in names}
     orders = {}
     generator = np.random.default_rng(0)

@@ -46,7 +46,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     """Train `student` in place.
 
     A layer of the student learns from the states after the same layer of the teacher: widths are equal. The error
-    of the states is a share of the teacher's own square, so that its weight means the same for every model.
+    of the states is a share of the teacher's own square, so that its weight means the same for every model. Numbers
+    of a regression are standardized by the spread of the teacher's, for the same reason.
 
     Args:
         student: a cut model; its layers stand where the teacher's do.
@@ -55,11 +56,12 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         scratch: where the snapshot is kept, from which a killed run goes on.
     """
     teacher, training = lessons.teacher, config.training
+    spread = max(float(teacher.logits.std(correction=0)), 1e-8) if lessons.kind == "regression" else 1.0
 
     def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
         found, states = model(batch)
         wanted = teacher.logits[rows.cpu()].to(found.device)
-        loss = divergence(lessons.kind, found.float(), wanted, config.temperature).sum()
+        loss = divergence(lessons.kind, found.float() / spread, wanted / spread, config.temperature).sum()
         if config.hidden_weight:
             known = teacher.states(rows.tolist(), batch.ids.shape[1]).to(found.device)
             loss = loss + len(rows) * config.hidden_weight * _distance(
