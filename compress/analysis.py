@@ -21,7 +21,7 @@ from compress.costs import Costs, measure_costs
 from compress.importance import fisher, fisher_order
 from compress.ladder import Ladder, Rung, Units, build_ladder, removal_order
 from compress.rounding import Rounding, measure_rounding
-from compress.statistics import Grams, collect_grams, output_matrix, sublayer_names
+from compress.statistics import Grams, collect_grams, output_bias, output_matrix, sublayer_names
 from models.classifier import Classifier, TensorBatch
 from models.record import Record
 from models.task import Kind, Task
@@ -96,7 +96,7 @@ def analyse(
         assert matrix is not None
         units = len(orders[name])
         wanted = [w for w in (heads if name.endswith("attention") else neurons) if w < units] + [units]
-        full = torch.cat([matrix.weight.detach(), matrix.bias.detach()[:, None]], dim=1)
+        full = torch.cat([matrix.weight.detach(), output_bias(matrix)[:, None]], dim=1)
         ladders[name] = build_ladder(full, grams[name], orders[name], wanted, config.correct)
     costs = measure_costs(model, ladders, [TensorBatch(batch) for batch in judged], task.kind)
     return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task))

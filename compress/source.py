@@ -18,7 +18,6 @@ from models.checkpoint import (
     PROBLEMS,
     WEIGHTS,
     load_checkpoint,
-    read_architecture,
     read_config,
     save_checkpoint,
 )
@@ -87,8 +86,6 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
         if texts.pair != asked.pair:
             found = "pairs" if texts.pair else "single texts"
             raise InputError(f"{texts.source} has {found}, the model wants the other")
-    if read_architecture(source.path).family == "modernbert":
-        raise InputError(f"{source.path} is a modernbert model, which cannot be exported, and so not compressed, yet")
     if inputs.train.labels is not None:
         inputs.train.targets(asked)  # a label that the model does not know
     truth = validation.targets(asked)
