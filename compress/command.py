@@ -34,7 +34,7 @@ def compress(
     family: Annotated[
         str | None, typer.Option(help="several speed-ups from one run, such as 1.5,2,3,4,6,8,12")
     ] = None,
-    max_loss: Annotated[float, typer.Option(help="points of accuracy that may be lost")] = 1.0,
+    max_loss: Annotated[float, typer.Option(help="points of accuracy, or of correlation, that may be lost")] = 1.0,
     mode: Annotated[str, typer.Option(help="instant (no training), standard (within the hour) or max")] = "standard",
     epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,

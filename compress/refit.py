@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from compress.ladder import least_squares
-from compress.statistics import output_matrix, read_tokens, sublayer_names, with_one
+from compress.statistics import is_read_first, output_matrix, read_tokens, sublayer_names, with_one
 from models.classifier import Classifier, TensorBatch
 
 
@@ -24,14 +24,14 @@ def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatc
     theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     names = sublayer_names(len(student.architecture.layers))
     for name in tqdm(names, desc="refit", unit="sublayer", delay=1, file=sys.stderr):
-        last = name.startswith(f"{len(student.architecture.layers) - 1}.")
+        first = is_read_first(student, name)
         gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
         for number, batch in enumerate(batches):
             wanted, after = _stream(teacher, name, theirs[number], batch)
             inputs = _inputs(student, name, ours[number], batch)
             theirs[number] = after
-            missing = read_tokens(wanted - ours[number], batch.mask, last).double()
-            rows = with_one(read_tokens(inputs, batch.mask, last).double())
+            missing = read_tokens(wanted - ours[number], batch.mask, first).double()
+            rows = with_one(read_tokens(inputs, batch.mask, first).double())
             gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
         _set(student, name, least_squares(gram, cross).float())
         ours = [_stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
@@ -42,11 +42,14 @@ def _sublayer(model: Classifier, name: str) -> nn.Module:
 
 
 def _stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-    """Return the residual stream before the sublayer's norm, and after it."""
+    """Return the residual stream with what the sublayer adds, before the norm that follows, and after it, if any."""
     sublayer, seen = _sublayer(model, name), list[Tensor]()
+    if model.architecture.modern is not None:  # its norms stand before the sublayers
+        after = _run(model, name, hidden, batch)
+        return after, after
     handle = sublayer.get_submodule("norm").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        after = _run(sublayer, name, hidden, batch)
+        after = _run(model, name, hidden, batch)
     finally:
         handle.remove()
     return seen[0], after
@@ -59,16 +62,17 @@ def _inputs(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) ->
         return hidden[:, :, :0]
     handle = matrix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        _run(_sublayer(model, name), name, hidden, batch)
+        _run(model, name, hidden, batch)
     finally:
         handle.remove()
     return seen[0]
 
 
-def _run(sublayer: nn.Module, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+def _run(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+    sublayer = _sublayer(model, name)
     if name.endswith("ffn"):
         return sublayer(hidden, None)
-    return sublayer(hidden, batch.mask[:, None, None, :].bool(), None)
+    return sublayer(hidden, model.encoder.views(batch.mask)[int(name.split(".")[0])], None)
 
 
 def _set(model: Classifier, name: str, found: Tensor) -> None:

@@ -35,8 +35,9 @@ class ModernEmbeddings(nn.Module):
         self.norm = make_norm(architecture)
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return (batch, tokens, width) of ids (batch, tokens)."""
+    def forward(self, ids: Tensor, types: Tensor) -> Tensor:
+        """Return (batch, tokens, width) of ids (batch, tokens); the texts of a pair are told apart by [SEP] alone."""
+        del types
         return self.dropout(self.norm(self.tokens(ids)))
 
 
@@ -125,15 +126,22 @@ class ModernEncoder(nn.Module):
 
         Arguments and shapes are those of `Encoder.forward`; `types` is not read.
         """
-        del types  # ModernBERT tells the texts of a pair apart by [SEP] alone
-        views, every = make_views(mask, self.architecture), settings_of(self.architecture).global_every
-        hidden = self.embeddings(ids)
+        views, hidden = self.views(mask), self.embeddings(ids, types)
         states = []
         for index, layer in enumerate(self.layers):
             gate = (gates.heads[index], gates.neurons[index]) if gates is not None else None
-            hidden = layer(hidden, views[index % every == 0], gate)
+            hidden = layer(hidden, views[index], gate)
             states.append(hidden)
-        return self.norm(hidden), states
+        return self.finish(hidden), states
+
+    def views(self, mask: Tensor) -> list[View]:
+        """Return what each layer sees of a text besides its states: all tokens or a window, and their angles."""
+        both, every = make_views(mask, self.architecture), settings_of(self.architecture).global_every
+        return [both[index % every == 0] for index in range(len(self.layers))]
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads, of the states after the last layer: normalized."""
+        return self.norm(hidden)
 
 
 def settings_of(architecture: Architecture) -> ModernSettings:

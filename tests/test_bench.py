@@ -209,7 +209,7 @@ def test_page_needs_nothing_else_and_tells_the_numbers(report):
     page = to_html(report)
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|src=|@import", page)
     assert page.count("<svg") == len(figures(report)) >= 7
-    assert f"{report.engine('ours').score.accuracy * 100:.1f} %" in page
+    assert f"<td>{report.engine('ours').score.accuracy:.1%}</td>" in page
     assert all(sentence in unescape(page) for sentence in report.verdicts)
 
 

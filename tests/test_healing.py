@@ -159,5 +159,5 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     answers = task.decide(task.scores(bundle_logits(made.folder.path, inputs.validation.rows)))
     truth = inputs.validation.targets(task)
     assert task.kind == "multi"
-    assert point.accuracy == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
+    assert point.score == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
     assert point.difference.rows == 48
