@@ -13,6 +13,7 @@ from compress.command import compress
 from compress.quantize_command import export, quantize
 from models.commands import finetune, pretrain
 from models.console import STORE, Store, need, show
+from models.distributed import note_failure
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
 
@@ -34,15 +35,26 @@ app.command()(export)
 
 
 def main() -> None:
-    """Run a verb; an error that was raised on purpose is one sentence and an exit code."""
+    """Run a verb; an error that was raised on purpose is one sentence and an exit code, also of several processes."""
     try:
         app()
     except PrunellaError as error:
-        sys.stderr.write(f"prunella: {error}\n")
-        sys.exit(error.exit_code)
+        end(error.exit_code, str(error))
     except ValidationError as error:  # a flag's value that its configuration does not allow
-        sys.stderr.write(f"prunella: {error.title}: {explain(error)}\n")
-        sys.exit(2)
+        end(2, f"{error.title}: {explain(error)}")
+    except Exception:
+        code = note_failure(1)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def end(code: int, sentence: str) -> None:
+    """End with an exit code and a sentence, unless the main one of several processes has said it."""
+    told = note_failure(code)
+    if told is None:
+        sys.stderr.write(f"prunella: {sentence}\n")
+    sys.exit(told or code)
 
 
 @app.command()

@@ -3,12 +3,15 @@
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 
 import numpy as np
 from tqdm import tqdm
 
+from bench.cores import usable_cores
 from bench.engines import EngineSpec
 from bench.timing import Seconds, rotated
 from bench.worker import Worker, WorkerError
@@ -58,13 +61,27 @@ def open_fleet(specs: Sequence[EngineSpec], show: bool = True) -> Iterator[Fleet
 
 
 def ask(fleet: Fleet, rows: Sequence[Row]) -> dict[str, np.ndarray]:
-    """Return each engine's answers to `rows`, (rows, labels)."""
-    answers = {}
-    for name in tqdm(list(fleet.running), desc="answer texts", unit="engine", file=sys.stderr):
+    """Return each engine's answers to `rows`, (rows, labels); nothing is timed, so every core is at work."""
+    answers: dict[str, np.ndarray] = {}
+    free: SimpleQueue[int] = SimpleQueue()
+    for core in usable_cores():
+        free.put(core)
+
+    def one(name: str) -> np.ndarray:
+        core = free.get()
         try:
-            answers[name] = fleet.running[name].answers(rows)
-        except WorkerError as error:
-            fleet.fail(name, error)
+            return fleet.running[name].answers(rows, core)
+        finally:
+            free.put(core)
+
+    with ThreadPoolExecutor(max_workers=len(usable_cores())) as pool:
+        asked = {pool.submit(one, name): name for name in fleet.running}
+        done = as_completed(asked)
+        for future in tqdm(done, desc="answer texts", unit="engine", total=len(asked), file=sys.stderr):
+            try:
+                answers[asked[future]] = future.result()
+            except WorkerError as error:
+                fleet.fail(asked[future], error)
     return answers
 
 

@@ -15,11 +15,17 @@ from bench.cores import pinning, usable_cores
 from models.processor import cpu_flags, cpu_name
 
 RESAMPLES = 2000
+FEWEST = 5  # rounds: a median of fewer is moved by two disturbed ones
 Seconds = NDArray[np.float64]  # (rounds, texts)
 
 
-def interleave(callables: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
-    """Return seconds by name, one entry a round; all run once in each round, and the order rotates."""
+def interleave(
+    callables: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, within: float = float("inf")
+) -> dict[str, list[float]]:
+    """Return seconds by name, one entry a round; all run once in each round, and the order rotates.
+
+    After `within` seconds no further round begins, if there were FEWEST: long rounds vary less than short ones.
+    """
     for _ in range(warmup):
         for call in callables.values():
             call()
@@ -27,7 +33,10 @@ def interleave(callables: Mapping[str, Callable[[], object]], rounds: int, warmu
     collecting = gc.isenabled()
     gc.disable()
     try:
+        until = perf_counter() + within
         for turn in range(rounds):
+            if turn >= FEWEST and perf_counter() > until:
+                break
             for name in rotated(list(callables), turn):
                 start = perf_counter()
                 callables[name]()

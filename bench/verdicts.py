@@ -65,9 +65,10 @@ def _simple(report: Report, ours: EngineReport) -> Iterator[str]:
         return
     reached = f"TF-IDF with {simple_model(report.kind)} reaches {told(report.metric, simple.score.value)}"
     if base and base.score and simple.difference.loss_interval[0] <= 0:
+        better = simple.difference.loss_interval[1] < 0
         yield (
-            f"{reached}, which cannot be told from the full encoder's {told(report.metric, base.score.value)}: on "
-            "this data an encoder does not earn its cost."
+            f"{reached}, which {'is better than' if better else 'cannot be told from'} the full encoder's "
+            f"{told(report.metric, base.score.value)}: on this data an encoder does not earn its cost."
         )
     elif simple.score.value >= ours.score.value:
         yield (

@@ -51,9 +51,10 @@ class Worker:
         """Return the seconds of each of the `count` prepared batches from `start` on."""
         return np.asarray(self._call("time", start, count))
 
-    def answers(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Return logits or log probabilities (rows, labels) in the order of `rows`."""
-        return np.asarray(self._call("answers", list(rows)))
+    def answers(self, rows: Sequence[Row], core: int | None = None) -> NDArray[np.float32]:
+        """Return logits or log probabilities (rows, labels) in the order of `rows`; on `core` where one will do."""
+        alone = core is not None and len(self.spec.cores) == 1  # of several threads, those that wait would be left
+        return np.asarray(self._call("answers", list(rows), (core,) if alone else ()))
 
     def peak_bytes(self) -> int:
         """Return the largest memory that the process has held so far."""
@@ -107,7 +108,11 @@ class _Desk:
             seconds.append(time.perf_counter() - begun)
         return seconds
 
-    def answers(self, rows: list[Row]) -> NDArray[np.float32]:
+    def answers(self, rows: list[Row], cores: tuple[int, ...]) -> NDArray[np.float32]:
+        with pinned(cores):
+            return self._answers(rows)
+
+    def _answers(self, rows: list[Row]) -> NDArray[np.float32]:
         size = 1 if self._engine.mates_matter else 16
         order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))  # like lengths: little padding
         groups = [order[i : i + size] for i in range(0, len(order), size)]

@@ -4,7 +4,8 @@ Three passes through the fp32 model. The first sees how large each column gets, 
 and smoothed, the third takes the mean of what rounding changes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from compress.histogram import Histogram, Method, choose_range, product_error
 from export.precision import Activation, Floats, Scales, quantized_weight
@@ -45,6 +47,11 @@ class TextBatches:
         if group:
             yield self._tokenizer.pad(group)
 
+    @property
+    def texts(self) -> int:
+        """How many texts there are."""
+        return len(self._rows)
+
     def _encoded(self) -> Iterator[Encoded]:
         for start in range(0, len(self._rows), ENCODED_AT_ONCE):
             yield from self._tokenizer.encode(self._rows[start : start + ENCODED_AT_ONCE])
@@ -72,14 +79,15 @@ def calibrate(
     """
     points = points_of(model)
     columns = {name: _Columns(point.weight.shape[0]) for name, point in points.items()}
-    watch(model, points, batches, lambda name, *seen: columns[name].add(*seen))
+    watch(model, points, _shown(batches, "calibrate 1/3"), lambda name, *seen: columns[name].add(*seen))
     if not all(c.rows for c in columns.values()):
         raise InputError("there are no calibration texts: wanted texts like those that will be served")
     choices = {name: _Choices(point, columns[name], smooth) for name, point in points.items()}
-    watch(model, points, batches, lambda name, *seen: choices[name].add(*seen))
+    watch(model, points, _shown(batches, "calibrate 2/3"), lambda name, *seen: choices[name].add(*seen))
     scales = {name: choice.best(method, bits) for name, choice in choices.items()}
     means = {name: _Means(point.weight.shape[0]) for name, point in points.items()}
-    watch(model, points, batches, lambda name, values, _: means[name].add(values, scales[name]))
+    last = _shown(batches, "calibrate 3/3")
+    watch(model, points, last, lambda name, values, _: means[name].add(values, scales[name]))
     return {
         name: replace(scales[name], correction=means[name].correction(point.weight, scales[name], bits))
         for name, point in points.items()
@@ -193,7 +201,16 @@ def points_of(model: Classifier) -> dict[str, Point]:
     return found
 
 
-def watch(model: Classifier, points: dict[str, Point], batches: Batches, see: See) -> None:
+def _shown(batches: Batches, told: str) -> Iterator[TokenBatch]:
+    """Give the batches, and show a bar where that takes long."""
+    texts = batches.texts if isinstance(batches, TextBatches) else sum(batch.rows for batch in batches)
+    with tqdm(total=texts, desc=told, unit="text", delay=1, file=sys.stderr) as bar:
+        for batch in batches:
+            yield batch
+            bar.update(batch.rows)
+
+
+def watch(model: Classifier, points: dict[str, Point], batches: Iterable[TokenBatch], see: See) -> None:
     """Show `see` the input of each point, (tokens, inputs), and 1 / ‖output‖² of each token; no padding."""
     for batch in batches:
         real = batch.mask.astype(bool)

@@ -1,22 +1,23 @@
 """The verb `prunella compress`."""
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from models.console import STORE, Out, Store, finish, need
-from models.distributed import world_size
+from models.distributed import by_main
 from models.errors import InputError
 
 if TYPE_CHECKING:
-    from compress.pipeline import CompressConfig
+    from compress.config import CompressConfig
     from compress.target import Target
 
-MODES = {  # epochs and minutes of healing; None: nothing is trained
+MODES: dict[str, dict[str, Any] | None] = {  # of healing; None: nothing is trained
     "instant": None,
-    "standard": (10, 40.0),
-    "max": (40, None),
+    "standard": {"epochs": 10, "minutes": 40.0},
+    "max": {"epochs": 40, "minutes": None, "metric": "distance", "patience": 5},  # as long as it helps
 }
 
 
@@ -38,6 +39,9 @@ def compress(
     epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
+    augment: Annotated[int | None, typer.Option(help="variants of each text that are learned from too")] = None,
+    int8_epochs: Annotated[int | None, typer.Option(help="epochs after healing in which int8 is simulated")] = None,
+    cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
@@ -60,13 +64,15 @@ def compress(
     from models.stage import Made
     from models.task import Task
 
-    if world_size() > 1:
-        raise InputError("compress times models, so it runs in one process: start it without accelerate launch")
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
-    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate}
-    config = make_config(mode, healing, {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed})
+    healing = {
+        "epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment,
+        "int8_epochs": int8_epochs,
+    }  # fmt: skip
+    settings = {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed, "cuts": cuts}
+    config = make_config(mode, healing, settings)
     source = open_source(model, store)
     kind = Task.read(source.path / task.FILE).kind
     rows = read_texts(train, kind=kind)
@@ -74,24 +80,28 @@ def compress(
     if texts:
         rows = Texts([*rows.rows, *read_texts(texts, kind=kind).rows], None, f"{train} and {texts}", kind)
     inputs = Inputs(source, rows, held_out)
-    check_inputs(inputs, weak_teacher)
+    by_main(lambda: check_inputs(inputs, weak_teacher))
     ready = prepare(inputs, config, store)
-    judge = Judge(ready)
+    judge = cache(lambda: Judge(ready))  # opened where it is used: in the main process
 
     def make(target: "Target") -> tuple[Made, Point]:
         made = compress_to(target, ready, config, store)
-        return made, judge.point(made.folder, target, tolerance)
+        return made, by_main(lambda: judge().point(made.folder, target, tolerance))
 
     made, unreached = reach(targets, make)
     points = [point for _, point in made]
-    report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
-    write_family(points, None, max_loss, report)
-    picked = pick(points, max_loss)
-    write_family(points, picked, max_loss, report)
-    more: dict[str, Any] = {}
-    if family:
-        more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
-    finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+
+    def deliver() -> None:
+        report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
+        write_family(points, None, max_loss, report)
+        picked = pick(points, max_loss)
+        write_family(points, picked, max_loss, report)
+        more: dict[str, Any] = {}
+        if family:
+            more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
+        finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+
+    by_main(deliver)
 
 
 def read_targets(
@@ -133,22 +143,21 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
 
     Args:
         mode: one of MODES.
-        healing: `epochs`, `minutes` and `learning_rate` of the healing; None: the mode's own.
+        healing: `epochs`, `minutes`, `learning_rate`, `augment` and `int8_epochs`; None: the mode's own.
         settings: further fields of the configuration.
     """
+    from compress.config import CompressConfig
     from compress.distill import DistillConfig
-    from compress.pipeline import CompressConfig
 
     if mode not in MODES:
         raise InputError(f"--mode is {mode!r}: there are {', '.join(MODES)}")
     told, given = MODES[mode], {name: value for name, value in healing.items() if value is not None}
     if told is None:
         if given:
-            raise InputError(f"--mode instant trains nothing: leave out {', '.join(given)}")
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"--mode instant trains nothing: leave out {flags}")
         return CompressConfig(heal=None, **settings)
-    epochs, minutes = told
-    heal = {
-        "minutes": given.pop("minutes", minutes),
-        "training": DistillConfig().training.model_dump() | {"epochs": epochs, "seed": settings["seed"]} | given,
-    }
+    settings = settings | {name: given.pop(name) for name in ("augment", "int8_epochs") if name in given}
+    training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
+    heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

@@ -37,7 +37,7 @@ def measure_costs(
             costs[name][width] = 0.0
             continue
         index = int(name.split(".")[0])
-        smaller = cut(model, {name: rung})
+        smaller = cut(model, {name: rung}, shared=True)
         total = 0.0
         for batch, states, wanted in zip(batches, inputs, answers, strict=True):
             found = answer_from(smaller, index, states[index], batch)

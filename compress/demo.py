@@ -1,16 +1,17 @@
 """run_demo(): the whole path on BBC News and MiniLM-L6, with settings that fit ten minutes on two cores."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from bench.report import BenchConfig, Inputs, run_bench
 from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.distill import DistillConfig
-from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.pipeline import compress_to, prepare
 from compress.source import Inputs as Source
 from compress.target import Target
+from models.console import say
 from models.data.builtin import MINILM
 from models.data.texts import read_texts
 from models.folder import REPORT
@@ -19,13 +20,13 @@ from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 from service.publish import publish
 
-FINETUNE = FinetuneConfig(max_tokens=64, training=TrainingConfig(epochs=2, learning_rate=1e-4))
+FINETUNE = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=2, learning_rate=1e-4))
 TARGET = Target(kind="speedup", value=4.0)
 HEAL = DistillConfig().training.model_copy(update={"epochs": 4})
 COMPRESS = CompressConfig(
-    analysis=AnalysisConfig(texts=512, cost_texts=64), heal=DistillConfig(training=HEAL), tolerance=0.05
+    analysis=AnalysisConfig(texts=256, cost_texts=32), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
-BENCH = BenchConfig(texts=48, rounds=5)
+BENCH = BenchConfig(texts=24, rounds=5, openings=4)
 
 
 def run_demo(store: Path) -> dict[str, Any]:
@@ -49,8 +50,3 @@ def run_demo(store: Path) -> dict[str, Any]:
         "report": str(out / "report.html"), "report_json": str(out / REPORT),
         **json.loads(summary.read_text(encoding="utf-8")),
     }  # fmt: skip
-
-
-def say(line: str) -> None:
-    """Tell people, on stderr, what is going on."""
-    sys.stderr.write(f"prunella: {line}\n")

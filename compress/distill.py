@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -18,7 +20,11 @@ from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.pace import steps_within
+from models.train.predict import predict
 from models.train.text_objective import TextObjective
+
+DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
+HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1024  # of the texts, where it is watched
 
 
 class DistillConfig(Record):
@@ -49,32 +55,52 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     of the states is a share of the teacher's own square, so that its weight means the same for every model. Numbers
     of a regression are standardized by the spread of the teacher's, for the same reason.
 
+    With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
+    when it answered them most like the teacher.
+
     Args:
         student: a cut model; its layers stand where the teacher's do.
         lessons: what it learns.
         config: how long and how fast.
         scratch: where the snapshot is kept, from which a killed run goes on.
     """
-    teacher, training = lessons.teacher, config.training
+    teacher, encoded, training = lessons.teacher, lessons.encoded, config.training
+    learned, watched = _hold_out(len(encoded), training)
     spread = max(float(teacher.logits.std(correction=0)), 1e-8) if lessons.kind == "regression" else 1.0
 
     def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
+        texts = learned[rows.cpu()]
         found, states = model(batch)
-        wanted = teacher.logits[rows.cpu()].to(found.device)
+        wanted = teacher.logits[texts].to(found.device)
         loss = divergence(lessons.kind, found.float() / spread, wanted / spread, config.temperature).sum()
         if config.hidden_weight:
-            known = teacher.states(rows.tolist(), batch.ids.shape[1]).to(found.device)
+            known = teacher.states(texts.tolist(), batch.ids.shape[1]).to(found.device)
             loss = loss + len(rows) * config.hidden_weight * _distance(
                 [states[layer] for layer in teacher.layers], known, batch.mask
             )
         return loss
 
-    objective = TextObjective(lessons.encoded, lessons.tokenizer, loss_of)
+    def judge(model: nn.Module) -> dict[str, float]:
+        texts = [encoded[i] for i in watched.tolist()]
+        found = torch.from_numpy(predict(cast(Classifier, model), texts, lessons.tokenizer))
+        wanted = teacher.logits[watched]
+        return {DISTANCE: float(divergence(lessons.kind, found / spread, wanted / spread, config.temperature).mean())}
+
+    objective = TextObjective([encoded[i] for i in learned.tolist()], lessons.tokenizer, loss_of)
     whole = training.steps or training.epochs * len(objective.plan(0, training.batch_size * world_size(), 0))
     if config.minutes is not None and scratch is not None:
         most = steps_within(config.minutes, student, objective, training, scratch)
         training = training.model_copy(update={"steps": min(whole, most)})
-    return fit(student, objective, training, Run(scratch=scratch, describe="heal"))
+    evaluate = judge if len(watched) else None
+    run = Run(scratch=scratch, evaluate=evaluate, lower_is_better=True, describe="heal")
+    return fit(student, objective, training, run)
+
+
+def _hold_out(count: int, training: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the texts to learn from, and of those to watch: none, where no metric is."""
+    order = torch.from_numpy(np.random.default_rng(training.seed).permutation(count))
+    held = min(HELD_OUT_MOST, max(1, round(count * HELD_OUT_SHARE))) if training.metric is not None else 0
+    return order[held:].sort().values, order[:held].sort().values
 
 
 def _distance(states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ Judging and picking use the validation rows, which the shapes saw the lengths of
 """
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from compress.target import Target
 from models import task as task_file
 from models.atomic import write_text
 from models.checkpoint import load_checkpoint, read_architecture
+from models.console import say
 from models.errors import CheckError, TargetError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -28,6 +28,7 @@ from models.train.predict import predict
 from service.bundle import Bundle
 
 T = TypeVar("T")
+JUDGED_SECONDS = 60.0
 JUDGED_ROUNDS = 41  # a shape is found by a few, and judged by many
 
 
@@ -81,7 +82,8 @@ class Judge:
         bundle, kind = Bundle.open(folder.path), self._task.kind
         variant = bundle.info.default["cpu"]
         answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
-        measured = self._clock.time(bundle.onnx_path(variant), bundle.served_bytes(variant), JUDGED_ROUNDS)
+        graph, size = bundle.onnx_path(variant), bundle.served_bytes(variant)
+        measured = self._clock.time(graph, size, JUDGED_ROUNDS, JUDGED_SECONDS)
         reached = target.reached(measured)
         if measured.speedup <= 1:
             raise TargetError(
@@ -118,7 +120,7 @@ def reach(targets: Sequence[Target], make: Callable[[Target], T]) -> tuple[list[
             if len(targets) == 1:
                 raise
             unreached[target.told()] = str(error)
-            sys.stderr.write(f"prunella: {target.told()} is left out: {error}\n")
+            say(f"{target.told()} is left out: {error}")
     if not made:
         raise TargetError(f"none of {', '.join(unreached)} can be reached: {'; '.join(unreached.values())}")
     return made, unreached

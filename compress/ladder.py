@@ -41,26 +41,21 @@ def removal_order(weight: Tensor, gram: Tensor, size: int) -> Units:
         gram: (inputs + 1, inputs + 1), of its inputs and a constant 1, which stays.
         size: inputs of one unit: the head size, or 1.
     """
-    left = weight.double().clone()
-    inverse = torch.linalg.inv(damped(gram))
-    units = weight.shape[1] // size
-    alive = np.ones(units, dtype=bool)
+    left, inverse = weight.double(), torch.linalg.inv(damped(gram))
+    alive = np.arange(weight.shape[1] // size)
     order: list[int] = []
-    while alive.any():
-        scores = _scores(left, inverse, size)
-        scores[~alive] = np.inf
+    while len(alive):
         # many at once only while many are left: their joint loss is not the sum of their own
-        count = CHUNK if size == 1 and alive.sum() > 8 * CHUNK else 1
-        gone = np.argsort(scores, kind="stable")[:count]
-        order += gone.tolist()
-        alive[gone] = False
-        columns = columns_of(gone, size)
-        inner = torch.linalg.inv(inverse[columns][:, columns])
-        across = inverse[:, columns] @ inner  # (inputs + 1, gone)
-        left -= left[:, columns] @ across[:-1].T
-        inverse -= across @ inverse[columns]
-        dead = columns_of(np.flatnonzero(~alive), size)
-        inverse[dead], inverse[:, dead], left[:, dead] = 0.0, 0.0, 0.0  # rounding would bring them back
+        count = CHUNK if size == 1 and len(alive) > 8 * CHUNK else 1
+        ranked = np.argsort(_scores(left, inverse, size), kind="stable")
+        gone, stay = ranked[:count], np.sort(ranked[count:])
+        order += alive[gone].tolist()
+        out, kept = columns_of(gone, size), columns_of(stay, size)
+        across = torch.linalg.solve(inverse[out][:, out], inverse[out])  # (gone, inputs left + 1)
+        left = left[:, kept] - left[:, out] @ across[:, kept]
+        kept = torch.cat([kept, torch.tensor([len(inverse) - 1])])  # the constant stays
+        inverse = inverse[kept][:, kept] - inverse[kept][:, out] @ across[:, kept]
+        alive = alive[stay]
     return np.array(order)
 
 
@@ -112,14 +107,10 @@ def columns_of(units: Units, size: int) -> Tensor:
 
 
 def _scores(weight: Tensor, inverse: Tensor, size: int) -> NDArray[np.float64]:
-    """Return by how much the loss rises when one unit goes, (units,); not a number where it has gone already."""
+    """Return by how much the loss rises when one unit goes, (units,)."""
     units = weight.shape[1] // size
     if size == 1:
         return (weight.pow(2).sum(0) / inverse.diagonal()[:-1]).numpy()
     blocks = torch.stack([inverse[u * size : (u + 1) * size, u * size : (u + 1) * size] for u in range(units)])
-    parts = weight.reshape(len(weight), units, size).transpose(0, 1)  # (units, width, size)
-    alive = blocks.diagonal(dim1=1, dim2=2).sum(1) > 0
-    turned = parts[alive].transpose(1, 2)  # (units alive, size, width)
-    scores = torch.full((units,), np.nan, dtype=torch.float64)
-    scores[alive] = (torch.linalg.solve(blocks[alive], turned) * turned).sum((1, 2))
-    return scores.numpy()
+    turned = weight.reshape(len(weight), units, size).permute(1, 2, 0)  # (units, size, width)
+    return (torch.linalg.solve(blocks, turned) * turned).sum((1, 2)).numpy()

@@ -5,10 +5,12 @@ each output matrix is solved once more, from the student's own inputs towards wh
 after that sublayer (Park et al. 2024, "K-prune"). Errors do not add up; a dropped sublayer gets the best bias.
 """
 
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from compress.ladder import least_squares
 from compress.statistics import is_read_first, output_matrix, read_tokens, sublayer_names, with_one
@@ -21,7 +23,7 @@ def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatc
     ours = [student.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     names = sublayer_names(len(student.architecture.layers))
-    for name in names:
+    for name in tqdm(names, desc="refit", unit="sublayer", delay=1, file=sys.stderr):
         first = is_read_first(student, name)
         gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
         for number, batch in enumerate(batches):

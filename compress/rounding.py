@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -24,6 +25,7 @@ from models.tokens import TokenBatch
 from service.engine import run_session
 from service.runtime import open_session
 
+SCALE_TEXTS = 128  # what is compared are sublayers: the served form is calibrated on more
 Rounding = dict[str, float]  # sublayer → mean divergence over the texts
 
 
@@ -38,7 +40,7 @@ def measure_rounding(
         judged: texts that the cost is measured on; others than `fitted`, or the scales flatter.
         task: what the logits mean, and whether a row is a pair.
     """
-    shape, scales = model.architecture, calibrate(model, fitted)
+    shape, scales = model.architecture, calibrate(model, _first(fitted, SCALE_TEXTS))
     with torch.inference_mode():
         wanted = [model(TensorBatch(batch))[0] for batch in judged]
     nothing = Precision.all_fp32(shape)
@@ -57,3 +59,9 @@ def measure_rounding(
             f"{index}.{part}": max(cost(nothing.replaced(index, part, "int8"), path) - base, 0.0)
             for index, part in tqdm(sublayers(shape), desc="what int8 costs", unit="sublayer", file=sys.stderr)
         }
+
+
+def _first(batches: Sequence[TokenBatch], texts: int) -> list[TokenBatch]:
+    """Return the first batches that have as many texts together; they come in random order."""
+    before = np.cumsum([0, *[batch.rows for batch in batches]])
+    return [batch for batch, seen in zip(batches, before[:-1], strict=True) if seen < texts]

@@ -4,11 +4,13 @@ The inputs of a sublayer's output matrix are its heads' mixtures or its neurons'
 rows of this input. A constant 1 is appended, so that the bias makes up for the mean of what is gone.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from tqdm import tqdm
 
 from models.classifier import Classifier, TensorBatch
 
@@ -71,7 +73,7 @@ def collect_grams(model: Classifier, batches: Sequence[TensorBatch]) -> Grams:
 
     handles = watch(model, names, see)
     try:
-        for batch in batches:
+        for batch in tqdm(batches, desc="what goes into each matrix", unit="batch", delay=1, file=sys.stderr):
             mask = batch.mask
             model(batch)
     finally:

@@ -29,10 +29,15 @@ def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str
     return {name: ladder[widths[name]] for name, ladder in ladders.items()}
 
 
-def cut(model: Classifier, rungs: Mapping[str, Rung]) -> Classifier:
+def cut(model: Classifier, rungs: Mapping[str, Rung], shared: bool = False) -> Classifier:
     """Return a new classifier whose sublayers are as `rungs` says, the others as they are; `model` stays as it is.
 
     A cut ModernBERT has biases, zeros where nothing was cut: the constant that makes up for what is gone needs one.
+
+    Args:
+        model: the full model.
+        rungs: what its sublayers become.
+        shared: whether tensors that are not cut stay the model's own: to look at the result, never to train it.
 
     Raises:
         NoEffectError: everything was to be kept.
@@ -49,11 +54,12 @@ def cut(model: Classifier, rungs: Mapping[str, Rung]) -> Classifier:
     for name in sublayer_names(len(shape.layers)):
         if name in rungs and output_matrix(model, name) is not None:
             _replace(state, name, shape, rungs[name])
-    result = Classifier(with_biases(smaller), model.labels)
+    with torch.device("meta"):  # ten million random weights, for nothing, take longer than the cut
+        result = Classifier(with_biases(smaller), model.labels)
     for name, tensor in result.state_dict().items():
         if name not in state and name.endswith(".bias"):
-            state[name] = torch.zeros_like(tensor)
-    result.load_state_dict(state)
+            state[name] = torch.zeros(tensor.shape)
+    result.load_state_dict(state if shared else {name: tensor.clone() for name, tensor in state.items()}, assign=True)
     return result.eval()
 
 

@@ -20,10 +20,11 @@ from tqdm import tqdm
 
 from models.atomic import write_text
 from models.classifier import Classifier, TensorBatch
-from models.processor import has_bf16
+from models.distributed import join
 from models.stage import scratch_folder
 from models.tokens import Encoded, Tokenizer
 from models.train.batches import length_batches
+from models.train.config import TrainingConfig, uses_bf16
 
 LOGITS, STATES, INFO = "logits.bin", "states.bin", "teacher.json"
 KEEP_EVERY = 32  # batches between two notes of how far it is: a killed run goes on from there
@@ -67,6 +68,8 @@ def teach(
 ) -> None:
     """Write the teacher's answers to the texts `encoded` into the folder `target`; goes on after a kill.
 
+    They are computed on a GPU where there is one, and the model comes back from there.
+
     Args:
         model: the teacher.
         encoded: texts, in the order in which `Teacher` is asked for them.
@@ -76,6 +79,8 @@ def teach(
     """
     scratch = scratch_folder(target)
     scratch.mkdir(parents=True, exist_ok=True)
+    device, in_bf16 = join().device, uses_bf16(TrainingConfig())
+    model.to(device)
     starts, width = _starts(encoded), model.architecture.width
     plan = list(length_batches(encoded, 32, seed=0))
     progress = scratch / "taught.json"
@@ -84,22 +89,22 @@ def teach(
         bar = tqdm(total=len(encoded), desc="the teacher answers", unit="text", file=sys.stderr)
         for number, rows in enumerate(plan):
             if number >= done:
-                batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]))
-                with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()):
-                    found, seen = model(batch)
-                kept = (
-                    torch.stack([seen[layer] for layer in layers], dim=2).half().numpy()
-                )  # (batch, tokens, kept, …)
+                batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]), device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
+                    logits_of, seen = model(batch)
+                found = logits_of.float().cpu().numpy()
+                kept = torch.stack([seen[i] for i in layers], dim=2).half().cpu().numpy()  # (batch, tokens, kept, …)
                 for place, row in enumerate(rows):
                     count = int(starts[row + 1] - starts[row])
                     _put(states, int(starts[row]) * len(layers) * width * 2, kept[place, :count])
-                    _put(logits, row * model.labels * 4, found[place].float().numpy())
+                    _put(logits, row * model.labels * 4, found[place])
             bar.update(len(rows))
             if (number + 1) % KEEP_EVERY == 0 and number >= done:
                 os.fsync(states.fileno())
                 os.fsync(logits.fileno())
                 write_text(progress, str(number + 1))
         bar.close()
+    model.to("cpu")
     for name in (LOGITS, STATES):
         shutil.move(scratch / name, target / name)
     told = {"labels": model.labels, "layers": list(layers), "width": width}

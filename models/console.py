@@ -25,6 +25,12 @@ def show(result: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
+def say(line: str) -> None:
+    """Tell people, on stderr, what is going on; of several processes the first speaks."""
+    if rank() == 0:
+        sys.stderr.write(f"prunella: {line}\n")
+
+
 def finish(verb: str, made: Made, out: Path | None, **more: Any) -> None:
     """Copy the folder where it was wanted, and print the verb's last line: the report without its details."""
     folder = copy_folder(made.folder, out) if out and rank() == 0 else made.folder

@@ -1,22 +1,40 @@
-"""Which of several processes this is, as `accelerate launch` (or torchrun) has told it.
+"""Which of several processes this is, as `accelerate launch` (or torchrun) has told it; by_main(): one works for all.
 
-The launcher speaks through environment variables, so that asking needs no torch.
+The launcher speaks through environment variables, so that asking needs no torch. Its key-value store is where the
+main process notes what came of its work: waiting there takes no processor and has no end, as a collective's has.
 """
 
+import itertools
 import os
-from typing import Any
+import pickle
+from collections.abc import Callable
+from datetime import timedelta
+from functools import cache
+from typing import Any, TypeVar
 
-from models.errors import InputError
+from models.errors import CheckError, InputError, PrunellaError
+
+T = TypeVar("T")
+PATIENCE = timedelta(days=365)
+GRACE = timedelta(seconds=5)  # for the main process to say that it fails, when another one does
+
+_notes = itertools.count()  # every process counts alike: all come to the same work in the same order
+_is_alone = False  # whether this process works while the others wait
 
 
 def rank() -> int:
-    """Return the number of this process among all: 0 writes the files and speaks to people."""
+    """Return the number of this process among all: 0, the main one, writes the files and speaks to people."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes train together, over all machines."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    """Return how many processes work together, over all machines: 1 within `by_main`."""
+    return 1 if _is_alone else _launched()
+
+
+def processes() -> dict[str, int]:
+    """Return what a stage that trains adds to its configuration: several processes share out a larger batch."""
+    return {"processes": world_size()} if world_size() > 1 else {}
 
 
 def join() -> Any:
@@ -36,9 +54,9 @@ def join() -> Any:
     # PartialState by itself overlooks the launcher's wish for processors, and every process would train alone
     on_processors = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     found = PartialState(cpu=on_processors)
-    if found.num_processes != world_size():
+    if found.num_processes != _launched():
         raise InputError(
-            f"the launcher started {world_size()} processes, and {found.num_processes} joined: "
+            f"the launcher started {_launched()} processes, and {found.num_processes} joined: "
             "without GPUs set ACCELERATE_USE_CPU=true"
         )
     return found
@@ -48,3 +66,75 @@ def wait_for_everyone() -> None:
     """Return when every process has come here."""
     if world_size() > 1:
         join().wait_for_everyone()
+
+
+def by_main(work: Callable[[], T]) -> T:
+    """Return what `work` returns, in every process; the main one alone does it, the others wait as long as it takes.
+
+    Args:
+        work: what measures, writes or decides. It may call `by_main` again; what it returns can be pickled.
+
+    Raises:
+        PrunellaError: what `work` raised, in every process alike.
+        CheckError: the main process failed otherwise (in the others; there it is what it was).
+    """
+    global _is_alone
+    if world_size() == 1:
+        return work()
+    join()
+    board, note = _board(), _name(str(next(_notes)))
+    if rank() != 0:
+        board.wait([note], PATIENCE)
+        found, error = pickle.loads(board.get(note))
+        if error is not None:
+            raise error
+        return found
+    told: tuple[T | None, PrunellaError | None] = (None, CheckError("the main process failed: it says why"))
+    _is_alone = True
+    try:
+        found = work()
+        told = (found, None)
+        return found
+    except PrunellaError as error:
+        told = (None, error)
+        raise
+    finally:
+        _is_alone = False
+        board.set(note, pickle.dumps(told))
+
+
+def note_failure(code: int) -> int | None:
+    """Tell the other processes that this one ends with exit code `code`, if it is the main one.
+
+    Returns:
+        In another process, the main one's exit code if that has failed as well: it has said why, or its end broke
+        the connection. None: this process has to speak for itself.
+    """
+    if world_size() == 1:
+        return None
+    try:
+        board, note = _board(), _name("failed")
+        if rank() == 0:
+            board.set(note, str(code))
+            return None
+        board.wait([note], GRACE)
+        return int(board.get(note))
+    except (KeyError, RuntimeError):  # nobody keeps notes, or there is none within the time
+        return None
+
+
+def _launched() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _name(note: str) -> str:
+    return f"prunella/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{note}"
+
+
+@cache
+def _board() -> Any:
+    """Return the launcher's key-value store."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=GRACE)

@@ -1,4 +1,4 @@
-"""run_stage(): the same input and the same configuration give the same folder, made once.
+"""run_stage(): the same input and the same configuration give the same folder, made once, by one process or by all.
 
 Resume is free: a stage that finished is opened, one that was killed leaves only `<name>.partial`, which the next
 run removes. A lock keeps two processes from making the same folder at once.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.distributed import rank, wait_for_everyone, world_size
+from models.distributed import by_main, rank, wait_for_everyone, world_size
 from models.errors import FolderError
 from models.folder import MANIFEST, Manifest, ModelFolder, Step, identity, record_files
 
@@ -35,7 +35,9 @@ class Stage:
     config: dict[str, Any]
 
 
-def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: Callable[[Path], None]) -> Made:
+def run_stage(
+    stage: Stage, parents: Sequence[ModelFolder], store: Path, make: Callable[[Path], None], together: bool = False
+) -> Made:
     """Return the folder that `make` fills, calling it only when the folder is not there yet.
 
     Args:
@@ -43,18 +45,24 @@ def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: C
         parents: the folders that `make` reads; the first one's lineage is carried on.
         store: where folders are kept, as `<name>-<id>`.
         make: fills the empty folder that it is given; it never writes elsewhere.
+        together: whether every process calls `make`, as training wants; else the main one does, and the others wait.
     """
     folder_id = identity([p.id for p in parents], stage.name, stage.version, stage.config)
     target = Path(store) / f"{stage.name}-{folder_id}"
-    is_there = (target / MANIFEST).is_file()
-    wait_for_everyone()  # all have looked before one writes
-    if is_there:
+    if by_main((target / MANIFEST).is_file):  # one looks for all: another command may make it meanwhile
         return Made(ModelFolder.open(target), reused=True)
-    if rank() != 0:
-        return _help(target, make)
+    if not together:
+        reused = by_main(lambda: _make(stage, parents, target, make))
+        return Made(ModelFolder.open(target), reused)
+    reused = _help(target, make) if rank() else _make(stage, parents, target, make)
+    return Made(ModelFolder.open(target), reused)
+
+
+def _make(stage: Stage, parents: Sequence[ModelFolder], target: Path, make: Callable[[Path], None]) -> bool:
+    """Make the folder, and return whether another command did while this one waited for it."""
     with _only_one(target):
-        if (target / MANIFEST).is_file() and world_size() == 1:  # another command made it while this one waited
-            return Made(ModelFolder.open(target), reused=True)
+        if (target / MANIFEST).is_file() and world_size() == 1:
+            return True
         partial = target.with_name(target.name + ".partial")
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -63,12 +71,13 @@ def run_stage(stage: Stage, parents: Sequence[ModelFolder], store: Path, make: C
             stage=stage.name, version=stage.version, config=stage.config, parents=tuple(p.id for p in parents)
         )
         lineage = (*(parents[0].manifest.lineage if parents else ()), step)
+        folder_id = target.name.removeprefix(f"{stage.name}-")
         Manifest(id=folder_id, lineage=lineage, files=record_files(partial)).write(partial / MANIFEST)
         _flush(partial)
         partial.rename(target)
         wait_for_everyone()  # others may still read the scratch folder
         shutil.rmtree(scratch_folder(partial), ignore_errors=True)
-    return Made(ModelFolder.open(target), reused=False)
+    return False
 
 
 def scratch_folder(target: Path) -> Path:
@@ -76,7 +85,7 @@ def scratch_folder(target: Path) -> Path:
     return target.with_name(target.name.split(".")[0] + ".scratch")
 
 
-def _help(target: Path, make: Callable[[Path], None]) -> Made:
+def _help(target: Path, make: Callable[[Path], None]) -> bool:
     """Take part in the work of the process with rank 0; what this one writes is thrown away."""
     own = target.with_name(f"{target.name}.rank{rank()}.partial")
     shutil.rmtree(own, ignore_errors=True)
@@ -86,7 +95,7 @@ def _help(target: Path, make: Callable[[Path], None]) -> Made:
     finally:
         shutil.rmtree(own)
     wait_for_everyone()
-    return Made(ModelFolder.open(target), reused=False)
+    return False
 
 
 def copy_folder(source: ModelFolder, target: Path) -> ModelFolder:

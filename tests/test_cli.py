@@ -51,13 +51,6 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
     assert (code, found["rows"]) == (0, 48)
 
 
-def test_compress_refuses_to_run_in_several_processes(made, capsys, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    code, told, err = run(capsys, monkeypatch, "compress", made[2], "--train", made[0] / "data.jsonl")
-    assert (code, told) == (2, None)
-    assert "runs in one process" in err
-
-
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [

@@ -1,5 +1,6 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,11 +18,13 @@ from watching import steps_saved
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
 from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.distill import DistillConfig
 from compress.family import Judge
-from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
+from models.checkpoint import read_architecture
 from models.errors import InputError
 from models.folder import ModelFolder
 from models.train.loop import TrainingConfig
@@ -35,12 +38,13 @@ TRAINING = TrainingConfig(
 CONFIG = CompressConfig(
     analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=TRAINING), tolerance=0.1
 )
+TUNED = CONFIG.model_copy(update={"augment": 1, "int8_epochs": 4})
 TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
 
 
-def compress(source: Path, store: Path) -> ModelFolder:
+def compress(source: Path, store: Path, config: CompressConfig = CONFIG) -> ModelFolder:
     inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
-    return compress_to(TARGET, prepare(inputs, CONFIG, store), CONFIG, store).folder
+    return compress_to(TARGET, prepare(inputs, config, store), config, store).folder
 
 
 @pytest.fixture(scope="module")
@@ -55,31 +59,73 @@ def straight(source, tmp_path_factory) -> ModelFolder:
     return compress(source, tmp_path_factory.mktemp("straight"))
 
 
-def steps_in(store: Path) -> int:
-    return max((steps_saved(path) for path in store.glob("heal-*.scratch")), default=0)
+@pytest.fixture(scope="module")
+def tuned(source, straight) -> ModelFolder:
+    return compress(source, straight.path.parent, TUNED)
 
 
-def test_kill_9_while_healing_and_the_same_again(source, straight, tmp_path):
-    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}))"
+def steps_in(store: Path, stage: str) -> int:
+    return max((steps_saved(path) for path in store.glob(f"{stage}-*.scratch")), default=0)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "made", "steps"), [("heal", "CONFIG", "straight", STEPS), ("tune", "TUNED", "tuned", 64)]
+)
+def test_kill_9_while_healing_and_the_same_again(source, tmp_path, request, stage, config, made, steps):
+    wanted: ModelFolder = request.getfixturevalue(made)
+    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}), {config})"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT / "tests", env=environment,
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and child.poll() is None and steps_in(tmp_path) < 5:
+    while time.monotonic() < deadline and child.poll() is None and steps_in(tmp_path, stage) < 5:
         time.sleep(0.005)
     child.kill()
     _, told = child.communicate()
-    assert 5 <= steps_in(tmp_path) < STEPS, told.decode()[-2000:]
-    resumed = compress(source, tmp_path)
-    assert resumed.id == straight.id
+    assert 5 <= steps_in(tmp_path, stage) < steps, told.decode()[-2000:]
+    resumed = compress(source, tmp_path, globals()[config])
+    assert resumed.id == wanted.id
     assert not list(tmp_path.glob("*.scratch"))
-    one, other = (
-        load_file(next(folder.path.parent.glob("heal-*")) / "model.safetensors") for folder in (resumed, straight)
-    )
+    one, other = (load_file(folder_of(folder) / "model.safetensors") for folder in (resumed, wanted))
     assert one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
+
+
+def folder_of(bundle: ModelFolder) -> Path:
+    """Return the folder of weights that a bundle was made of."""
+    step = bundle.manifest.lineage[-1]
+    return next(bundle.path.parent.glob(f"*-{step.parents[0]}"))
+
+
+def test_variants_and_epochs_in_int8_are_stages_of_their_own(straight, tuned):
+    store = straight.path.parent
+    assert [step.stage for step in tuned.manifest.lineage][-3:] == ["heal", "tune", "bundle"]
+    assert len(list(store.glob("prune-*"))) == 1  # what is cut is cut once
+    sizes = sorted((folder / "logits.bin").stat().st_size for folder in store.glob("teach-*"))
+    assert sizes[1] == 2 * sizes[0]
+    before, after = (load_file(folder_of(folder) / "model.safetensors") for folder in (straight, tuned))
+    assert any(not before[name].equal(after[name]) for name in before)
+    with pytest.raises(ValueError, match="nothing is trained"):
+        CompressConfig(heal=None, augment=2)
+
+
+def test_a_student_is_cut_in_steps_each_from_the_healed_one_before(source, straight):
+    folder = compress(source, straight.path.parent, CONFIG.model_copy(update={"cuts": 2}))
+    stages = folder.manifest.lineage
+    assert [step.stage for step in stages][2:] == ["prune", "heal", "prune", "heal", "bundle"]
+    shapes = [
+        read_architecture(next(folder.path.parent.glob(f"{step.stage}-{after.parents[0]}"))).layers
+        for step, after in itertools.pairwise(stages)
+        if step.stage == "prune"
+    ]
+    full = read_architecture(next(folder.path.parent.glob("trim-*"))).layers
+    for wide, narrow in itertools.pairwise([full, *shapes]):
+        assert wide != narrow
+        assert all(w.heads >= n.heads and w.ffn >= n.ffn for w, n in zip(wide, narrow, strict=True))
+    bundle = Bundle.open(folder.path)
+    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
 
 
 def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):

@@ -14,7 +14,7 @@ from models.atomic import write_text
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier
 from models.data.texts import Texts, check_labels
-from models.distributed import rank, world_size
+from models.distributed import processes, rank
 from models.errors import InputError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -70,11 +70,12 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
         "task": task.model_dump(mode="json"),
         **config.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}),
-        **({"processes": world_size()} if world_size() > 1 else {}),  # they share out a larger batch
+        **processes(),
     }  # fmt: skip
     made = run_stage(
-        Stage("finetune", VERSION, settings), [], store, lambda target: _make(target, folder, splits, task, config)
-    )
+        Stage("finetune", VERSION, settings), [], store,
+        lambda target: _make(target, folder, splits, task, config), together=True,
+    )  # fmt: skip
     if splits.test is not None and rank() == 0:
         _report_test(made.folder, splits.test)
     return made

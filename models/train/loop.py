@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from models.distributed import rank, world_size
+from models.distributed import by_main, rank, world_size
 from models.errors import InputError
 from models.train.config import Objective, TrainingConfig, uses_bf16
 from models.train.history import Evaluation, History, Log, draw_training
@@ -129,10 +129,11 @@ class _Training:
         bar.update()
 
     def _evaluate(self) -> None:
-        if self.told.evaluate is None:
+        judge = self.told.evaluate
+        if judge is None:
             return
         counters, watched = self.counters, self.config.metric
-        metrics = self.told.evaluate(self.stepper.model)
+        metrics = by_main(lambda: judge(self.stepper.model))  # all must stop at the same step: one judges for all
         counters.evaluations.append({"step": counters.step, "metrics": metrics})
         self.log.add(counters.step, **metrics)
         if watched is None:

@@ -20,7 +20,7 @@ from models.checkpoint import read_architecture
 from models.data.corpus import Corpus, Packing, pack_corpus
 from models.data.paragraphs import identify_files
 from models.data.wordpiece import Vocabulary, open_backend, train_wordpiece
-from models.distributed import join, world_size
+from models.distributed import join, processes
 from models.errors import InputError
 from models.folder import REPORT
 from models.masked import HEADS, MaskedLanguageModel, load_masked_model, new_masked_model, save_masked_model
@@ -115,11 +115,11 @@ def pretrain(sources: Sources, config: PretrainConfig, store: Path) -> Made:
         "architecture": architecture.model_dump(mode="json"),
         "encoder": load_source_id(encoder) if encoder else None,
         **config.model_dump(mode="json", exclude=UNTOLD),
-        **({"processes": world_size()} if world_size() > 1 else {}),  # they share out a larger batch
+        **processes(),
     }
     return run_stage(
         Stage("pretrain", VERSION, settings), [corpus.folder], store,
-        lambda target: _make(target, encoder or architecture, tokenizer, corpus, config),
+        lambda target: _make(target, encoder or architecture, tokenizer, corpus, config), together=True,
     )  # fmt: skip
 
 

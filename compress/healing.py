@@ -1,0 +1,138 @@
+"""Healing, as stages: the full model answers the texts, the student learns its answers, at last in int8."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.augment import augment
+from compress.calibrate import TextBatches, calibrate
+from compress.config import CompressConfig
+from compress.distill import DistillConfig, Lessons, distill
+from compress.fake_int8 import fake_int8
+from compress.teacher import Teacher, teach
+from export import precision
+from export.precision import Precision
+from models import task as task_file
+from models import tokens
+from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
+from models.classifier import Classifier
+from models.data.texts import Texts
+from models.distributed import processes
+from models.folder import REPORT, ModelFolder
+from models.stage import Made, Stage, run_stage, scratch_folder
+from models.task import Task
+from models.tokens import Encoded, Tokenizer
+from models.train.history import History
+
+VERSION = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """Texts, and the folder of the full model's answers to them and to their variants."""
+
+    folder: ModelFolder
+    texts: Texts
+
+
+def teach_texts(full: ModelFolder, texts: Texts, config: CompressConfig, store: Path) -> Taught:
+    """Let the full model answer the texts and, where `config.augment` asks for them, their variants."""
+    layers = _state_layers(config, len(read_architecture(full.path).layers))
+    settings: dict[str, Any] = {"texts": texts.sha256, "layers": layers}
+    if config.augment:
+        settings |= {"augment": config.augment, "seed": config.seed}
+
+    def make(folder: Path) -> None:
+        model, _, tokenizer = open_classifier(full)
+        teach(model, _encoded(texts, tokenizer, config), tokenizer, layers, folder)
+
+    return Taught(run_stage(Stage("teach", VERSION, settings), [full], store, make).folder, texts)
+
+
+def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Path) -> Made:
+    """Return the student after it learned what the full model answers."""
+    asked = config.heal
+    assert asked is not None
+
+    def make(folder: Path) -> None:
+        student, task, tokenizer = open_classifier(pruned)
+        history = distill(student, _lessons(taught, task, tokenizer, config), asked, scratch_folder(folder))
+        _save(student, task, pruned, history, folder)
+
+    stage = Stage("heal", VERSION, _settings(asked))
+    return run_stage(stage, [pruned, taught.folder], store, make, together=True)
+
+
+def tune_for_int8(
+    healed: ModelFolder, taught: Taught, calibration: Texts, config: CompressConfig, store: Path
+) -> Made:
+    """Return the student after `config.int8_epochs` more, in which it computes as its int8 graph will.
+
+    Args:
+        healed: the student; what its plan puts into int8 is rounded.
+        taught: what it learns.
+        calibration: texts that ranges of activations are taken from, before the first step; they stay.
+        config: how long and how fast.
+        store: where stages are kept.
+    """
+    assert config.heal is not None
+    changed = {"epochs": config.int8_epochs, "steps": None, "learning_rate": config.int8_learning_rate}
+    training = config.heal.training.model_copy(update=changed)
+    asked = config.heal.model_copy(update={"training": training, "minutes": None})
+
+    def make(folder: Path) -> None:
+        student, task, tokenizer = open_classifier(healed)
+        lessons = _lessons(taught, task, tokenizer, config)
+        scales = calibrate(student, TextBatches(calibration.rows, tokenizer))
+        with fake_int8(student, scales, Precision.read(healed.path / precision.FILE)):
+            history = distill(student, lessons, asked, scratch_folder(folder))
+        _save(student, task, healed, history, folder)
+
+    settings = {**_settings(asked), "calibration": calibration.sha256}
+    return run_stage(Stage("tune", VERSION, settings), [healed, taught.folder], store, make, together=True)
+
+
+def open_classifier(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
+    """Return what is in a classifier folder."""
+    task = Task.read(folder.path / task_file.FILE)
+    return load_checkpoint(folder.path), task, Tokenizer.open(folder.path, task.max_tokens)
+
+
+def copy_texts(source: ModelFolder, task: Task, target: Path) -> None:
+    """Give the folder `target` what a model's texts need: its task and its tokenizer."""
+    task.write(target / task_file.FILE)
+    shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)
+
+
+def _state_layers(config: CompressConfig, layers: int) -> list[int]:
+    """Return `state_layers` layers, the last among them, evenly apart."""
+    count = min(config.state_layers, layers)
+    return [round((i + 1) * layers / count) - 1 for i in range(count)]
+
+
+def _encoded(texts: Texts, tokenizer: Tokenizer, config: CompressConfig) -> list[Encoded]:
+    """Return what is answered and learned: the texts, then their variants."""
+    rows = tokenizer.encode(texts.rows)
+    return rows + augment(rows, tokenizer.special_ids, config.augment, config.seed)
+
+
+def _lessons(taught: Taught, task: Task, tokenizer: Tokenizer, config: CompressConfig) -> Lessons:
+    rows = _encoded(taught.texts, tokenizer, config)
+    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind)
+
+
+def _settings(asked: DistillConfig) -> dict[str, Any]:
+    return {**asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}), **processes()}
+
+
+def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:
+    save_checkpoint(student, task, folder)
+    shutil.copyfile(source.path / precision.FILE, folder / precision.FILE)
+    copy_texts(source, task, folder)
+    told: dict[str, Any] = {
+        "epoch_losses": history.losses, "steps": history.steps, "best_step": history.best_step,
+        "evaluations": [found.model_dump() for found in history.evaluations], "seconds": round(history.seconds, 1),
+    }  # fmt: skip
+    (folder / REPORT).write_text(json.dumps(told) + "\n", encoding="utf-8")

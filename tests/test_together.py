@@ -1,0 +1,115 @@
+"""Compression on two processes: all heal, the main one does the rest, and its end is everybody's end."""
+
+import functools
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled import make_texts, write_csv
+from processes import run_two
+from tiny import make_tiny_checkpoint, tiny_texts
+
+from bench.evaluate import bundle_logits
+from compress import pipeline
+from compress.analysis import AnalysisConfig
+from compress.distill import DISTANCE, DistillConfig
+from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.source import Inputs, open_source
+from compress.target import Target
+from models.checkpoint import load_checkpoint
+from models.distributed import by_main, rank, world_size
+from models.errors import TargetError
+from models.folder import REPORT, ModelFolder
+from models.train.loop import TrainingConfig
+
+TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
+
+
+def compress(source: Path, store: Path, batch: int) -> ModelFolder:
+    """Compress without dropout, which differs from process to process."""
+    pipeline.load_checkpoint = functools.partial(load_checkpoint, dropout=0.0)
+    training = TrainingConfig(
+        epochs=2, batch_size=batch, learning_rate=3e-4, freeze_embeddings=False, sparse_embeddings=True,
+        metric=DISTANCE, patience=2, precision="fp32",
+    )  # fmt: skip
+    config = CompressConfig(
+        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=training), tolerance=0.1
+    )
+    inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
+    return compress_to(TARGET, prepare(inputs, config, store), config, store).folder
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    make_tiny_checkpoint(folder, layers=3)
+    return folder
+
+
+def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_checkpoint", load_checkpoint)  # put back what `compress` exchanges
+    one = compress(source, tmp_path / "one", 8)
+    done = run_two([__file__, "compress", str(source), str(tmp_path / "two"), "4"])
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
+    two = [ModelFolder.open(Path(json.loads(d.stdout))) for d in done]
+    assert two[0].id == two[1].id
+    rows = tiny_texts(64).rows
+    found, wanted = bundle_logits(two[0].path, rows), bundle_logits(one.path, rows)
+    np.testing.assert_allclose(found, wanted, atol=0.02 * np.ptp(wanted))
+    heals = [next((tmp_path / name).glob("heal-*")) for name in ("one", "two")]
+    values = [
+        [e["metrics"][DISTANCE] for e in json.loads((heal / REPORT).read_text())["evaluations"]] for heal in heals
+    ]
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-2)
+    left = [path.name for path in (tmp_path / "two").iterdir() if path.suffix in (".scratch", ".partial")]
+    assert not left
+    stages = [sorted(p.name.split("-")[0] for p in (tmp_path / n).iterdir() if p.is_dir()) for n in ("one", "two")]
+    assert stages[0] == stages[1]
+
+
+def test_what_fails_in_the_main_process_ends_both_with_its_code_and_one_sentence(source, tmp_path):
+    train = write_csv(tmp_path / "train.csv", make_texts(count=61))
+    arguments = ["-m", "prunella", "compress", str(source), "--train", str(train), "--store", str(tmp_path)]
+    refused = run_two([*arguments, "--speedup", "0.5"])
+    assert [d.returncode for d in refused] == [2, 2]
+    unlike = run_two(arguments)  # labels that are not the model's: found by the main process alone
+    assert [d.returncode for d in unlike] == [2, 2]
+    for done in (refused, unlike):
+        assert sum("prunella: " in d.stderr for d in done) == 1, done
+        assert not any("Traceback" in d.stderr for d in done)
+
+
+def test_a_failing_stage_of_the_main_process_ends_both_with_1():
+    done = run_two([__file__, "work"])
+    assert [d.returncode for d in done] == [1, 1]
+    told = [json.loads(d.stdout) for d in done]
+    assert told == [{"alone": 1, "outside": 2, "raised": "too slow"}] * 2  # the same answer and the same error
+    assert ["ZeroDivisionError" in d.stderr for d in done] == [True, False]
+
+
+def work() -> None:
+    alone, outside = by_main(lambda: (by_main(world_size), rank())), world_size()
+    assert alone[1] == 0
+
+    def miss() -> None:
+        raise TargetError("too slow")
+
+    try:
+        by_main(miss)
+    except TargetError as error:
+        sys.stdout.write(json.dumps({"alone": alone[0], "outside": outside, "raised": str(error)}))
+        sys.stdout.flush()
+    by_main(lambda: 1 // 0)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "compress":
+        made = compress(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
+        sys.stdout.write(json.dumps(str(made.path)))
+    else:
+        import prunella
+
+        prunella.app = work
+        prunella.main()
