@@ -13,6 +13,13 @@ from models.task import Task
 Logits = NDArray[np.float32]
 
 
+LossIs = Literal["accuracy", "expected", "pearson", "expected_pearson"]
+LOSS_NAMES: dict[LossIs, str] = {
+    "accuracy": "accuracy", "expected": "expected accuracy", "pearson": "Pearson's correlation",
+    "expected_pearson": "expected correlation",
+}  # fmt: skip
+
+
 class Agreement(Record):
     """How far a form of a model is from the model in fp32, on the same rows.
 
@@ -29,7 +36,7 @@ class Agreement(Record):
     decisions: int  # rows; of a multi-label task rows x labels, of a regression none
     flips: int  # decisions that differ
     loss_points: float
-    loss_is: Literal["accuracy", "expected", "pearson", "expected_pearson"]
+    loss_is: LossIs
     reference_accuracy: float | None = None  # share of right decisions, where the rows have labels
     accuracy: float | None = None
     reference_pearson: float | None = None  # of a regression's numbers, where the rows have labels

@@ -40,6 +40,13 @@ class Layers:
     precision: Precision
     scales: Scales | None
 
+    def prepare(self) -> None:
+        """Add what all layers read, before the first: nothing here."""
+
+    def finish(self, hidden: str) -> str:
+        """Add what comes after the last: nothing here."""
+        return hidden
+
     def write(self, index: int, hidden: str) -> str:
         """Add layer `index`, (batch, tokens, width) → the same; the last gives the first token, (batch, 1, width).
 

@@ -8,12 +8,14 @@ There is no fused GeGLU for processors: a GELU and a product.
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from onnx import TensorProto
 
 from export.layers import Layers
 from export.nodes import FUSED, Graph
 from export.precision import Kind
-from models.architecture import Architecture, ModernSettings
+from models.architecture import Architecture
+from models.modernbert import angles, settings_of
 
 BEYOND = -1e4  # on scores outside of the window: the softmax's share is 0 there in fp32 and in fp16
 
@@ -31,6 +33,10 @@ class ModernLayers(Layers):
                 _angles(self.graph, _kind(is_global), self.shape, theta)
         if False in kinds and has_windows(self.shape):
             _window(self.graph, settings.window // 2)
+
+    def finish(self, hidden: str) -> str:
+        """Add the encoder's own norm."""
+        return self._norm(hidden, "encoder.norm", "normed")
 
     def write(self, index: int, hidden: str) -> str:
         """Add layer `index`, (batch, tokens, width) → the same without a norm, or the first token, (batch, 1, width).
@@ -101,12 +107,6 @@ class ModernLayers(Layers):
         return index % settings_of(self.shape).global_every == 0
 
 
-def settings_of(shape: Architecture) -> ModernSettings:
-    """Return the settings that each modernbert has (Architecture sees to that)."""
-    assert shape.modern is not None
-    return shape.modern
-
-
 def has_windows(shape: Architecture) -> bool:
     """Whether a text can be so long that a window hides some of it."""
     return settings_of(shape).window // 2 < shape.positions - 1
@@ -117,11 +117,10 @@ def _kind(is_global: bool) -> str:
 
 
 def _angles(graph: Graph, name: str, shape: Architecture, theta: float) -> None:
-    """Add cosines and sines of all positions, (positions, head_size / 2), each in fp32 as torch computes it."""
-    speeds = np.float32(theta) ** -(np.arange(0, shape.head_size, 2, dtype=np.float32) / shape.head_size)
-    angles = np.arange(shape.positions, dtype=np.float32)[:, None] * speeds
-    graph.weight(f"{name}.cosine", np.cos(angles, dtype=np.float32))
-    graph.weight(f"{name}.sine", np.sin(angles, dtype=np.float32))
+    """Add cosines and sines of all positions, (positions, head_size / 2), as torch computes them: far ones differ."""
+    turns = angles(torch.arange(shape.positions), shape.head_size, theta)
+    for end, values in zip(("cosine", "sine"), turns, strict=True):
+        graph.weight(f"{name}.{end}", values[:, : shape.head_size // 2].numpy())
 
 
 def _window(graph: Graph, reach: int) -> None:

@@ -79,17 +79,11 @@ def _write(
         graph.weight("tokens.axis", np.array([1], dtype=np.int64))
         mask = graph.node("ReduceSum", [mask, "tokens.axis"], "text.lengths", keepdims=0)
     graph.node("Cast", [mask], "mask", to=TensorProto.INT32)
-    layers: Layers
-    if shape.modern is not None:
-        layers = modern = ModernLayers(graph, state, shape, *plan)
-        modern.prepare()
-    else:
-        layers = Layers(graph, state, shape, *plan)
+    layers = (Layers if shape.modern is None else ModernLayers)(graph, state, shape, *plan)
+    layers.prepare()
     for index in range(len(shape.layers)):
         hidden = layers.write(index, hidden)
-    if shape.modern is not None:
-        hidden = graph.norm(hidden, state, "encoder.norm", "normed", shape.norm_epsilon)
-    logits = _head(graph, state, shape, hidden)
+    logits = _head(graph, state, shape, layers.finish(hidden))
     if graph.half:
         graph.node("Cast", [logits], "logits", to=TensorProto.FLOAT)
     return INPUTS if typed else INPUTS[:2]

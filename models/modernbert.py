@@ -164,17 +164,17 @@ def make_views(mask: Tensor, architecture: Architecture) -> dict[bool, View]:
     # padding far from the text sees itself: a softmax over nothing is NaN in some kernels, and NaN spreads
     near = (seen & (distance <= settings.window // 2)) | (distance == 0)
     return {
-        True: View(seen.expand(-1, -1, tokens, -1), *_angles(places, architecture.head_size, settings.global_theta)),
-        False: View(near, *_angles(places, architecture.head_size, settings.local_theta)),
+        True: View(seen.expand(-1, -1, tokens, -1), *angles(places, architecture.head_size, settings.global_theta)),
+        False: View(near, *angles(places, architecture.head_size, settings.local_theta)),
     }
 
 
-def _angles(places: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def angles(places: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, (tokens, head_size): pair i of a head turns by place · theta^(-2i / head_size)."""
     speeds = theta ** -(torch.arange(0, head_size, 2, device=places.device).float() / head_size)
-    angles = places[:, None].float() * speeds
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    half = places[:, None].float() * speeds
+    turns = torch.cat((half, half), dim=-1)
+    return turns.cos(), turns.sin()
 
 
 def _turned(states: Tensor, view: View) -> Tensor:

@@ -13,6 +13,7 @@ from compress.analysis import AnalysisConfig, analyse
 from compress.bundle import BundleConfig, BundleTexts, make_bundle
 from compress.family import Judge
 from compress.importance import open_gates
+from compress.latency import measure_latency
 from compress.pipeline import CompressConfig, compress_to, prepare
 from compress.refit import refit
 from compress.source import Inputs, open_source
@@ -98,6 +99,15 @@ def test_costs_are_those_of_the_whole_cut_model_and_refit_brings_it_nearer(made)
     before = _states_error(student, model, fitted)
     refit(student, model, [fitted])
     assert _states_error(student, model, fitted) < before
+
+
+def test_the_latency_table_has_every_width_in_both_precisions(made):
+    model, _, _ = made
+    table = measure_latency(model.architecture, [6, 20], rounds=1)
+    for amounts in (table.int8, table.fp32):
+        assert set(amounts.attention) == set(amounts.last_attention) == set(range(5))
+        assert {0, 32, 96} <= set(amounts.ffn) == set(amounts.last_ffn)
+        assert amounts.attention[0] == amounts.ffn[0] == 0
 
 
 def _states_error(student: Classifier, teacher: Classifier, batch: TensorBatch) -> float:
