@@ -44,6 +44,9 @@ def compress(
     cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
+    hidden_width: Annotated[
+        int | None, typer.Option(help="a narrower hidden state, a multiple of 32; for size, not for speed")
+    ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     seed: int = 0,
     store: Store = STORE,
@@ -56,9 +59,11 @@ def compress(
     """
     need("torch", "train")
     from compress.family import Judge, Point, pick, reach, summary, write_family
+    from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source
     from models import task
+    from models.checkpoint import read_architecture
     from models.data.texts import Texts, read_texts
     from models.folder import identity
     from models.stage import Made
@@ -71,9 +76,14 @@ def compress(
         "epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment,
         "int8_epochs": int8_epochs,
     }  # fmt: skip
-    settings = {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed, "cuts": cuts}
+    settings = {
+        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "cuts": cuts,
+        "seed": seed,
+    }  # fmt: skip
     config = make_config(mode, healing, settings)
     source = open_source(model, store)
+    if hidden_width is not None:
+        narrowed(read_architecture(source.path), hidden_width)  # refuses what cannot be
     kind = Task.read(source.path / task.FILE).kind
     rows = read_texts(train, kind=kind)
     rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)

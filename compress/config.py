@@ -17,6 +17,7 @@ class CompressConfig(Record):
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
+    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
     cuts: int = Field(1, ge=1, description="steps in which a target is reached; the student heals after each")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")

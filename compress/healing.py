@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from compress.augment import augment
 from compress.calibrate import TextBatches, calibrate
 from compress.config import CompressConfig
@@ -27,6 +30,7 @@ from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 
 VERSION = 3
+CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,8 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     assert asked is not None
 
     def make(folder: Path) -> None:
-        student, task, tokenizer = open_classifier(pruned)
-        history = distill(student, _lessons(taught, task, tokenizer, config), asked, scratch_folder(folder))
+        student, task, _ = open_classifier(pruned)
+        history = distill(student, _lessons(taught, pruned, config), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
     stage = Stage("heal", VERSION, _settings(asked))
@@ -84,7 +88,7 @@ def tune_for_int8(
 
     def make(folder: Path) -> None:
         student, task, tokenizer = open_classifier(healed)
-        lessons = _lessons(taught, task, tokenizer, config)
+        lessons = _lessons(taught, healed, config)
         scales = calibrate(student, TextBatches(calibration.rows, tokenizer))
         with fake_int8(student, scales, Precision.read(healed.path / precision.FILE)):
             history = distill(student, lessons, asked, scratch_folder(folder))
@@ -118,9 +122,12 @@ def _encoded(texts: Texts, tokenizer: Tokenizer, config: CompressConfig) -> list
     return rows + augment(rows, tokenizer.special_ids, config.augment, config.seed)
 
 
-def _lessons(taught: Taught, task: Task, tokenizer: Tokenizer, config: CompressConfig) -> Lessons:
+def _lessons(taught: Taught, student: ModelFolder, config: CompressConfig) -> Lessons:
+    task = Task.read(student.path / task_file.FILE)
+    tokenizer, path = Tokenizer.open(student.path, task.max_tokens), student.path / CHANNELS
     rows = _encoded(taught.texts, tokenizer, config)
-    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind)
+    channels = torch.from_numpy(np.load(path)) if path.is_file() else None
+    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind, channels)
 
 
 def _settings(asked: DistillConfig) -> dict[str, Any]:
@@ -129,7 +136,9 @@ def _settings(asked: DistillConfig) -> dict[str, Any]:
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:
     save_checkpoint(student, task, folder)
-    shutil.copyfile(source.path / precision.FILE, folder / precision.FILE)
+    for name in (precision.FILE, CHANNELS):
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
     copy_texts(source, task, folder)
     told: dict[str, Any] = {
         "epoch_losses": history.losses, "steps": history.steps, "best_step": history.best_step,
