@@ -40,7 +40,6 @@ def compress(
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
     augment: Annotated[int | None, typer.Option(help="variants of each text that are learned from too")] = None,
-    int8_epochs: Annotated[int | None, typer.Option(help="epochs after healing in which int8 is simulated")] = None,
     cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
@@ -72,10 +71,7 @@ def compress(
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
-    healing = {
-        "epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment,
-        "int8_epochs": int8_epochs,
-    }  # fmt: skip
+    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "cuts": cuts,
         "seed": seed,
@@ -153,7 +149,7 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
 
     Args:
         mode: one of MODES.
-        healing: `epochs`, `minutes`, `learning_rate`, `augment` and `int8_epochs`; None: the mode's own.
+        healing: `epochs`, `minutes`, `learning_rate` and `augment`; None: the mode's own.
         settings: further fields of the configuration.
     """
     from compress.config import CompressConfig
@@ -167,7 +163,7 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise InputError(f"--mode instant trains nothing: leave out {flags}")
         return CompressConfig(heal=None, **settings)
-    settings = settings | {name: given.pop(name) for name in ("augment", "int8_epochs") if name in given}
+    settings = settings | {"augment": given.pop("augment", 0)}
     training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
     heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

@@ -1,4 +1,4 @@
-"""Healing, as stages: the full model answers the texts, the student learns its answers, at last in int8."""
+"""Healing, as stages: the full model answers the texts, the student learns its answers."""
 
 import json
 import shutil
@@ -10,13 +10,10 @@ import numpy as np
 import torch
 
 from compress.augment import augment
-from compress.calibrate import TextBatches, calibrate
 from compress.config import CompressConfig
-from compress.distill import DistillConfig, Lessons, distill
-from compress.fake_int8 import fake_int8
+from compress.distill import Lessons, distill
 from compress.teacher import Teacher, teach
 from export import precision
-from export.precision import Precision
 from models import task as task_file
 from models import tokens
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
@@ -65,37 +62,9 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
         history = distill(student, _lessons(taught, pruned, config), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
-    stage = Stage("heal", VERSION, _settings(asked))
+    decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
+    stage = Stage("heal", VERSION, {**decides, **processes()})
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
-
-
-def tune_for_int8(
-    healed: ModelFolder, taught: Taught, calibration: Texts, config: CompressConfig, store: Path
-) -> Made:
-    """Return the student after `config.int8_epochs` more, in which it computes as its int8 graph will.
-
-    Args:
-        healed: the student; what its plan puts into int8 is rounded.
-        taught: what it learns.
-        calibration: texts that ranges of activations are taken from, before the first step; they stay.
-        config: how long and how fast.
-        store: where stages are kept.
-    """
-    assert config.heal is not None
-    changed = {"epochs": config.int8_epochs, "steps": None, "learning_rate": config.int8_learning_rate}
-    training = config.heal.training.model_copy(update=changed)
-    asked = config.heal.model_copy(update={"training": training, "minutes": None})
-
-    def make(folder: Path) -> None:
-        student, task, tokenizer = open_classifier(healed)
-        lessons = _lessons(taught, healed, config)
-        scales = calibrate(student, TextBatches(calibration.rows, tokenizer))
-        with fake_int8(student, scales, Precision.read(healed.path / precision.FILE)):
-            history = distill(student, lessons, asked, scratch_folder(folder))
-        _save(student, task, healed, history, folder)
-
-    settings = {**_settings(asked), "calibration": calibration.sha256}
-    return run_stage(Stage("tune", VERSION, settings), [healed, taught.folder], store, make, together=True)
 
 
 def open_classifier(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
@@ -128,10 +97,6 @@ def _lessons(taught: Taught, student: ModelFolder, config: CompressConfig) -> Le
     rows = _encoded(taught.texts, tokenizer, config)
     channels = torch.from_numpy(np.load(path)) if path.is_file() else None
     return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind, channels)
-
-
-def _settings(asked: DistillConfig) -> dict[str, Any]:
-    return {**asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}), **processes()}
 
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:

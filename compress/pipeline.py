@@ -17,7 +17,7 @@ from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleT
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.config import CompressConfig
-from compress.healing import CHANNELS, Taught, copy_texts, heal, open_classifier, teach_texts, tune_for_int8
+from compress.healing import CHANNELS, Taught, copy_texts, heal, open_classifier, teach_texts
 from compress.latency import load_latency
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.refit import refit
@@ -82,9 +82,6 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
             ready = replace(ready, base=healed, analysis=_analysed(healed, ready.inputs, config, store))
     student = _cut_and_heal(Cut(target), ready, config, store)
     texts = BundleTexts.of(_served_like(ready, config))
-    if config.heal is not None and config.int8_epochs:
-        assert ready.teacher is not None
-        student = tune_for_int8(student.folder, ready.teacher, texts.calibration, config, store)
     return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
