@@ -37,26 +37,27 @@ def fake_int8(model: Classifier, scales: Scales, precision: Precision) -> Iterat
                     for name, linear in model.encoder.layers[index].get_submodule(part).named_children():
                         if isinstance(linear, nn.Linear):
                             place = f"encoder.layers.{index}.{part}.{name}"
-                            is_last = index == len(precision.layers) - 1
-                            linear.__dict__["forward"] = _rounded_forward(linear, place, scales, precision, is_last)
+                            first = model.architecture.first_only(index)
+                            linear.__dict__["forward"] = _rounded_forward(linear, place, scales, precision, first)
                             restored.callback(linear.__dict__.pop, "forward")
         yield
 
 
 def _rounded_forward(
-    linear: nn.Linear, place: str, scales: Scales, precision: Precision, is_last: bool
+    linear: nn.Linear, place: str, scales: Scales, precision: Precision, first_only: bool
 ) -> Callable[[Tensor], Tensor]:
-    """Return what a matrix computes; of the last layer's the first token alone is rounded, keys and values aside.
+    """Return what a matrix computes; with `first_only` the first token alone is rounded, keys and values aside.
 
-    Nothing else is served of the other tokens there, but the student's last states are learned from all.
+    So it is in the last layer: nothing is served of the other tokens there, but the student's last states are learned
+    from all.
     """
     bits = precision.weight_bits
-    if is_last and place.endswith(".qkv"):
+    if first_only and place.endswith(".qkv"):
         inner = linear.out_features // 3
         query = _Product(linear, scales[f"{place}.query"], bits, slice(0, inner), first_only=True)
         rest = _Product(linear, scales[place], bits, slice(inner, None), first_only=False)
         return lambda inputs: torch.cat((query(inputs), rest(inputs)), dim=-1)
-    return _Product(linear, scales[place], bits, slice(None), first_only=is_last)
+    return _Product(linear, scales[place], bits, slice(None), first_only=first_only)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +72,15 @@ class _Product:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return (batch, tokens, outputs) of (batch, tokens, inputs)."""
-        told, weight, bias = self.activation, self.linear.weight[self.outputs], self.linear.bias[self.outputs]
+        told, weight = self.activation, self.linear.weight[self.outputs]
+        bias = None if self.linear.bias is None else self.linear.bias[self.outputs]  # an uncut ModernBERT has none
         inputs = inputs.float()  # autocast gives halves, whose own rounding is as coarse as int8's
         if told.smoothing is not None:
             smoothing = torch.from_numpy(told.smoothing).to(inputs.device)
             inputs, weight = inputs * smoothing, weight / smoothing
         if told.correction is not None:
-            bias = bias + torch.from_numpy(told.correction).to(inputs.device)
+            correction = torch.from_numpy(told.correction).to(inputs.device)
+            bias = correction if bias is None else bias + correction
         rounded = partial(
             torch.fake_quantize_per_tensor_affine, scale=told.scale, zero_point=told.zero_point,
             quant_min=0, quant_max=255,

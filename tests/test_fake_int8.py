@@ -4,6 +4,7 @@ import torch
 from test_int8 import Tiny
 
 from compress.fake_int8 import fake_int8
+from compress.sensitivity import sublayers
 from export.onnx import write_int8
 from export.precision import LayerPrecision, Precision
 from models.classifier import TensorBatch
@@ -37,6 +38,18 @@ def test_torch_answers_as_the_static_graph(tmp_path, made):
     tiny = Tiny(tmp_path, **made)
     scales, precision = tiny.scales(), Precision.all_int8(tiny.shape)
     check_equal(in_torch(tiny, scales, precision), in_onnx(tiny, scales, precision, tmp_path / "a.onnx"), tiny.wanted)
+
+
+@pytest.mark.parametrize("made", [{}, {"pruned": True}, {"classifier_pooling": "mean"}], ids=str)
+def test_each_sublayer_of_a_modernbert_answers_as_in_the_graph(tmp_path, made):
+    """One at a time: with all four layers an input or a weight halfway between two steps decides many after it."""
+    tiny = Tiny(tmp_path, family="modernbert", **made)
+    scales, nothing = tiny.scales(), Precision.all_fp32(tiny.shape)
+    for index, part in sublayers(tiny.shape):
+        precision = nothing.replaced(index, part, "int8")
+        found, wanted = in_torch(tiny, scales, precision), in_onnx(tiny, scales, precision, tmp_path / "a.onnx")
+        differ = np.abs(found - wanted).max(axis=1)
+        assert differ.mean() < 0.1 * np.abs(wanted - tiny.wanted).mean()
 
 
 def test_outliers_are_smoothed_and_weights_of_seven_bits_rounded_as_in_the_graph(tmp_path):
