@@ -22,7 +22,7 @@ from compress.target import Target
 from export.graph import check_fused
 from export.onnx import to_onnx
 from export.precision import Precision
-from models.checkpoint import load_checkpoint, read_config, save_checkpoint
+from models.checkpoint import load_checkpoint, read_architecture, read_config, save_checkpoint
 from models.classifier import Classifier, TensorBatch
 from models.data.texts import Texts
 from models.task import Task
@@ -101,9 +101,9 @@ def test_costs_are_those_of_the_whole_cut_model_and_refit_brings_it_nearer(made)
     assert _states_error(student, model, fitted) < before
 
 
-def test_the_latency_table_has_every_width_in_both_precisions(made):
-    model, _, _ = made
-    table = measure_latency(model.architecture, [6, 20], rounds=1)
+def test_the_latency_table_has_every_width_in_both_precisions(tmp_path):
+    make_tiny_family(tmp_path, "modernbert")
+    table = measure_latency(read_architecture(tmp_path), [6, 20], rounds=1)
     for amounts in (table.int8, table.fp32):
         assert set(amounts.attention) == set(amounts.last_attention) == set(range(5))
         assert {0, 32, 96} <= set(amounts.ffn) == set(amounts.last_ffn)
