@@ -40,10 +40,12 @@ def compress(
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
     augment: Annotated[int | None, typer.Option(help="variants of each text that are learned from too")] = None,
-    int8_epochs: Annotated[int | None, typer.Option(help="epochs after healing in which int8 is simulated")] = None,
     cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
+    hidden_width: Annotated[
+        int | None, typer.Option(help="a narrower hidden state, a multiple of 32; for size, not for speed")
+    ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     seed: int = 0,
     store: Store = STORE,
@@ -56,9 +58,11 @@ def compress(
     """
     need("torch", "train")
     from compress.family import Judge, Point, pick, reach, summary, write_family
+    from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source
     from models import task
+    from models.checkpoint import read_architecture
     from models.data.texts import Texts, read_texts
     from models.folder import identity
     from models.stage import Made
@@ -67,13 +71,15 @@ def compress(
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
-    healing = {
-        "epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment,
-        "int8_epochs": int8_epochs,
+    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
+    settings = {
+        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "cuts": cuts,
+        "seed": seed,
     }  # fmt: skip
-    settings = {"tolerance": tolerance, "vocabulary": trim_vocabulary, "seed": seed, "cuts": cuts}
     config = make_config(mode, healing, settings)
     source = open_source(model, store)
+    if hidden_width is not None:
+        narrowed(read_architecture(source.path), hidden_width)  # refuses what cannot be
     kind = Task.read(source.path / task.FILE).kind
     rows = read_texts(train, kind=kind)
     rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
@@ -143,7 +149,7 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
 
     Args:
         mode: one of MODES.
-        healing: `epochs`, `minutes`, `learning_rate`, `augment` and `int8_epochs`; None: the mode's own.
+        healing: `epochs`, `minutes`, `learning_rate` and `augment`; None: the mode's own.
         settings: further fields of the configuration.
     """
     from compress.config import CompressConfig
@@ -157,7 +163,7 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
             raise InputError(f"--mode instant trains nothing: leave out {flags}")
         return CompressConfig(heal=None, **settings)
-    settings = settings | {name: given.pop(name) for name in ("augment", "int8_epochs") if name in given}
+    settings = settings | {"augment": given.pop("augment", 0)}
     training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
     heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

@@ -17,15 +17,14 @@ class CompressConfig(Record):
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
+    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
     cuts: int = Field(1, ge=1, description="steps in which a target is reached; the student heals after each")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
-    int8_epochs: int = Field(0, ge=0, description="epochs after healing in which int8 is simulated")
-    int8_learning_rate: float = Field(1e-4, gt=0, description="peak learning rate of these epochs")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
     @model_validator(mode="after")
     def _heals_where_it_must(self) -> Self:
-        if self.heal is None and (self.augment or self.int8_epochs):
-            raise ValueError("variants of texts and epochs in int8 are for healing: nothing is trained without it")
+        if self.heal is None and self.augment:
+            raise ValueError("variants of texts are for healing, and nothing is trained")
         return self

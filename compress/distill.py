@@ -24,7 +24,7 @@ from models.train.predict import predict
 from models.train.text_objective import TextObjective
 
 DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
-HELD_OUT_SHARE, HELD_OUT_MOST = 0.05, 1024  # of the texts, where it is watched
+HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all, but of few a fifth or 64
 
 
 class DistillConfig(Record):
@@ -46,14 +46,16 @@ class Lessons:
     encoded: Sequence[Encoded]
     tokenizer: Tokenizer
     kind: Kind  # what the logits mean
+    channels: Tensor | None = None  # of the teacher's states that a narrower student has, (width,); None: all
 
 
 def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratch: Path | None = None) -> History:
     """Train `student` in place.
 
-    A layer of the student learns from the states after the same layer of the teacher: widths are equal. The error
-    of the states is a share of the teacher's own square, so that its weight means the same for every model. Numbers
-    of a regression are standardized by the spread of the teacher's, for the same reason.
+    A layer of the student learns from the states after the same layer of the teacher, a narrower one from those of
+    the channels that it has. The error of the states is a share of the teacher's own square, so that its weight means
+    the same for every model. Numbers of a regression are standardized by the spread of the teacher's, for the same
+    reason.
 
     With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
     when it answered them most like the teacher.
@@ -74,9 +76,10 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         wanted = teacher.logits[texts].to(found.device)
         loss = divergence(lessons.kind, found.float() / spread, wanted / spread, config.temperature).sum()
         if config.hidden_weight:
-            known = teacher.states(texts.tolist(), batch.ids.shape[1]).to(found.device)
+            known = teacher.states(texts.tolist(), batch.ids.shape[1])
+            known = known if lessons.channels is None else known[..., lessons.channels]
             loss = loss + len(rows) * config.hidden_weight * _distance(
-                [states[layer] for layer in teacher.layers], known, batch.mask
+                [states[layer] for layer in teacher.layers], known.to(found.device), batch.mask
             )
         return loss
 
@@ -99,7 +102,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
 def _hold_out(count: int, training: TrainingConfig) -> tuple[Tensor, Tensor]:
     """Return the numbers of the texts to learn from, and of those to watch: none, where no metric is."""
     order = torch.from_numpy(np.random.default_rng(training.seed).permutation(count))
-    held = min(HELD_OUT_MOST, max(1, round(count * HELD_OUT_SHARE))) if training.metric is not None else 0
+    least, most = HELD_OUT
+    held = min(most, max(count // 20, min(least, count // 5))) if training.metric is not None else 0
     return order[held:].sort().values, order[:held].sort().values
 
 

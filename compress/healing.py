@@ -1,4 +1,4 @@
-"""Healing, as stages: the full model answers the texts, the student learns its answers, at last in int8."""
+"""Healing, as stages: the full model answers the texts, the student learns its answers."""
 
 import json
 import shutil
@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from compress.augment import augment
-from compress.calibrate import TextBatches, calibrate
 from compress.config import CompressConfig
-from compress.distill import DistillConfig, Lessons, distill
-from compress.fake_int8 import fake_int8
+from compress.distill import Lessons, distill
 from compress.teacher import Teacher, teach
 from export import precision
-from export.precision import Precision
 from models import task as task_file
 from models import tokens
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
@@ -27,6 +27,7 @@ from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 
 VERSION = 3
+CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,41 +58,13 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     assert asked is not None
 
     def make(folder: Path) -> None:
-        student, task, tokenizer = open_classifier(pruned)
-        history = distill(student, _lessons(taught, task, tokenizer, config), asked, scratch_folder(folder))
+        student, task, _ = open_classifier(pruned)
+        history = distill(student, _lessons(taught, pruned, config), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
-    stage = Stage("heal", VERSION, _settings(asked))
+    decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
+    stage = Stage("heal", VERSION, {**decides, **processes()})
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
-
-
-def tune_for_int8(
-    healed: ModelFolder, taught: Taught, calibration: Texts, config: CompressConfig, store: Path
-) -> Made:
-    """Return the student after `config.int8_epochs` more, in which it computes as its int8 graph will.
-
-    Args:
-        healed: the student; what its plan puts into int8 is rounded.
-        taught: what it learns.
-        calibration: texts that ranges of activations are taken from, before the first step; they stay.
-        config: how long and how fast.
-        store: where stages are kept.
-    """
-    assert config.heal is not None
-    changed = {"epochs": config.int8_epochs, "steps": None, "learning_rate": config.int8_learning_rate}
-    training = config.heal.training.model_copy(update=changed)
-    asked = config.heal.model_copy(update={"training": training, "minutes": None})
-
-    def make(folder: Path) -> None:
-        student, task, tokenizer = open_classifier(healed)
-        lessons = _lessons(taught, task, tokenizer, config)
-        scales = calibrate(student, TextBatches(calibration.rows, tokenizer))
-        with fake_int8(student, scales, Precision.read(healed.path / precision.FILE)):
-            history = distill(student, lessons, asked, scratch_folder(folder))
-        _save(student, task, healed, history, folder)
-
-    settings = {**_settings(asked), "calibration": calibration.sha256}
-    return run_stage(Stage("tune", VERSION, settings), [healed, taught.folder], store, make, together=True)
 
 
 def open_classifier(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
@@ -118,18 +91,19 @@ def _encoded(texts: Texts, tokenizer: Tokenizer, config: CompressConfig) -> list
     return rows + augment(rows, tokenizer.special_ids, config.augment, config.seed)
 
 
-def _lessons(taught: Taught, task: Task, tokenizer: Tokenizer, config: CompressConfig) -> Lessons:
+def _lessons(taught: Taught, student: ModelFolder, config: CompressConfig) -> Lessons:
+    task = Task.read(student.path / task_file.FILE)
+    tokenizer, path = Tokenizer.open(student.path, task.max_tokens), student.path / CHANNELS
     rows = _encoded(taught.texts, tokenizer, config)
-    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind)
-
-
-def _settings(asked: DistillConfig) -> dict[str, Any]:
-    return {**asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}), **processes()}
+    channels = torch.from_numpy(np.load(path)) if path.is_file() else None
+    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind, channels)
 
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:
     save_checkpoint(student, task, folder)
-    shutil.copyfile(source.path / precision.FILE, folder / precision.FILE)
+    for name in (precision.FILE, CHANNELS):
+        if (source.path / name).is_file():
+            shutil.copyfile(source.path / name, folder / name)
     copy_texts(source, task, folder)
     told: dict[str, Any] = {
         "epoch_losses": history.losses, "steps": history.steps, "best_step": history.best_step,

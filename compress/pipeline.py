@@ -17,8 +17,9 @@ from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleT
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.config import CompressConfig
-from compress.healing import Taught, copy_texts, heal, open_classifier, teach_texts, tune_for_int8
+from compress.healing import CHANNELS, Taught, copy_texts, heal, open_classifier, teach_texts
 from compress.latency import load_latency
+from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.refit import refit
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
@@ -81,9 +82,6 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
             ready = replace(ready, base=healed, analysis=_analysed(healed, ready.inputs, config, store))
     student = _cut_and_heal(Cut(target), ready, config, store)
     texts = BundleTexts.of(_served_like(ready, config))
-    if config.heal is not None and config.int8_epochs:
-        assert ready.teacher is not None
-        student = tune_for_int8(student.folder, ready.teacher, texts.calibration, config, store)
     return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
@@ -94,6 +92,8 @@ def _cut_and_heal(asked: Cut, ready: Prepared, config: CompressConfig, store: Pa
     }  # fmt: skip
     if asked.left > 1:
         settings |= {"cuts_left": asked.left}
+    elif config.hidden_width:
+        settings |= {"hidden_width": config.hidden_width}
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
         lambda folder: _prune(asked, ready, config, store, folder),
@@ -138,35 +138,40 @@ def _prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, fol
     analysis = Analysis.open(ready.analysis.path)
     served = tokenizer.encode(ready.inputs.validation.rows)
     clock, more = open_clock(ready, tokenizer, task.pair), (ready.base.path / tokens.FILE).stat().st_size
+    narrows = config.hidden_width if asked.left == 1 else None  # last, after all other cuts
+    full = narrowed(model.architecture, narrows) if narrows else model.architecture
 
     def build(shape: Architecture) -> Classifier:
-        return model if shape == model.architecture else cut(model, choose_rungs(analysis.ladders, shape))
+        uncut = shape.layers == model.architecture.layers
+        return model if uncut else cut(model, choose_rungs(analysis.ladders, shape))
 
     def measure(plan: Plan) -> Measured:
-        return clock.measure(build(plan.architecture), plan.precision, more)
+        built = build(plan.architecture)
+        timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
+        return clock.measure(timed, plan.precision, more)
 
-    empty = model.architecture.with_layers([(0, 0)] * len(model.architecture.layers))
+    empty = full.with_layers([(0, 0)] * len(full.layers))
     bare = measure(Plan(empty, Precision.all_int8(empty)))
     if target.kind == "size_mb":
-        table = size_table(model.architecture, bare.bytes)
+        table = size_table(full, bare.bytes)
     else:
         lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
-        table = load_latency(model.architecture, lengths, store)
-    frontier = make_frontier(model.architecture, analysis.costs, analysis.rounding, table)
-    space = Space(model.architecture, frontier, table)
+        table = load_latency(full, lengths, store)
+    space = Space(full, make_frontier(full, analysis.costs, analysis.rounding, table), table)
     if asked.left > 1:
         plan = approach(asked, space, bare.reference_ms)
         measured = measure(plan)
     else:
         plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
     student = build(plan.architecture)
-    if student is model:
+    if student is model and full is model.architecture:
         say(f"int8 alone gives {target.told(measured)}: nothing is cut")
-    elif config.refit:
+    else:
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
-        full = load_checkpoint(ready.full.path)
-        refit(student, full, [TensorBatch(b) for b in pad_texts(encoded, rows, tokenizer)])
+        texts = [TensorBatch(batch) for batch in pad_texts(encoded, rows, tokenizer)]
+        wide = None if full is model.architecture else folder
+        student = _fit(student, load_checkpoint(ready.full.path), texts, config, wide)
     save_checkpoint(student, task, folder)
     plan.precision.write(folder / precision.FILE)
     copy_texts(ready.base, task, folder)
@@ -176,6 +181,25 @@ def _prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, fol
         "plan": plan.summary(), "table": table.model_dump(),
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _fit(
+    student: Classifier, full: Classifier, texts: list[TensorBatch], config: CompressConfig, folder: Path | None
+) -> Classifier:
+    """Return what was cut, fitted to the full model's residual stream; where a folder is given, with fewer channels.
+
+    Which channels are left is written there.
+    """
+    if config.refit and student.architecture != full.architecture:
+        refit(student, full, texts)
+    if folder is None or config.hidden_width is None:
+        return student
+    channels = choose_channels(student, texts, config.hidden_width)
+    np.save(folder / CHANNELS, channels.stream)
+    narrower = narrow(student, channels)
+    if config.refit:
+        refit_narrow(narrower, student, full, texts, channels)
+    return narrower
 
 
 def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:

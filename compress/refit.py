@@ -24,25 +24,42 @@ def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatc
     theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     names = sublayer_names(len(student.architecture.layers))
     for name in tqdm(names, desc="refit", unit="sublayer", delay=1, file=sys.stderr):
-        first = is_read_first(student, name)
-        gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
-        for number, batch in enumerate(batches):
-            wanted, after = _stream(teacher, name, theirs[number], batch)
-            inputs = _inputs(student, name, ours[number], batch)
-            theirs[number] = after
-            missing = read_tokens(wanted - ours[number], batch.mask, first).double()
-            rows = with_one(read_tokens(inputs, batch.mask, first).double())
-            gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
-        _set(student, name, least_squares(gram, cross).float())
-        ours = [_stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+        passed = [stream(teacher, name, hidden, batch) for hidden, batch in zip(theirs, batches, strict=True)]
+        solve_output(student, name, ours, [wanted for wanted, _ in passed], batches)
+        theirs = [after for _, after in passed]
+        ours = [stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+
+
+def solve_output(
+    student: Classifier, name: str, ours: Sequence[Tensor], wanted: Sequence[Tensor], batches: Sequence[TensorBatch]
+) -> None:
+    """Solve the output matrix and bias of one sublayer, in place.
+
+    Args:
+        student: what is fitted.
+        name: of the sublayer.
+        ours: the states that go into it, (batch, tokens, width) a batch.
+        wanted: what the residual stream should be with what it adds, before a norm that follows, likewise.
+        batches: the texts.
+    """
+    first = is_read_first(student, name)
+    gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
+    for hidden, target, batch in zip(ours, wanted, batches, strict=True):
+        missing = read_tokens(target - hidden, batch.mask, first).double()
+        rows = with_one(read_tokens(_inputs(student, name, hidden, batch), batch.mask, first).double())
+        gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
+    _set(student, name, least_squares(gram, cross).float())
 
 
 def _sublayer(model: Classifier, name: str) -> nn.Module:
     return model.encoder.layers.get_submodule(name)
 
 
-def _stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-    """Return the residual stream with what the sublayer adds, before the norm that follows, and after it, if any."""
+def stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
+    """Return the residual stream with what the sublayer adds, and after the norm that follows, if any does.
+
+    Both are (batch, tokens, width).
+    """
     sublayer, seen = _sublayer(model, name), list[Tensor]()
     if model.architecture.modern is not None:  # its norms stand before the sublayers
         after = _run(model, name, hidden, batch)
