@@ -72,12 +72,13 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
 
 @app.command()
 def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows")]) -> None:
-    """Accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
+    """Accuracy and macro F1, or a regression's correlations, of a bundle or a classifier folder on labelled rows."""
     from bench.evaluate import evaluate as work
+    from bench.evaluate import read_task
     from models.data.texts import read_texts
 
     start = time.perf_counter()
-    found = work(model, read_texts(data)).model_dump()
+    found = work(model, read_texts(data, kind=read_task(model).kind)).model_dump()
     show({"verb": "evaluate", "folder": str(model), **found, "seconds": round(time.perf_counter() - start, 1)})
 
 
@@ -97,7 +98,7 @@ def bench(
     compare: Annotated[Path | None, typer.Option(help="an older report.json; exit 1 on worse or too noisy")] = None,
     out: Annotated[Path | None, typer.Option(help="default: report-<id> in --store")] = None,
 ) -> None:
-    """Accuracy and latency of a bundle against other engines: report.html, report.md and report.json."""
+    """Accuracy or correlation, and latency, of a bundle against other engines: report.html, .md and .json."""
     need("torch", "train")
     from bench.guard import judge, openings_of, read_older
     from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
@@ -117,7 +118,9 @@ def bench(
         **({"texts": openings_of(older).texts} if older else {}),  # runs are compared on as many texts
     )
     compared = ModelFolder.open(reference) if reference else find_reference(opened, store)
-    inputs = Inputs(opened, compared, read_texts(data), read_texts(train) if train else None)
+    kind = opened.task.kind
+    rows, learned = read_texts(data, kind=kind), read_texts(train, kind=kind) if train else None
+    inputs = Inputs(opened, compared, rows, learned)
     folder = out or store / f"report-{opened.id}"
     report = run_bench(inputs, config, store, folder)
     failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]

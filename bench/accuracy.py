@@ -1,6 +1,6 @@
 """compare(): two models' answers on the same rows → the paired difference with its interval; score(): one model's."""
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,8 @@ from models.task import Task
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
-Answers = NDArray[Any]  # label indices (rows,), or whether each label is given (rows, labels)
+Answers = NDArray[Any]  # label indices (rows,), whether each label is given (rows, labels), or numbers (rows,)
+Metric = Literal["accuracy", "pearson"]  # what a loss is a loss of
 
 
 class Score(Record):
@@ -22,17 +23,26 @@ class Score(Record):
     accuracy: float
     macro_f1: float
 
+    @property
+    def value(self) -> float:
+        """The number that a loss is a loss of."""
+        return self.accuracy
+
 
 class Difference(Record):
-    """Reference minus ours on the same rows. Points: 1.0 is one percentage point; positive is a loss."""
+    """Reference minus ours on the same rows. Points: 1.0 is a hundredth of the metric; positive is a loss.
 
+    What counts rows is None of a correlation: of numbers none is simply right or wrong.
+    """
+
+    metric: Metric = "accuracy"
     rows: int
     loss_points: float
     loss_interval: tuple[float, float]
-    mcnemar_p: float
-    flips: int  # rows whose label differs, right or wrong
-    lost: int  # the reference was right and ours is not
-    won: int  # the other way round
+    mcnemar_p: float | None = None
+    flips: int | None = None  # rows whose label differs, right or wrong
+    lost: int | None = None  # the reference was right and ours is not
+    won: int | None = None  # the other way round
 
 
 def true_labels(data: Texts, task: Task) -> Indices:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import true_labels
+from bench.judging import truth_of
 from models.data.texts import Texts
-from models.task import Task
+from models.task import Kind, Task
 from models.tokens import Encoded, Row, Tokenizer
 from service.bundle import Bundle
 from service.engine import Engine, run_session
@@ -53,9 +53,19 @@ DESCRIPTIONS = {
     "openvino": "optimum's export on OpenVINO, NNCF post-training int8",
     "ctranslate2": "CTranslate2, int8 weights",
     "torch_compile": "transformers in PyTorch, compiled, fp32",
-    "tfidf": "TF-IDF and logistic regression (scikit-learn), time from text",
+    "tfidf": "TF-IDF and {simple} (scikit-learn), time from text",
 }
 REFERENCES = ("ort_fp32", "pytorch")  # the unpruned model in full precision; the first that ran is the reference
+
+
+def describe(name: str, kind: Kind) -> str:
+    """Return what an engine is, for a task of a kind."""
+    return DESCRIPTIONS[name].format(simple=simple_model(kind))
+
+
+def simple_model(kind: Kind) -> str:
+    """Return what `tfidf` learns with."""
+    return "ridge regression" if kind == "regression" else "logistic regression"
 
 
 def open_engine(spec: EngineSpec) -> OpenEngine:
@@ -110,24 +120,25 @@ def _tfidf(spec: EngineSpec) -> OpenEngine:
     import pickle
 
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    from sklearn.linear_model import LogisticRegression, Ridge
     from sklearn.pipeline import make_pipeline
 
     assert spec.train is not None
-    labels = true_labels(spec.train, spec.task)
+    labels, is_number = truth_of(spec.train, spec.task), spec.task.kind == "regression"
     pipeline = make_pipeline(
         TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(labels) > 500 else 1),
-        LogisticRegression(C=10.0, max_iter=1000),
+        Ridge() if is_number else LogisticRegression(C=10.0, max_iter=1000),
     ).fit([" ".join(row) for row in spec.train.rows], labels)
-    classes = pipeline.classes_
 
     def prepare(rows: Sequence[Row], tokens: int | None) -> list[str]:
         del tokens  # it reads words, a length in tokens means nothing to it
         return [" ".join(row) for row in rows]
 
     def answer(texts: list[str]) -> NDArray[np.float32]:
+        if is_number:
+            return np.asarray(pipeline.predict(texts), dtype=np.float32)[:, None]
         scores = np.full((len(texts), len(spec.task.labels)), -1e9, dtype=np.float32)
-        scores[:, classes] = pipeline.predict_log_proba(texts)
+        scores[:, pipeline.classes_] = pipeline.predict_log_proba(texts)
         return scores
 
     return OpenEngine(prepare, answer, len(pickle.dumps(pipeline)), mates_matter=False)

@@ -1,4 +1,4 @@
-"""evaluate(): accuracy and macro F1 of a bundle, or of a classifier folder, on labelled rows."""
+"""evaluate(): how well a bundle, or a classifier folder, answers labelled rows, in the words of its task."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Score, score, true_labels
+from bench.accuracy import Score
+from bench.correlation import NumberScore
+from bench.judging import score_of, truth_of
 from models import task as task_file
 from models.data.texts import Texts
 from models.errors import FolderError
@@ -17,26 +19,33 @@ from service.bundle import FILE, Bundle
 from service.engine import Engine
 
 
-def evaluate(path: Path, data: Texts) -> Score:
-    """Return the score of the model in the folder `path`.
+def read_task(path: Path) -> Task:
+    """Return what is asked of the model in the folder `path`.
+
+    Raises:
+        FolderError: the folder is neither a bundle nor a classifier.
+    """
+    folder = ModelFolder.open(path)
+    if not (folder.path / task_file.FILE).is_file():
+        raise FolderError(f"{path} holds the result of '{folder.manifest.lineage[-1].stage}', which answers nothing")
+    return Task.read(folder.path / task_file.FILE)
+
+
+def evaluate(path: Path, data: Texts) -> Score | NumberScore:
+    """Return the score of the model in the folder `path`; `data` was read for its kind of task.
 
     Raises:
         FolderError: the folder is neither a bundle nor a classifier.
         InputError: a label is not the model's, or there are no labels.
     """
-    folder = ModelFolder.open(path)
-    if not (folder.path / task_file.FILE).is_file():
-        raise FolderError(f"{path} holds the result of '{folder.manifest.lineage[-1].stage}', which answers nothing")
-    task = Task.read(folder.path / task_file.FILE)
-    truth = true_labels(data, task)
+    task = read_task(path)
+    truth = truth_of(data, task)
     if data.pair != task.pair:
         raise FolderError(
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
         )
-    answers = (
-        bundle_logits(path, data.rows) if (folder.path / FILE).is_file() else _torch_logits(folder.path, data, task)
-    )
-    return score(truth, answers.argmax(1), len(task.labels))
+    logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else _torch_logits(path, data, task)
+    return score_of(task, truth, task.decide(task.scores(logits)))
 
 
 def bundle_logits(path: Path, rows: Sequence[Row]) -> NDArray[np.float32]:

@@ -23,7 +23,8 @@ from typing import Literal
 
 import numpy as np
 
-from bench.accuracy import Difference, compare
+from bench.accuracy import Difference
+from bench.judging import NAMES, judge_loss
 from bench.records import Openings, Report
 from models.errors import InputError
 from models.record import Record
@@ -43,7 +44,7 @@ class Verdict(Record):
     speed_ratio: float  # newer speed-up over older: below 1 is slower
     speed_interval: tuple[float, float]  # 90 %
     disturbed: str | None = None  # what else the machine did, when that alone forbids a call
-    accuracy: Call | None  # None: no labels
+    accuracy: Call | None  # or the correlation of a regression; None: no labels
     accuracy_change: Difference | None  # older minus newer, on the same rows
 
     @property
@@ -58,7 +59,8 @@ class Verdict(Record):
         if self.disturbed:
             told += f", because {self.disturbed}"
         if self.accuracy and self.accuracy_change:
-            told += f", accuracy {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points)"
+            name = NAMES[self.accuracy_change.metric]
+            told += f", {name} {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points)"
         return told
 
 
@@ -159,7 +161,7 @@ def _accuracy(older: Report, newer: Report) -> tuple[Call | None, Difference | N
     answers = [e.answers for r in (older, newer) if (e := r.engine("ours")) and e.answers]
     if older.truth is None or newer.truth is None or len(answers) < 2:
         return None, None
-    change = compare(np.array(newer.truth), np.array(answers[0]), np.array(answers[1]))
+    change = judge_loss(newer.kind, np.array(newer.truth), np.array(answers[0]), np.array(answers[1]))
     low, high = change.loss_interval
     if low > 0:
         return "worse", change

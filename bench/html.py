@@ -4,6 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from bench.judging import NAMES, score_cells, score_heads, told
 from bench.markdown import machine_sentence
 from bench.plots import figures
 from bench.records import Report
@@ -22,6 +23,10 @@ def to_html(report: Report) -> str:
     return environment.get_template("report.html.j2").render(
         report=report,
         figures=figures(report),
+        metric=NAMES[report.metric],
+        heads=score_heads(report.metric),
+        cells=score_cells,
+        told=told,
         batches=sorted({t.batch for e in report.engines for t in e.timings}),
         compared=pair,
         matrices=pair if len(report.labels) <= CONFUSION_LABELS else [],

@@ -1,5 +1,6 @@
 """to_markdown(): the report as a table that fits a README."""
 
+from bench.judging import NAMES, score_cells, score_heads
 from bench.records import EngineReport, Report
 
 
@@ -14,8 +15,8 @@ def to_markdown(report: Report) -> str:
         "",
         f"Reference: `{report.reference}`, {report.reference_architecture.summary()}. "
         f"Ours: {report.architecture.summary()}.",
-        f"{report.rows} rows for accuracy; {report.texts_timed} texts at their own lengths, {report.rounds} rounds, "
-        "engines in turn; times from token ids to logits (tfidf: from text).",
+        f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
+        f"{report.rounds} rounds, engines in turn; times from token ids to logits (tfidf: from text).",
         *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",
         machine_sentence(report),
@@ -28,7 +29,7 @@ def to_markdown(report: Report) -> str:
 def engines_table(report: Report) -> str:
     """Return the table of engines."""
     batches = sorted({t.batch for e in report.engines for t in e.timings})
-    heads = ["engine", "accuracy", "macro F1", "loss, points [95 %]", "speed-up [95 %]"]
+    heads = ["engine", *score_heads(report.metric), "loss, points [95 %]", "speed-up [95 %]"]
     heads += [f"p50 / p95 ms, batch {batch}" for batch in batches] + ["MB"]
     return table(heads, [_row(engine, batches, report.reference) for engine in report.engines])
 
@@ -42,9 +43,9 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
 def _row(engine: EngineReport, batches: list[int], reference: str | None) -> list[str]:
     if engine.status != "ok":
         return [f"{engine.name}: {engine.status} ({engine.problem})"] + [""] * (len(batches) + 5)
-    score, lost = engine.score, engine.difference
+    lost = engine.difference
     cells = [f"**{engine.name}**" if engine.name == "ours" else engine.name]
-    cells += [f"{score.accuracy:.1%}", f"{score.macro_f1:.3f}"] if score else ["no labels", ""]
+    cells += score_cells(engine.score)
     cells.append(
         f"{lost.loss_points:+.2f} [{lost.loss_interval[0]:+.2f}, {lost.loss_interval[1]:+.2f}]" if lost else ""
     )

@@ -11,6 +11,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from bench.accuracy import Score
+from bench.correlation import NumberScore
+from bench.judging import NAMES
 from bench.records import PERCENTS, EngineReport, Report
 
 INK, GRID = "#010203", "#040506"  # stand-ins that _svg() turns into the page's colours
@@ -27,8 +30,9 @@ STYLE = {
 
 def figures(report: Report) -> list[tuple[str, str]]:
     """Return (caption, svg) of each figure that the report has numbers for."""
+    worth = NAMES[report.metric].capitalize()
     drawers: list[tuple[str, Callable[[Axes, Report], bool]]] = [
-        ("Accuracy against time for one text: up and to the left is better. Bars: 95 % intervals.", _pareto),
+        (f"{worth} against time for one text: up and to the left is better. Bars: 95 % intervals.", _pareto),
         ("Time a text, by how many are answered at once.", _batches),
         ("Time against length, one text at once.", _lengths),
         ("How often a text takes how long: percentiles, one text at once.", _percentiles),
@@ -87,17 +91,25 @@ def _pareto(axes: Axes, report: Report) -> bool:
         timing, score = engine.timing(1), engine.score
         if timing is None or score is None:
             continue
-        half = 196 * (score.accuracy * (1 - score.accuracy) / score.rows) ** 0.5
         low, high = timing.p50_interval
         axes.errorbar(
-            timing.p50_ms, score.accuracy * 100, yerr=half,
+            timing.p50_ms, score.value * 100, yerr=_bars(score),
             xerr=[[max(0, timing.p50_ms - low)], [max(0, high - timing.p50_ms)]],
             fmt="o", color=COLORS[engine.name], capsize=2, label=engine.name,
         )  # fmt: skip
-    axes.set(xscale="log", xlabel="p50, ms (log)", ylabel="accuracy, %")
+    axes.set(xscale="log", xlabel="p50, ms (log)", ylabel=f"{NAMES[report.metric]}, hundredths")
     _plain_numbers(axes.xaxis)
     _legend(axes)
     return bool(axes.containers)
+
+
+def _bars(score: Score | NumberScore) -> list[list[float]]:
+    """Return how far the 95 % interval reaches down and up from the score, in hundredths."""
+    if isinstance(score, NumberScore):
+        low, high = score.pearson_interval
+        return [[max(0.0, 100 * (score.pearson - low))], [max(0.0, 100 * (high - score.pearson))]]
+    half = 196 * (score.accuracy * (1 - score.accuracy) / score.rows) ** 0.5
+    return [[half], [half]]
 
 
 def _batches(axes: Axes, report: Report) -> bool:

@@ -1,5 +1,6 @@
 """The classifier in transformers and PyTorch, eager or compiled."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -34,14 +35,17 @@ def _open(spec: EngineSpec, wrap: Callable[[Any], Any]) -> OpenEngine:
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(spec.threads)
-    model = wrap(AutoModelForSequenceClassification.from_pretrained(spec.folder).eval())
+    plain = AutoModelForSequenceClassification.from_pretrained(spec.folder).eval()
+    takes_types = "token_type_ids" in inspect.signature(plain.forward).parameters  # DistilBERT, ModernBERT: no
+    model = wrap(plain)
     tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
 
     def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
         batch = tokenizer.pad(encoded)
-        ids, mask, types = (torch.from_numpy(a) for a in (batch.ids, batch.mask, batch.types))
+        arrays = {"input_ids": batch.ids, "attention_mask": batch.mask}
+        arrays |= {"token_type_ids": batch.types} if takes_types else {}
         with torch.inference_mode():
-            return np.asarray(model(input_ids=ids, attention_mask=mask, token_type_ids=types).logits.numpy())
+            return np.asarray(model(**{name: torch.from_numpy(a) for name, a in arrays.items()}).logits.numpy())
 
     size = sum((spec.folder / name).stat().st_size for name in FILES)
     return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)

@@ -5,11 +5,14 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.accuracy import Difference, Score
+from bench.accuracy import Difference, Metric, Score
+from bench.correlation import NumberScore
+from bench.judging import metric_of
 from bench.quality import Quality
 from bench.quiet import Quiet
 from models.architecture import Architecture
 from models.record import Record
+from models.task import Kind
 
 PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
@@ -38,9 +41,11 @@ class EngineReport(Record):
     bytes: int | None = Field(None, description="files that it needs to answer")
     cold_start_seconds: float | None = Field(None, description="from a new process to ready, imports included")
     peak_bytes: int | None = Field(None, description="largest memory of its process")
-    score: Score | None = Field(None, description="None: the data has no labels")
+    score: Score | NumberScore | None = Field(None, description="None: the data has no labels")
     quality: Quality | None = None
-    answers: tuple[int, ...] | None = Field(None, description="label indices, of ours only: what --compare pairs")
+    answers: tuple[int, ...] | tuple[float, ...] | None = Field(
+        None, description="label indices, or numbers, of ours only: what --compare pairs"
+    )
     operators_ms: dict[str, float] | None = Field(None, description="milliseconds a text by operator, where known")
     difference: Difference | None = Field(None, description="against the reference, on the same rows")
     timings: tuple[Timing, ...] = ()
@@ -98,7 +103,10 @@ class Report(Record):
     reference: str | None = Field(description="the engine that others are compared with")
     reference_architecture: Architecture
     labels: tuple[str, ...]
-    truth: tuple[int, ...] | None = Field(None, description="label indices of the data, in its order")
+    kind: Kind = Field("single", description="of the model's task")
+    truth: tuple[int, ...] | tuple[float, ...] | None = Field(
+        None, description="label indices of the data, or numbers, in its order"
+    )
     asked_speedup: float | None = Field(None, description="what compression was asked for; None: nothing was pruned")
     data: str
     data_sha256: str
@@ -118,6 +126,11 @@ class Report(Record):
         dropped = {"paired_speedup", "paired_interval"}
         engines = [{k: v for k, v in e.items() if k not in dropped} for e in found.get("engines", ())]
         return {**found, "engines": engines}
+
+    @property
+    def metric(self) -> Metric:
+        """What answers are judged by."""
+        return metric_of(self.kind)
 
     def engine(self, name: str) -> EngineReport | None:
         """Return the row of that name, when it ran."""

@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
-from bench.accuracy import Indices, true_labels
+from bench.accuracy import Answers
 from bench.cores import choose_cores
 from bench.engines import REFERENCES, EngineSpec
 from bench.html import to_html
+from bench.judging import truth_of
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
 from bench.openings import OpeningError, measure_openings
@@ -88,7 +89,7 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         seconds=round(time.time() - begun, 1),
         load_after=os.getloadavg()[0],
         reference=reference,
-        truth=None if truth is None else tuple(int(n) for n in truth),
+        truth=None if truth is None else tuple(truth.tolist()),
         texts_timed=len(timed),
         rounds=config.rounds,
         engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *config.against)),
@@ -137,10 +138,11 @@ def summary(report: Report) -> dict[str, Any]:
     }
     base = report.engine(report.reference) if report.reference else None
     if ours.score:
-        told |= {"accuracy": ours.score.accuracy, "macro_f1": ours.score.macro_f1}
+        told |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
     if base and base.score:
-        told["reference_accuracy"] = base.score.accuracy
+        told[f"reference_{report.metric}"] = base.score.value
     if ours.difference:
+        told["loss_is"] = report.metric
         told["loss_points"] = _rounded(ours.difference.loss_points)
         told["loss_interval"] = [_rounded(x) for x in ours.difference.loss_interval]
     return told
@@ -156,6 +158,7 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "architecture": inputs.bundle.architecture,
         "reference_architecture": read_architecture(inputs.reference.path),
         "labels": inputs.bundle.task.labels,
+        "kind": inputs.bundle.task.kind,
         "asked_speedup": float(asked[-1]) if asked else None,
         "data": inputs.data.source,
         "data_sha256": inputs.data.sha256,
@@ -167,8 +170,8 @@ def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
 
 
-def _truth(inputs: Inputs) -> Indices | None:
-    return None if inputs.data.labels is None else true_labels(inputs.data, inputs.bundle.task)
+def _truth(inputs: Inputs) -> Answers | None:
+    return None if inputs.data.labels is None else truth_of(inputs.data, inputs.bundle.task)
 
 
 def _chosen(data: Texts, config: BenchConfig) -> list[Row]:

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Indices, compare, score
-from bench.engines import DESCRIPTIONS
+from bench.accuracy import Answers, Indices
+from bench.engines import describe
+from bench.judging import judge_loss, score_of
 from bench.measure import Cell
 from bench.quality import quality
 from bench.records import PERCENTS, EngineReport, Timing
@@ -30,16 +31,16 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The data that was answered: true label indices, or None without labels, and lengths in tokens."""
+    """The data that was answered: label indices or numbers, or None without labels, and lengths in tokens."""
 
-    truth: Indices | None
+    truth: Answers | None
     lengths: Indices
     task: Task
 
 
 def engine_report(name: str, measured: Measured, rows: Rows, reference: str | None) -> EngineReport:
     """Return the row of one engine; `reference` is the engine that it is compared with."""
-    base = EngineReport(name=name, description=DESCRIPTIONS[name])
+    base = EngineReport(name=name, description=describe(name, rows.task.kind))
     if name in measured.problems:
         status, told = measured.problems[name]
         return base.model_copy(update={"status": status, "problem": told})
@@ -57,14 +58,16 @@ def engine_report(name: str, measured: Measured, rows: Rows, reference: str | No
 
 
 def _answers(name: str, measured: Measured, rows: Rows, reference: str | None) -> dict[str, Any]:
-    logits = measured.answers[name]
-    answers = logits.argmax(1)
-    found: dict[str, Any] = {"answers": tuple(int(n) for n in answers)} if name == "ours" else {}
+    logits, task = measured.answers[name], rows.task
+    answers = task.decide(task.scores(logits))
+    found: dict[str, Any] = {"answers": tuple(answers.tolist())} if name == "ours" else {}
     if rows.truth is not None:
-        found["score"] = score(rows.truth, answers, len(rows.task.labels))
-        found["quality"] = quality(rows.truth, logits, rows.task, rows.lengths)
+        found["score"] = score_of(task, rows.truth, answers)
+        if task.kind == "single":
+            found["quality"] = quality(rows.truth, logits, task, rows.lengths)
         if reference is not None and name != reference:
-            found["difference"] = compare(rows.truth, measured.answers[reference].argmax(1), answers)
+            other = task.decide(task.scores(measured.answers[reference]))
+            found["difference"] = judge_loss(task.kind, rows.truth, other, answers)
     return found
 
 

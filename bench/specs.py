@@ -46,7 +46,7 @@ def engine_specs(
         try:
             folder = _folder(name, reference, train, bundle.task.max_tokens, store)
             specs.found[name] = EngineSpec(name, folder, bundle.task, FILES.get(name, ""), train=train)
-        except MissingExtraError as error:
+        except InputError as error:  # not installed, or not for a model of this family or shape
             specs.problems[name] = ("absent", str(error))
         except Exception as error:  # whatever a foreign converter raises becomes its row
             specs.problems[name] = ("failed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 
+from bench.engines import simple_model
 from bench.guard import disturbance
+from bench.judging import NAMES, told
 from bench.records import EngineReport, Report
 
 
@@ -25,18 +27,19 @@ def verdicts(report: Report) -> Iterator[str]:
 
 def _cost(report: Report, ours: EngineReport) -> Iterator[str]:
     if ours.score is None:
-        yield "The data has no labels: accuracy was not measured."
+        yield f"The data has no labels: {NAMES[report.metric]} was not measured."
         return
     if ours.difference is None:
         return
     low, high = ours.difference.loss_interval
-    told = f"{ours.difference.loss_points:+.2f} points of accuracy (95 % interval {low:+.2f} to {high:+.2f})"
+    name = NAMES[report.metric]
+    lost = f"{ours.difference.loss_points:+.2f} points of {name} (95 % interval {low:+.2f} to {high:+.2f})"
     if low > 0:
-        yield f"Compression cost accuracy: it lost {told}."
+        yield f"Compression cost {name}: it lost {lost}."
     elif high < 0:
-        yield f"The compressed model answers better than its reference: the loss is {told}."
+        yield f"The compressed model answers better than its reference: the loss is {lost}."
     else:
-        yield f"No loss can be told from chance on these {report.rows} rows: the loss is {told}."
+        yield f"No loss can be told from chance on these {report.rows} rows: the loss is {lost}."
 
 
 def _speed(report: Report, ours: EngineReport) -> Iterator[str]:
@@ -60,13 +63,15 @@ def _simple(report: Report, ours: EngineReport) -> Iterator[str]:
     base = report.engine(report.reference) if report.reference else None
     if simple is None or simple.score is None or ours.score is None or simple.difference is None:
         return
+    reached = f"TF-IDF with {simple_model(report.kind)} reaches {told(report.metric, simple.score.value)}"
     if base and base.score and simple.difference.loss_interval[0] <= 0:
+        better = simple.difference.loss_interval[1] < 0
         yield (
-            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, which cannot be told from the "
-            f"full encoder's {base.score.accuracy:.1%}: on this data an encoder does not earn its cost."
+            f"{reached}, which {'is better than' if better else 'cannot be told from'} the full encoder's "
+            f"{told(report.metric, base.score.value)}: on this data an encoder does not earn its cost."
         )
-    elif simple.score.accuracy >= ours.score.accuracy:
+    elif simple.score.value >= ours.score.value:
         yield (
-            f"TF-IDF with logistic regression reaches {simple.score.accuracy:.1%}, the compressed model "
-            f"{ours.score.accuracy:.1%}: compressed this far, the encoder does not earn its cost."
+            f"{reached}, the compressed model {told(report.metric, ours.score.value)}: compressed this far, the "
+            "encoder does not earn its cost."
         )

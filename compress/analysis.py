@@ -21,10 +21,10 @@ from compress.costs import Costs, measure_costs
 from compress.importance import fisher, fisher_order
 from compress.ladder import Ladder, Rung, Units, build_ladder, removal_order
 from compress.rounding import Rounding, measure_rounding
-from compress.statistics import Grams, collect_grams, output_matrix, sublayer_names
+from compress.statistics import Grams, collect_grams, output_bias, output_matrix, sublayer_names
 from models.classifier import Classifier, TensorBatch
 from models.record import Record
-from models.task import Task
+from models.task import Kind, Task
 from models.tokens import TokenBatch
 
 LADDERS, COSTS = "ladders.safetensors", "costs.json"
@@ -88,7 +88,7 @@ def analyse(
     """
     batches = [TensorBatch(batch) for batch in fitted]
     grams = collect_grams(model, batches)
-    orders = _orders(model, batches, grams, config.order)
+    orders = _orders(model, batches, grams, config.order, task.kind)
     heads, neurons = widths(model.architecture)
     ladders = {}
     for name in tqdm(orders, desc="correct each width", unit="sublayer", file=sys.stderr):
@@ -96,18 +96,20 @@ def analyse(
         assert matrix is not None
         units = len(orders[name])
         wanted = [w for w in (heads if name.endswith("attention") else neurons) if w < units] + [units]
-        full = torch.cat([matrix.weight.detach(), matrix.bias.detach()[:, None]], dim=1)
+        full = torch.cat([matrix.weight.detach(), output_bias(matrix)[:, None]], dim=1)
         ladders[name] = build_ladder(full, grams[name], orders[name], wanted, config.correct)
     costs = measure_costs(model, ladders, [TensorBatch(batch) for batch in judged], task.kind)
     return Analysis(ladders, costs, measure_rounding(model, fitted, judged, task))
 
 
-def _orders(model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order) -> dict[str, Units]:
+def _orders(
+    model: Classifier, batches: Sequence[TensorBatch], grams: Grams, order: Order, kind: Kind
+) -> dict[str, Units]:
     """Return the order of removal of each sublayer that is not dropped already."""
     shape = model.architecture
     names = [name for name in sublayer_names(len(shape.layers)) if output_matrix(model, name) is not None]
     if order == "fisher":
-        information = fisher(model, batches)
+        information = fisher(model, batches, kind)
         return {name: fisher_order(information[name]) for name in names}
     orders = {}
     generator = np.random.default_rng(0)

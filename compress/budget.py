@@ -65,5 +65,6 @@ def _sizes(shape: Architecture, weight: int, column: int) -> Amounts:
         return {width: float(size(width)) if width else 0.0 for width in sizes}
 
     attention = of(heads, lambda h: weight * 4 * inner[h] * shape.width + column * 3 * inner[h] + 4 * shape.width)
-    ffn = of(neurons, lambda n: weight * 2 * n * shape.width + column * n + 4 * shape.width)
+    rises = 1 if shape.modern is None else 2  # GeGLU: what is bent, and its factor
+    ffn = of(neurons, lambda n: weight * (rises + 1) * n * shape.width + column * rises * n + 4 * shape.width)
     return Amounts(attention=attention, ffn=ffn, last_attention=attention, last_ffn=ffn)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.accuracy import compare
+from bench.judging import judge_loss
 from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
@@ -32,7 +32,8 @@ from service import bundle as bundle_file
 from service.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
 VERSION = 3
-FP32_LIMIT = 1e-4  # |Δlogit| torch against ONNX fp32: rounding only
+# limits of |Δlogit|; those of a regression grow with its numbers
+FP32_LIMIT = 1e-4  # torch against ONNX fp32: rounding only
 FP16_LIMIT = 0.05  # about ten times what fp16 shows
 INT8_LIMIT = 2.0  # far above what a working int8 graph shows: it catches broken ones; the loss is judged apart
 GOLDEN_ROWS = 8
@@ -125,7 +126,8 @@ class _Forms:
     def write_fp32(self) -> Path:
         """Write the graph in fp32; it must answer as torch does."""
         path = self._add("cpu-fp32", Variant(
-            file="onnx/cpu-fp32.onnx", device="cpu", precision="fp32", recipe="fp32", golden_tolerance=1e-3
+            file="onnx/cpu-fp32.onnx", device="cpu", precision="fp32", recipe="fp32",
+            golden_tolerance=1e-3 * self._subject.magnitude,
         ))  # fmt: skip
         to_onnx(self._subject.model, path, self._subject.task.pair)
         check_fused(path, self._shape, Precision.all_fp32(self._shape), static=False)
@@ -136,9 +138,12 @@ class _Forms:
         """Take the int8 graph that was chosen, and say where it would saturate on a processor without VNNI."""
         taken, precision = choice.taken, choice.taken.fallen.precision
         assert taken.recipe != "fp32"
-        path = self._add("cpu-int8", int8_variant(taken.recipe, precision.weight_bits))
+        variant, spread = int8_variant(taken.recipe, precision.weight_bits), self._subject.spread
+        tolerance = variant.golden_tolerance * spread
+        path = self._add("cpu-int8", variant.model_copy(update={"golden_tolerance": tolerance}))
         taken.path.rename(path)
-        self._told["fp32_int8"] = check_agreement(taken.fallen.agreement, "ONNX int8", INT8_LIMIT).model_dump()
+        agreement = check_agreement(taken.fallen.agreement, "ONNX int8", INT8_LIMIT * spread)
+        self._told["fp32_int8"] = agreement.model_dump()
         self._told["precision"] = precision.model_dump()
         if choice.scales is not None:
             rows = self._subject.calibration[:SATURATION_ROWS]
@@ -149,7 +154,8 @@ class _Forms:
     def write_gpu(self) -> None:
         """Write the fp16 graph, and run it here: ONNX Runtime computes it in fp32 between its fp16 tensors."""
         path = self._add("gpu-fp16", Variant(
-            file="onnx/gpu-fp16.onnx", device="cuda", precision="fp16", recipe="fp16", golden_tolerance=FP16_LIMIT
+            file="onnx/gpu-fp16.onnx", device="cuda", precision="fp16", recipe="fp16",
+            golden_tolerance=FP16_LIMIT * self._subject.magnitude,
         ))  # fmt: skip
         write_fp16(self._subject.model, path, self._subject.task.pair)
         check_half(path, self._shape)
@@ -191,8 +197,8 @@ class _Forms:
             "recipe": choice.taken.recipe, "agreement": agreement.model_dump(),
             "tried": [t.model_dump() for t in choice.tried],
         }  # fmt: skip
-        if agreement.loss_is == "accuracy":  # what else is called a loss here was not counted on labels
-            told |= agreement.model_dump(include={"accuracy", "reference_accuracy", "loss_points", "rows"})
+        if (name := agreement.loss_is) in ("accuracy", "pearson"):  # other losses were not found on labels
+            told |= agreement.model_dump(include={name, f"reference_{name}", "loss_is", "loss_points", "rows"})
             told["loss_interval"] = _interval(self._subject, self._answers(default))
         milliseconds = {t.recipe: t.ms for t in choice.tried if t.ms is not None}
         if milliseconds:
@@ -210,14 +216,19 @@ class _Forms:
 
     def _check(self, name: str, path: Path, what: str, limit: float) -> None:
         agreement: Agreement = self._subject.agreement(self._subject.answers(path))
-        self._told[name] = check_agreement(agreement, what, limit).model_dump()
+        self._told[name] = check_agreement(agreement, what, limit * self._subject.magnitude).model_dump()
 
 
 def _interval(subject: Subject, found: np.ndarray) -> tuple[float, float] | None:
-    """Return the 95 % interval of the paired loss, in points, where it was counted on labels."""
-    if subject.truth is None or subject.task.kind != "single":
+    """Return the 95 % interval of the paired loss, in points, where it was found on labels.
+
+    With several labels a row there is none: decisions are counted there, and those of one row are not independent.
+    """
+    task = subject.task
+    if subject.truth is None or task.kind == "multi":
         return None
-    return compare(subject.truth, subject.wanted.argmax(1), found.argmax(1)).loss_interval
+    was, now = (task.decide(task.scores(logits)) for logits in (subject.wanted, found))
+    return judge_loss(task.kind, subject.truth, was, now).loss_interval
 
 
 def _warn(found: dict[str, Saturation]) -> None:

@@ -185,12 +185,12 @@ class _Means:
 
 def points_of(model: Classifier) -> dict[str, Point]:
     """Return the inputs of the matrices that may be int8, by the names of `Scales`."""
-    found, last = {}, len(model.architecture.layers) - 1
+    found = {}
     for module, linear in model.named_modules():
         if not (isinstance(linear, torch.nn.Linear) and module.startswith("encoder.layers.")):
             continue
         weight = linear.weight.detach().numpy().T
-        if int(module.split(".")[2]) != last:
+        if not model.architecture.first_only(int(module.split(".")[2])):
             found[module] = Point(module, weight, first_only=False)
         elif module.endswith(".qkv"):
             inner = weight.shape[1] // 3

@@ -11,7 +11,7 @@ from models.distributed import by_main
 from models.errors import InputError
 
 if TYPE_CHECKING:
-    from compress.pipeline import CompressConfig
+    from compress.config import CompressConfig
     from compress.target import Target
 
 MODES: dict[str, dict[str, Any] | None] = {  # of healing; None: nothing is trained
@@ -34,11 +34,13 @@ def compress(
     family: Annotated[
         str | None, typer.Option(help="several speed-ups from one run, such as 1.5,2,3,4,6,8,12")
     ] = None,
-    max_loss: Annotated[float, typer.Option(help="points of accuracy that may be lost")] = 1.0,
+    max_loss: Annotated[float, typer.Option(help="points of accuracy, or of correlation, that may be lost")] = 1.0,
     mode: Annotated[str, typer.Option(help="instant (no training), standard (within the hour) or max")] = "standard",
     epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
+    augment: Annotated[int | None, typer.Option(help="variants of each text that are learned from too")] = None,
+    cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
@@ -69,8 +71,11 @@ def compress(
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
-    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate}
-    settings = {"tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "seed": seed}
+    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
+    settings = {
+        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "cuts": cuts,
+        "seed": seed,
+    }  # fmt: skip
     config = make_config(mode, healing, settings)
     source = open_source(model, store)
     if hidden_width is not None:
@@ -144,19 +149,21 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
 
     Args:
         mode: one of MODES.
-        healing: `epochs`, `minutes` and `learning_rate` of the healing; None: the mode's own.
+        healing: `epochs`, `minutes`, `learning_rate` and `augment`; None: the mode's own.
         settings: further fields of the configuration.
     """
+    from compress.config import CompressConfig
     from compress.distill import DistillConfig
-    from compress.pipeline import CompressConfig
 
     if mode not in MODES:
         raise InputError(f"--mode is {mode!r}: there are {', '.join(MODES)}")
     told, given = MODES[mode], {name: value for name, value in healing.items() if value is not None}
     if told is None:
         if given:
-            raise InputError(f"--mode instant trains nothing: leave out {', '.join(given)}")
+            flags = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+            raise InputError(f"--mode instant trains nothing: leave out {flags}")
         return CompressConfig(heal=None, **settings)
+    settings = settings | {"augment": given.pop("augment", 0)}
     training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
     heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

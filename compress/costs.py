@@ -48,10 +48,10 @@ def measure_costs(
 
 def answer_from(model: Classifier, index: int, hidden: Tensor, batch: TensorBatch) -> Tensor:
     """Return the logits (batch, labels) of hidden states (batch, tokens, width) that go into layer `index`."""
-    attended = batch.mask[:, None, None, :].bool()
-    for layer in model.encoder.layers[index:]:
-        hidden = layer(hidden, attended, None)
-    return model.head(hidden, batch.mask)
+    views = model.encoder.views(batch.mask)
+    for layer, view in zip(model.encoder.layers[index:], views[index:], strict=True):
+        hidden = layer(hidden, view, None)
+    return model.head(model.encoder.finish(hidden), batch.mask)
 
 
 def _layer_inputs(model: Classifier, batch: TensorBatch) -> list[Tensor]:

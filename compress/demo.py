@@ -6,8 +6,9 @@ from typing import Any
 
 from bench.report import BenchConfig, Inputs, run_bench
 from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.distill import DistillConfig
-from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.pipeline import compress_to, prepare
 from compress.source import Inputs as Source
 from compress.target import Target
 from models.console import say

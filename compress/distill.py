@@ -54,7 +54,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
 
     A layer of the student learns from the states after the same layer of the teacher, a narrower one from those of
     the channels that it has. The error of the states is a share of the teacher's own square, so that its weight means
-    the same for every model.
+    the same for every model. Numbers of a regression are standardized by the spread of the teacher's, for the same
+    reason.
 
     With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
     when it answered them most like the teacher.
@@ -67,12 +68,13 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     """
     teacher, encoded, training = lessons.teacher, lessons.encoded, config.training
     learned, watched = _hold_out(len(encoded), training)
+    spread = max(float(teacher.logits.std(correction=0)), 1e-8) if lessons.kind == "regression" else 1.0
 
     def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
         texts = learned[rows.cpu()]
         found, states = model(batch)
         wanted = teacher.logits[texts].to(found.device)
-        loss = divergence(lessons.kind, found.float(), wanted, config.temperature).sum()
+        loss = divergence(lessons.kind, found.float() / spread, wanted / spread, config.temperature).sum()
         if config.hidden_weight:
             known = teacher.states(texts.tolist(), batch.ids.shape[1])
             known = known if lessons.channels is None else known[..., lessons.channels]
@@ -84,7 +86,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     def judge(model: nn.Module) -> dict[str, float]:
         texts = [encoded[i] for i in watched.tolist()]
         found = torch.from_numpy(predict(cast(Classifier, model), texts, lessons.tokenizer))
-        return {DISTANCE: float(divergence(lessons.kind, found, teacher.logits[watched], config.temperature).mean())}
+        wanted = teacher.logits[watched]
+        return {DISTANCE: float(divergence(lessons.kind, found / spread, wanted / spread, config.temperature).mean())}
 
     objective = TextObjective([encoded[i] for i in learned.tolist()], lessons.tokenizer, loss_of)
     whole = training.steps or training.epochs * len(objective.plan(0, training.batch_size * world_size(), 0))

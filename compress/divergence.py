@@ -10,7 +10,8 @@ def divergence(kind: Kind, found: Tensor, wanted: Tensor, temperature: float = 1
     """Return the divergence of logits `found` from `wanted`, both (batch, labels) → (batch,).
 
     `single`: Kullback-Leibler of the softened softmax, times temperature² (Hinton et al. 2015). `multi`: the same of
-    each label's sigmoid, summed. `regression`: the squared error; a temperature means nothing there.
+    each label's sigmoid, summed. `regression`: the squared error, in the square of the answers' unit: divide both by
+    the spread of the wanted ones where the size matters; a temperature means nothing there.
     """
     if kind == "regression":
         return (found - wanted).pow(2).sum(-1)

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.accuracy import Difference, compare, right
+from bench.accuracy import Difference, Metric
 from bench.evaluate import bundle_logits
+from bench.judging import NAMES, judge, judge_loss, told
 from compress.clock import Measured
 from compress.pipeline import Prepared, open_clock
 from compress.target import Target
@@ -39,9 +40,14 @@ class Point(Record):
     id: str
     architecture: str
     measured: Measured
-    accuracy: float  # with several labels a row: the share of rows with all of them right
-    reference_accuracy: float
+    score: float  # accuracy (with several labels a row, of rows with all of them right), or Pearson's correlation
+    reference_score: float
     difference: Difference
+
+    @property
+    def metric(self) -> Metric:
+        """What `score` is."""
+        return self.difference.metric
 
     def sureness(self, max_loss: float) -> str:
         """Return how sure it is that the loss is inside: `sure`, `likely`, `doubtful`, or `outside`."""
@@ -73,7 +79,7 @@ class Judge:
         Raises:
             TargetError: it is slower than the model it came from, or misses its target in the form that is served.
         """
-        bundle = Bundle.open(folder.path)
+        bundle, kind = Bundle.open(folder.path), self._task.kind
         variant = bundle.info.default["cpu"]
         answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
         graph, size = bundle.onnx_path(variant), bundle.served_bytes(variant)
@@ -91,9 +97,9 @@ class Judge:
             )
         return Point(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
-            measured=measured, accuracy=float(right(self._truth, answers).mean()),
-            reference_accuracy=float(right(self._truth, self._reference).mean()),
-            difference=compare(self._truth, self._reference, answers),
+            measured=measured, score=judge(kind, self._truth, answers),
+            reference_score=judge(kind, self._truth, self._reference),
+            difference=judge_loss(kind, self._truth, self._reference, answers),
         )  # fmt: skip
 
 
@@ -130,21 +136,21 @@ def pick(points: Sequence[Point], max_loss: float) -> Point:
     if inside:
         return max(inside, key=lambda p: p.measured.speedup)
     nearest = sorted(points, key=lambda p: p.difference.loss_points)[:3]
-    told = "; ".join(
+    listed = "; ".join(
         f"{p.target.told(p.measured)} loses {p.difference.loss_points:.2f} points "
         f"[{p.difference.loss_interval[0]:.2f}, {p.difference.loss_interval[1]:.2f}] ({p.folder})"
         for p in nearest
     )
     raise TargetError(
-        f"no point loses at most {max_loss:g} points: {told}. Ask for less speed, allow a larger --max-loss, give "
-        "more texts (--texts), or train longer (--mode max)"
+        f"no point loses at most {max_loss:g} points of {NAMES[points[0].metric]}: {listed}. Ask for less speed, "
+        "allow a larger --max-loss, give more texts (--texts), or train longer (--mode max)"
     )
 
 
 def summary(point: Point, max_loss: float) -> dict[str, Any]:
     """Return the keys that the verb prints for a point, and that the bundle's report.json holds."""
     return {
-        "accuracy": point.accuracy, "reference_accuracy": point.reference_accuracy,
+        point.metric: point.score, f"reference_{point.metric}": point.reference_score, "loss_is": point.metric,
         "loss_points": _rounded(point.difference.loss_points),
         "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
         "loss_is_inside": point.sureness(max_loss), "max_loss": max_loss, "rows": point.difference.rows,
@@ -157,8 +163,10 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
 def write_family(points: Sequence[Point], picked: Point | None, max_loss: float, folder: Path) -> None:
     """Write family.json, family.md and pareto.svg into `folder`, and each bundle's summary into its report.json."""
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"max_loss": max_loss, "picked": picked.id if picked else None, "points": [p.model_dump() for p in points]}
-    write_text(folder / "family.json", json.dumps(told, indent=2) + "\n")
+    document = {
+        "max_loss": max_loss, "picked": picked.id if picked else None, "points": [p.model_dump() for p in points]
+    }  # fmt: skip
+    write_text(folder / "family.json", json.dumps(document, indent=2) + "\n")
     write_text(folder / "family.md", family_table(points, picked, max_loss))
     draw_pareto(points, picked, max_loss, folder / "pareto.svg")
     for point in points:
@@ -169,8 +177,9 @@ def write_family(points: Sequence[Point], picked: Point | None, max_loss: float,
 
 def family_table(points: Sequence[Point], picked: Point | None, max_loss: float) -> str:
     """Return a Markdown table with a line for each point."""
+    name = NAMES[points[0].metric]
     lines = [
-        f"| asked | speed-up | ms a text | MB | accuracy | loss, points [95 %] | inside {max_loss:g} | heads/ffn |",
+        f"| asked | speed-up | ms a text | MB | {name} | loss, points [95 %] | inside {max_loss:g} | heads/ffn |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | --- | --- |",
     ]
     for p in points:
@@ -178,21 +187,21 @@ def family_table(points: Sequence[Point], picked: Point | None, max_loss: float)
         mark = "**" if picked is not None and p.id == picked.id else ""
         lines.append(
             f"| {mark}{p.target.told()}{mark} | {p.measured.speedup:.2f}x | {p.measured.ours_ms:.2f} "
-            f"| {p.measured.bytes / 1e6:.1f} | {p.accuracy:.2%} | {lost:+.2f} [{low:+.2f}, {high:+.2f}] "
+            f"| {p.measured.bytes / 1e6:.1f} | {told(p.metric, p.score, 2)} | {lost:+.2f} [{low:+.2f}, {high:+.2f}] "
             f"| {p.sureness(max_loss)} | {p.architecture.rsplit(' ffn ', 1)[-1].removeprefix('heads/')} |"
         )
     return "\n".join(lines) + "\n"
 
 
 def draw_pareto(points: Sequence[Point], picked: Point | None, max_loss: float, path: Path) -> None:
-    """Draw accuracy over milliseconds a text, with each point's interval."""
+    """Draw accuracy, or hundredths of correlation, over milliseconds a text, with each point's interval."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     with mpl.rc_context({"svg.hashsalt": "prunella", "font.size": 9}):
         figure = Figure(figsize=(6.4, 4.0), layout="constrained")
         axis = figure.subplots()
-        reference = points[0].reference_accuracy * 100
+        reference = points[0].reference_score * 100
         axis.axhline(
             reference, color="0.4", linewidth=1, label=f"unpruned, fp32: {points[0].measured.reference_ms:.2f} ms"
         )
@@ -211,7 +220,7 @@ def draw_pareto(points: Sequence[Point], picked: Point | None, max_loss: float, 
                 f"{p.measured.speedup:.1f}x", (p.measured.ours_ms, value), (4, 4), textcoords="offset points"
             )
         axis.set_xlabel("milliseconds a text, one thread (median)")
-        axis.set_ylabel("accuracy on the validation rows, %")
+        axis.set_ylabel(f"{NAMES[points[0].metric]} on the validation rows, hundredths")
         axis.grid(alpha=0.3)
         axis.legend()
         figure.savefig(path, metadata={"Date": None})

@@ -13,6 +13,7 @@ from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import served_graph
 from compress.quantize import int8_variant
+from compress.surgery import with_biases
 from export.precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
@@ -72,7 +73,7 @@ def _time(
     shape: Architecture, plans: dict[str, list[tuple[int, int]]], lengths: Sequence[int], rounds: int
 ) -> dict[str, float]:
     """Return seconds a text of each plan of (heads, neurons) a layer, in each precision: "int8 NAME", "fp32 NAME"."""
-    small = shape.model_copy(update={"vocabulary": 64, "pad_id": 0})
+    small = with_biases(shape).model_copy(update={"vocabulary": 64, "pad_id": 0})
     batches = [_batch(length) for length in lengths]
     calls = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -41,8 +41,11 @@ def narrowed(shape: Architecture, width: int) -> Architecture:
     """Return the architecture with a hidden state of `width`.
 
     Raises:
-        InputError: the width is no multiple of 32, not smaller than it is, or that of an ELECTRA's narrow tables.
+        InputError: the width is no multiple of 32, not smaller than it is, or that of an ELECTRA's narrow tables; or
+            norms stand before the sublayers.
     """
+    if shape.modern is not None:
+        raise InputError(f"{shape.family} has norms before its sublayers: its hidden state cannot be made narrower")
     if not 0 < width < shape.width or width % STEP:
         raise InputError(f"a hidden width of {width} was asked for: wanted a multiple of {STEP} below {shape.width}")
     if shape.embedding_width in (shape.width, width):

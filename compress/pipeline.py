@@ -5,29 +5,26 @@ targets share is made once, and a killed run goes on where it was.
 """
 
 import json
-import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from pydantic import Field
 
-from compress.analysis import Analysis, AnalysisConfig, analyse
+from compress.analysis import Analysis, analyse
 from compress.budget import size_table
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, pad_texts
 from compress.clock import Clock, Job, Measured
-from compress.distill import DistillConfig, Lessons, distill
+from compress.config import CompressConfig
+from compress.healing import CHANNELS, Taught, copy_texts, heal, open_classifier, teach_texts
 from compress.latency import load_latency
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.refit import refit
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
 from compress.surgery import choose_rungs, cut
-from compress.target import Space, Target, meet
-from compress.teacher import Teacher, teach
+from compress.target import Cut, Space, Target, approach, meet
 from compress.trim import trim_source
 from export import precision
 from export.precision import Precision
@@ -39,32 +36,16 @@ from models.checkpoint import load_checkpoint, read_architecture, save_checkpoin
 from models.classifier import Classifier, TensorBatch
 from models.console import say
 from models.data.texts import Texts
-from models.distributed import processes
 from models.errors import NoEffectError
-from models.folder import REPORT, ModelFolder
-from models.record import Record
-from models.stage import Made, Stage, run_stage, scratch_folder
+from models.folder import ModelFolder
+from models.stage import Made, Stage, run_stage
 from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from service.runtime import open_session
 
 VERSION = 3
-CHANNELS = "channels.npy"  # of the teacher's hidden state that a narrower student has, (width,)
 LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
 TIMED_TEXTS = 24  # served texts on which a shape is timed
-
-
-class CompressConfig(Record):
-    """Settings of compression."""
-
-    tolerance: float = Field(0.05, gt=0, lt=1, description="share by which a measured figure may miss the target")
-    vocabulary: bool = Field(True, description="whether tokens that the texts do not use are dropped")
-    analysis: AnalysisConfig = AnalysisConfig()
-    heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
-    refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
-    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
-    state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
-    seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,28 +53,21 @@ class Prepared:
     """What every target shares."""
 
     inputs: Inputs
-    base: ModelFolder  # the source, or the source with fewer tokens: teacher and starting point of every student
+    full: ModelFolder  # the source, or the source with fewer tokens: it teaches
+    base: ModelFolder  # what is cut: the full model, or a student that is cut again
     analysis: ModelFolder
-    teacher: ModelFolder | None
+    teacher: Taught | None
     reference: Path  # the source's graph in fp32, as optimum exports it
 
 
 def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     """Trim, analyse, and let the teacher answer."""
     base = _trimmed(inputs, store) if config.vocabulary else inputs.source
-    texts = {"texts": inputs.train.sha256, "served": inputs.validation.sha256, "seed": config.seed}
-    analysis = run_stage(
-        Stage("analyse", VERSION, {**texts, **config.analysis.model_dump(mode="json")}),
-        [base],
-        store,
-        lambda target: _analyse(base, inputs, config, target),
-    ).folder
-    teacher = None
+    analysis, teacher = _analysed(base, inputs, config, store), None
     if config.heal is not None:
-        layers = _state_layers(config, len(load_checkpoint(base.path).architecture.layers))
-        stage = Stage("teach", VERSION, {"texts": inputs.train.sha256, "layers": layers})
-        teacher = run_stage(stage, [base], store, lambda target: _teach(base, inputs, layers, target)).folder
-    return Prepared(inputs, base, analysis, teacher, stock_export(inputs.source, store).folder.path / FP32)
+        teacher = teach_texts(base, inputs.train, config, store)
+    reference = stock_export(inputs.source, store).folder.path / FP32
+    return Prepared(inputs, base, base, analysis, teacher, reference)
 
 
 def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
@@ -102,25 +76,42 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
     Raises:
         TargetError: no shape does on this machine.
     """
+    for left in range(config.cuts, 1, -1):
+        healed = _cut_and_heal(Cut(target, left), ready, config, store).folder
+        if read_architecture(healed.path) != read_architecture(ready.base.path):
+            ready = replace(ready, base=healed, analysis=_analysed(healed, ready.inputs, config, store))
+    student = _cut_and_heal(Cut(target), ready, config, store)
+    texts = BundleTexts.of(_served_like(ready, config))
+    return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
+
+
+def _cut_and_heal(asked: Cut, ready: Prepared, config: CompressConfig, store: Path) -> Made:
     settings = {
-        **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256, "tolerance": config.tolerance,
-        "refit": config.refit, **({"hidden_width": config.hidden_width} if config.hidden_width else {}),
+        **asked.target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
+        "tolerance": config.tolerance, "refit": config.refit,
     }  # fmt: skip
+    if asked.left > 1:
+        settings |= {"cuts_left": asked.left}
+    elif config.hidden_width:
+        settings |= {"hidden_width": config.hidden_width}
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
-        lambda folder: _prune(target, ready, config, store, folder),
+        lambda folder: _prune(asked, ready, config, store, folder),
     )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
     if config.heal is not None and is_cut:
         assert ready.teacher is not None
-        decides = config.heal.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
-        pruned = student.folder
-        student = run_stage(
-            Stage("heal", VERSION, {**decides, **processes()}), [pruned, ready.teacher], store,
-            lambda folder: _heal(pruned, ready, config, folder), together=True,
-        )  # fmt: skip
-    texts = BundleTexts.of(_served_like(ready, config))
-    return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
+        student = heal(student.folder, ready.teacher, config, store)
+    return student
+
+
+def _analysed(base: ModelFolder, inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
+    settings = {
+        "texts": inputs.train.sha256, "served": inputs.validation.sha256, "seed": config.seed,
+        **config.analysis.model_dump(mode="json"),
+    }  # fmt: skip
+    stage = Stage("analyse", VERSION, settings)
+    return run_stage(stage, [base], store, lambda target: _analyse(base, inputs, config, target)).folder
 
 
 def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
@@ -131,13 +122,8 @@ def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
         return inputs.source
 
 
-def _opened(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
-    task = Task.read(folder.path / task_file.FILE)
-    return load_checkpoint(folder.path), task, Tokenizer.open(folder.path, task.max_tokens)
-
-
 def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: Path) -> None:
-    model, task, tokenizer = _opened(base)
+    model, task, tokenizer = open_classifier(base)
     encoded, served = tokenizer.encode(inputs.train.rows), tokenizer.encode(inputs.validation.rows)
     asked = config.analysis
     chosen = choose_texts(_lengths(encoded), _lengths(served), asked.texts + asked.cost_texts, config.seed)
@@ -146,23 +132,14 @@ def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: 
     analyse(model, fitted, judged, asked, task).save(target)
 
 
-def _teach(base: ModelFolder, inputs: Inputs, layers: list[int], target: Path) -> None:
-    model, _, tokenizer = _opened(base)
-    teach(model, tokenizer.encode(inputs.train.rows), tokenizer, layers, target)
-
-
-def _state_layers(config: CompressConfig, layers: int) -> list[int]:
-    """Return `state_layers` layers, the last among them, evenly apart."""
-    count = min(config.state_layers, layers)
-    return [round((i + 1) * layers / count) - 1 for i in range(count)]
-
-
-def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
-    model, task, tokenizer = _opened(ready.base)
+def _prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
+    target = asked.target
+    model, task, tokenizer = open_classifier(ready.base)
     analysis = Analysis.open(ready.analysis.path)
     served = tokenizer.encode(ready.inputs.validation.rows)
     clock, more = open_clock(ready, tokenizer, task.pair), (ready.base.path / tokens.FILE).stat().st_size
-    full = narrowed(model.architecture, config.hidden_width) if config.hidden_width else model.architecture
+    narrows = config.hidden_width if asked.left == 1 else None  # last, after all other cuts
+    full = narrowed(model.architecture, narrows) if narrows else model.architecture
 
     def build(shape: Architecture) -> Classifier:
         uncut = shape.layers == model.architecture.layers
@@ -181,7 +158,11 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
         table = load_latency(full, lengths, store)
     space = Space(full, make_frontier(full, analysis.costs, analysis.rounding, table), table)
-    plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
+    if asked.left > 1:
+        plan = approach(asked, space, bare.reference_ms)
+        measured = measure(plan)
+    else:
+        plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
     student = build(plan.architecture)
     if student is model and full is model.architecture:
         say(f"int8 alone gives {target.told(measured)}: nothing is cut")
@@ -189,10 +170,11 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
         encoded = tokenizer.encode(ready.inputs.train.rows)
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
         texts = [TensorBatch(batch) for batch in pad_texts(encoded, rows, tokenizer)]
-        student = _fit(student, model, texts, config, folder)
+        wide = None if full is model.architecture else folder
+        student = _fit(student, load_checkpoint(ready.full.path), texts, config, wide)
     save_checkpoint(student, task, folder)
     plan.precision.write(folder / precision.FILE)
-    _copy_texts(ready.base, task, folder)
+    copy_texts(ready.base, task, folder)
     predicted = table.total(plan.architecture, plan.precision)
     told: dict[str, Any] = {
         "target": target.model_dump(), "measured": measured.model_dump(), "predicted": predicted,
@@ -202,37 +184,22 @@ def _prune(target: Target, ready: Prepared, config: CompressConfig, store: Path,
 
 
 def _fit(
-    student: Classifier, model: Classifier, texts: list[TensorBatch], config: CompressConfig, folder: Path
+    student: Classifier, full: Classifier, texts: list[TensorBatch], config: CompressConfig, folder: Path | None
 ) -> Classifier:
-    """Return what was cut, fitted to the full model's residual stream, and with fewer channels where asked for."""
-    if config.refit and student is not model:
-        refit(student, model, texts)
-    if config.hidden_width is None:
+    """Return what was cut, fitted to the full model's residual stream; where a folder is given, with fewer channels.
+
+    Which channels are left is written there.
+    """
+    if config.refit and student.architecture != full.architecture:
+        refit(student, full, texts)
+    if folder is None or config.hidden_width is None:
         return student
     channels = choose_channels(student, texts, config.hidden_width)
     np.save(folder / CHANNELS, channels.stream)
     narrower = narrow(student, channels)
     if config.refit:
-        refit_narrow(narrower, student, model, texts, channels)
+        refit_narrow(narrower, student, full, texts, channels)
     return narrower
-
-
-def _heal(pruned: ModelFolder, ready: Prepared, config: CompressConfig, folder: Path) -> None:
-    assert config.heal is not None
-    assert ready.teacher is not None
-    student, task, tokenizer = _opened(pruned)
-    encoded = tokenizer.encode(ready.inputs.train.rows)
-    channels = torch.from_numpy(np.load(pruned.path / CHANNELS)) if (pruned.path / CHANNELS).is_file() else None
-    lessons = Lessons(Teacher.open(ready.teacher.path, encoded), encoded, tokenizer, task.kind, channels)
-    healing = distill(student, lessons, config.heal, scratch_folder(folder))
-    save_checkpoint(student, task, folder)
-    shutil.copyfile(pruned.path / precision.FILE, folder / precision.FILE)
-    _copy_texts(pruned, task, folder)
-    told: dict[str, Any] = {
-        "epoch_losses": healing.losses, "steps": healing.steps, "best_step": healing.best_step,
-        "evaluations": [found.model_dump() for found in healing.evaluations], "seconds": round(healing.seconds, 1),
-    }  # fmt: skip
-    (folder / REPORT).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
 def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
@@ -256,8 +223,3 @@ def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
 
 def _lengths(encoded: list[Encoded]) -> list[int]:
     return [len(e.ids) for e in encoded]
-
-
-def _copy_texts(source: ModelFolder, task: Task, target: Path) -> None:
-    task.write(target / task_file.FILE)
-    shutil.copyfile(source.path / tokens.FILE, target / tokens.FILE)

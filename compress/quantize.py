@@ -68,6 +68,16 @@ class Subject:
         self.truth: NDArray[Any] | None = None if self.judged.labels is None else self.judged.targets(task)
 
     @property
+    def magnitude(self) -> float:
+        """How large logits are, where that is the model's to choose: rounding in floats grows with it. 1 or more."""
+        return max(1.0, float(np.abs(self.wanted).max())) if self.task.kind == "regression" else 1.0
+
+    @property
+    def spread(self) -> float:
+        """How far logits differ, likewise: int8's error grows with it. 1 or more."""
+        return max(1.0, float(self.wanted.std())) if self.task.kind == "regression" else 1.0
+
+    @property
     def mean_tokens(self) -> float:
         """Mean length of the judged texts."""
         return float(np.mean([len(e.ids) for e in self.encoded]))

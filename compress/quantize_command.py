@@ -95,12 +95,11 @@ def open_model(path: Path, store: Path) -> "tuple[ModelFolder, Task]":
     """Return a classifier folder, imported where it is Hugging Face's, and its task.
 
     Raises:
-        InputError: it is something else, is quantized already, or is of a family that has no graph.
+        InputError: it is something else, or is quantized already.
     """
     from compress.source import open_source
     from export.foreign import refuse_onnx
     from models import task as task_file
-    from models.checkpoint import read_architecture
     from models.task import Task
     from service.bundle import FILE
 
@@ -114,11 +113,6 @@ def open_model(path: Path, store: Path) -> "tuple[ModelFolder, Task]":
     if graphs and not (path / "config.json").is_file():
         refuse_onnx(graphs[0])
     source = open_source(path, store)
-    if read_architecture(source.path).family == "modernbert":
-        raise InputError(
-            f"{path} is a modernbert model, which cannot be exported or quantized yet: there is no graph for its "
-            "rotary positions, local attention and GeGLU"
-        )
     return source, Task.read(source.path / task_file.FILE)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from bench.timing import interleave
 from compress.quantize import Candidate, Int8Recipe, QuantizeConfig, Recipe, Subject, int8_variant, quantize
 from compress.sensitivity import Fallen
+from export.agreement import LOSS_NAMES
 from export.precision import Precision, Scales
 from models.errors import TargetError
 from models.record import Record
@@ -97,7 +98,7 @@ def _pick(found: dict[str, Candidate], seconds: dict[str, float], config: Quanti
         if not inside:
             lost = found[config.recipe]
             raise TargetError(
-                f"{config.recipe} int8 loses {lost.loss:.2f} points ({lost.fallen.agreement.loss_is}), "
+                f"{config.recipe} int8 loses {lost.loss:.2f} points of {LOSS_NAMES[lost.fallen.agreement.loss_is]}, "
                 f"{config.max_loss:g} are allowed, and no sublayer is left to put back into fp32: allow a larger "
                 "--max-loss, give other --calibration texts, or take --recipe fp32"
             )
@@ -128,9 +129,10 @@ def _tried(candidate: Candidate, seconds: dict[str, float], max_loss: float, tak
 
 def _tell(taken: Candidate, tried: Sequence[Tried], config: QuantizeConfig) -> None:
     """Say what was rejected and why, and warn of a choice that nobody asked for."""
+    name = LOSS_NAMES[taken.fallen.agreement.loss_is]
     for one in tried:
         told = f"rejected: {one.rejected}" if one.rejected else "taken"
-        sys.stderr.write(f"prunella: {one.recipe}: {one.loss_points:.2f} points lost, {told}\n")
+        sys.stderr.write(f"prunella: {one.recipe}: {one.loss_points:.2f} points of {name} lost, {told}\n")
     if config.recipe == "auto" and taken.recipe == "dynamic":
         sys.stderr.write(
             "prunella: WARNING: dynamic int8 was fastest; a batch shares a scale, so texts are answered one by one\n"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from compress.ladder import least_squares
-from compress.statistics import output_matrix, read_tokens, sublayer_names, with_one
+from compress.statistics import is_read_first, output_matrix, read_tokens, sublayer_names, with_one
 from models.classifier import Classifier, TensorBatch
 
 
@@ -39,14 +39,14 @@ def solve_output(
         student: what is fitted.
         name: of the sublayer.
         ours: the states that go into it, (batch, tokens, width) a batch.
-        wanted: what the residual stream should be after it, before its norm, likewise.
+        wanted: what the residual stream should be with what it adds, before a norm that follows, likewise.
         batches: the texts.
     """
-    last = name.startswith(f"{len(student.architecture.layers) - 1}.")
+    first = is_read_first(student, name)
     gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
     for hidden, target, batch in zip(ours, wanted, batches, strict=True):
-        missing = read_tokens(target - hidden, batch.mask, last).double()
-        rows = with_one(read_tokens(_inputs(student, name, hidden, batch), batch.mask, last).double())
+        missing = read_tokens(target - hidden, batch.mask, first).double()
+        rows = with_one(read_tokens(_inputs(student, name, hidden, batch), batch.mask, first).double())
         gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
     _set(student, name, least_squares(gram, cross).float())
 
@@ -56,11 +56,17 @@ def _sublayer(model: Classifier, name: str) -> nn.Module:
 
 
 def stream(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> tuple[Tensor, Tensor]:
-    """Return the residual stream before a sublayer's norm, and after it, both (batch, tokens, width)."""
+    """Return the residual stream with what the sublayer adds, and after the norm that follows, if any does.
+
+    Both are (batch, tokens, width).
+    """
     sublayer, seen = _sublayer(model, name), list[Tensor]()
+    if model.architecture.modern is not None:  # its norms stand before the sublayers
+        after = _run(model, name, hidden, batch)
+        return after, after
     handle = sublayer.get_submodule("norm").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        after = _run(sublayer, name, hidden, batch)
+        after = _run(model, name, hidden, batch)
     finally:
         handle.remove()
     return seen[0], after
@@ -73,16 +79,17 @@ def _inputs(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) ->
         return hidden[:, :, :0]
     handle = matrix.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     try:
-        _run(_sublayer(model, name), name, hidden, batch)
+        _run(model, name, hidden, batch)
     finally:
         handle.remove()
     return seen[0]
 
 
-def _run(sublayer: nn.Module, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+def _run(model: Classifier, name: str, hidden: Tensor, batch: TensorBatch) -> Tensor:
+    sublayer = _sublayer(model, name)
     if name.endswith("ffn"):
         return sublayer(hidden, None)
-    return sublayer(hidden, batch.mask[:, None, None, :].bool(), None)
+    return sublayer(hidden, model.encoder.views(batch.mask)[int(name.split(".")[0])], None)
 
 
 def _set(model: Classifier, name: str, found: Tensor) -> None:

@@ -18,6 +18,7 @@ from export.precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
 
 BUCKETS = 8000
+GONE = {0: 0.0}  # the costs of a sublayer that was dropped before
 NEGLIGIBLE = 0.01  # of what a sublayer is worth on average: rounding that costs less is free
 
 
@@ -79,7 +80,7 @@ def make_frontier(shape: Architecture, costs: Costs, rounding: Rounding, table: 
         harm: dict[Kind, float] = {"int8": rounded if rounded > negligible else 0.0, "fp32": 0.0}
         sublayers.append([
             Option(width, kind, cost + harm[kind] * (width > 0), table.amounts(name, layers, kind)[width])
-            for kind in KINDS for width, cost in sorted(costs[name].items()) if width or kind == "int8"
+            for kind in KINDS for width, cost in sorted(costs.get(name, GONE).items()) if width or kind == "int8"
         ])  # fmt: skip
     room = 1 + len(sublayers) / BUCKETS  # so that the full shape fits though each amount is rounded up
     most = sum(max(option.amount for option in choices) for choices in sublayers)

@@ -97,9 +97,9 @@ def sublayers(shape: Architecture) -> list[tuple[int, Part]]:
 
 def multiply_adds(shape: Architecture, index: int, part: Part, tokens: float) -> int:
     """Return the multiply-adds of a sublayer's constant matrices; the last layer answers for the first token only."""
-    layer, last = shape.layers[index], index == len(shape.layers) - 1
-    answered = 1 if last else tokens
+    layer, answered = shape.layers[index], 1 if shape.first_only(index) else tokens
     if part == "ffn":
-        return round(2 * shape.width * layer.ffn * answered)
+        matrices = 2 if shape.modern is None else 3  # GeGLU rises twice
+        return round(matrices * shape.width * layer.ffn * answered)
     inner = layer.heads * shape.head_size
     return round(shape.width * inner * (2 * tokens + 2 * answered))

@@ -4,10 +4,13 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bench.accuracy import right
+from bench.correlation import score_numbers
+from bench.judging import judge
 from models import task as task_file
 from models import tokens
 from models.checkpoint import (
@@ -15,7 +18,6 @@ from models.checkpoint import (
     PROBLEMS,
     WEIGHTS,
     load_checkpoint,
-    read_architecture,
     read_config,
     save_checkpoint,
 )
@@ -62,8 +64,7 @@ def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
         config = read_config(path)
         names = config.get("id2label") or {}
         labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(model.labels))
-        several = config.get("problem_type") == PROBLEMS["multi"]
-        kind: Kind = "regression" if model.labels == 1 else "multi" if several else "single"
+        kind = _kind(config, model.labels, path)
         task = Task(kind=kind, labels=labels, max_tokens=min(max_tokens, model.architecture.positions))
         save_checkpoint(model, task, target)
         task.write(target / task_file.FILE)
@@ -73,10 +74,11 @@ def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
 
 
 def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
-    """Return the source's accuracy on the validation rows, when all fits together.
+    """Return what the source is worth on the validation rows, when all fits together: accuracy, or a correlation.
 
     Raises:
-        InputError: texts and model do not fit together, or the model is no better than the most frequent answer.
+        InputError: texts and model do not fit together, or the model is no better than the most frequent answer; a
+            regression, when its correlation with the labels may be chance.
     """
     source, validation = inputs.source, inputs.validation
     asked = Task.read(source.path / task_file.FILE)
@@ -84,27 +86,43 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
         if texts.pair != asked.pair:
             found = "pairs" if texts.pair else "single texts"
             raise InputError(f"{texts.source} has {found}, the model wants the other")
-    if asked.kind == "regression":
-        raise InputError(f"{source.path} answers with a number: what a cut loses is judged on labels only, so far")
-    if read_architecture(source.path).family == "modernbert":
-        raise InputError(f"{source.path} is a modernbert model, which cannot be exported, and so not compressed, yet")
     if inputs.train.labels is not None:
         inputs.train.targets(asked)  # a label that the model does not know
     truth = validation.targets(asked)
     tokenizer = Tokenizer.open(source.path, asked.max_tokens)
     _check_lengths(inputs, tokenizer)
     logits = predict(load_checkpoint(source.path), tokenizer.encode(validation.rows), tokenizer)
-    accuracy = float(right(truth, asked.decide(asked.scores(logits))).mean())
-    majority = float(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth))
-    if accuracy <= majority:
-        told = (
-            f"{source.path} has an accuracy of {accuracy:.1%} on {validation.source}, and the most frequent answer "
-            f"alone {majority:.1%}: there is nothing worth keeping in it"
-        )
+    answers = asked.decide(asked.scores(logits))
+    weakness = _weakness(asked.kind, truth, answers)
+    if weakness is not None:
+        told = f"{source.path} has {weakness} on {validation.source}: there is nothing worth keeping in it"
         if not weak_teacher:
             raise InputError(f"{told}; fine-tune it better, or say --weak-teacher to go on")
         sys.stderr.write(f"prunella: WARNING: {told}\n")
-    return accuracy
+    return judge(asked.kind, truth, answers)
+
+
+def _weakness(kind: Kind, truth: NDArray[Any], answers: NDArray[Any]) -> str | None:
+    """Return what shows that answers are no better than guessing, or None when they are."""
+    if kind == "regression":
+        found = score_numbers(truth, answers)
+        (low, high), value = found.pearson_interval, found.pearson
+        told = f"a correlation of {value:.2f} (95 % interval {low:.2f} to {high:.2f}), which may be chance,"
+        return told if low <= 0 else None
+    accuracy = judge(kind, truth, answers)
+    majority = float(np.unique(truth, axis=0, return_counts=True)[1].max() / len(truth))
+    told = f"an accuracy of {accuracy:.1%}, and the most frequent answer alone one of {majority:.1%},"
+    return told if accuracy <= majority else None
+
+
+def _kind(config: dict[str, Any], outputs: int, path: Path) -> Kind:
+    """Return the kind of task of a Hugging Face folder, by its config.json and as transformers tells them apart."""
+    problem = config.get("problem_type")
+    if problem == PROBLEMS["multi"]:
+        return "multi"
+    if problem == PROBLEMS["regression"] and outputs > 1:
+        raise FolderError(f"{path} answers with {outputs} numbers: wanted labels, or one number")
+    return "regression" if outputs == 1 else "single"
 
 
 def _check_lengths(inputs: Inputs, tokenizer: Tokenizer) -> None:

@@ -29,14 +29,24 @@ def output_matrix(model: Classifier, name: str) -> nn.Linear | None:
     return sublayer.output if kind == "attention" else sublayer.fall  # type: ignore[return-value]
 
 
+def output_bias(matrix: nn.Linear) -> Tensor:
+    """Return the bias of an output matrix, (width,): zeros where the family has none."""
+    return matrix.weight.new_zeros(matrix.out_features) if matrix.bias is None else matrix.bias.detach()
+
+
 def with_one(inputs: Tensor) -> Tensor:
     """Return (tokens, inputs) with a column of ones after the last."""
     return torch.cat([inputs, inputs.new_ones(len(inputs), 1)], dim=1)
 
 
-def read_tokens(states: Tensor, mask: Tensor, last: bool) -> Tensor:
-    """Return the states that matter, (tokens, width): real tokens; of the last layer the first one of each text."""
-    return states[:, 0] if last else states[mask.bool()]
+def read_tokens(states: Tensor, mask: Tensor, first_only: bool) -> Tensor:
+    """Return the states that matter, (tokens, width): of real tokens, or the first one's of each text."""
+    return states[:, 0] if first_only else states[mask.bool()]
+
+
+def is_read_first(model: Classifier, name: str) -> bool:
+    """Whether of what a sublayer makes only the first token is read."""
+    return model.architecture.first_only(int(name.split(".")[0]))
 
 
 def watch(model: Classifier, names: Sequence[str], see: Callable[[str, Tensor], None]) -> list[RemovableHandle]:
@@ -57,7 +67,7 @@ def collect_grams(model: Classifier, batches: Sequence[TensorBatch]) -> Grams:
     mask: Tensor
 
     def see(name: str, inputs: Tensor) -> None:
-        rows = with_one(read_tokens(inputs, mask, name.startswith(f"{len(names) // 2 - 1}.")))
+        rows = with_one(read_tokens(inputs, mask, is_read_first(model, name)))
         gram = (rows.T @ rows).double()
         grams[name] = grams[name] + gram if name in grams else gram
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from compress.ladder import Ladder, Rung, columns_of
-from compress.statistics import output_matrix, sublayer_names
+from compress.statistics import output_bias, output_matrix, sublayer_names
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import NoEffectError
@@ -19,7 +19,7 @@ def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
     assert matrix is not None, f"{name} is dropped already"
     size = model.architecture.head_size if name.endswith("attention") else 1
     kept = np.sort(kept)
-    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], matrix.bias.detach(), float("nan"))
+    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
 
 
 def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str, Rung]:
@@ -31,6 +31,8 @@ def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str
 
 def cut(model: Classifier, rungs: Mapping[str, Rung], shared: bool = False) -> Classifier:
     """Return a new classifier whose sublayers are as `rungs` says, the others as they are; `model` stays as it is.
+
+    A cut ModernBERT has biases, zeros where nothing was cut: the constant that makes up for what is gone needs one.
 
     Args:
         model: the full model.
@@ -51,26 +53,41 @@ def cut(model: Classifier, rungs: Mapping[str, Rung], shared: bool = False) -> C
     state = dict(model.state_dict())
     for name in sublayer_names(len(shape.layers)):
         if name in rungs and output_matrix(model, name) is not None:
-            _replace(state, name, shape.head_size, rungs[name])
+            _replace(state, name, shape, rungs[name])
     with torch.device("meta"):  # ten million random weights, for nothing, take longer than the cut
-        result = Classifier(smaller, model.labels)
-    state = state if shared else {name: tensor.clone() for name, tensor in state.items()}
-    result.load_state_dict(state, assign=True)
+        result = Classifier(with_biases(smaller), model.labels)
+    for name, tensor in result.state_dict().items():
+        if name not in state and name.endswith(".bias"):
+            state[name] = torch.zeros(tensor.shape)
+    result.load_state_dict(state if shared else {name: tensor.clone() for name, tensor in state.items()}, assign=True)
     return result.eval()
 
 
-def _replace(state: dict[str, Tensor], name: str, head_size: int, rung: Rung) -> None:
+def with_biases(shape: Architecture) -> Architecture:
+    """Return the shape that a cut model has: a ModernBERT's matrices get biases, every other has them already."""
+    if shape.modern is None:
+        return shape
+    return shape.model_copy(
+        update={"modern": shape.modern.model_copy(update={"attention_bias": True, "ffn_bias": True})}
+    )
+
+
+def _replace(state: dict[str, Tensor], name: str, shape: Architecture, rung: Rung) -> None:
     """Exchange the tensors of one sublayer for those of its rung."""
     ours = f"encoder.layers.{name}"
     attention = name.endswith("attention")
     into, out = (f"{ours}.qkv", f"{ours}.output") if attention else (f"{ours}.rise", f"{ours}.fall")
-    weight, bias = state.pop(f"{into}.weight"), state.pop(f"{into}.bias")
-    del state[f"{out}.weight"], state[f"{out}.bias"]
+    before = {end: state.pop(f"{into}.{end}") for end in ("weight", "bias") if f"{into}.{end}" in state}
     if not len(rung.kept):
+        gone = [f"{out}.weight", f"{out}.bias"]
+        if shape.modern is not None:  # a norm that only this sublayer reads
+            gone += [f"{ours}.norm.weight", f"{ours}.norm.bias"]
+        for lost in gone:
+            state.pop(lost, None)
         state[f"{ours}.bias"] = rung.bias
         return
-    rows = columns_of(rung.kept, head_size if attention else 1)
-    parts = 3 if attention else 1  # query, key and value are one matrix
-    state[f"{into}.weight"] = torch.cat([part[rows] for part in weight.chunk(parts)])
-    state[f"{into}.bias"] = torch.cat([part[rows] for part in bias.chunk(parts)])
+    rows = columns_of(rung.kept, shape.head_size if attention else 1)
+    parts = 3 if attention else 1 if shape.modern is None else 2  # query, key, value; GeGLU's two parts
+    for end, tensor in before.items():
+        state[f"{into}.{end}"] = torch.cat([part[rows] for part in tensor.chunk(parts)])
     state[f"{out}.weight"], state[f"{out}.bias"] = rung.weight, rung.bias

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.accuracy import right
+from bench.judging import changed_rows
 from compress.source import Inputs
 from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
 from models import task as task_file
@@ -62,7 +62,7 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
         told: dict[str, Any] = {
             "tokens_before": full.architecture.vocabulary, "tokens": len(trimmed.kept), "held_out_texts": len(rows),
             "held_out_split_otherwise": len(changed),
-            "held_out_answers_changed": int((~right(*answers)).sum()),
+            "held_out_answers_changed": changed_rows(task.kind, *answers),
         }  # fmt: skip
         (target / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         sys.stderr.write(

@@ -75,7 +75,9 @@ def trim_model(model: Classifier, kept: np.ndarray, positions: int) -> Classifie
     state = dict(model.state_dict())
     table = "encoder.embeddings.tokens.weight"
     state[table] = state[table][torch.from_numpy(kept)]
-    state["encoder.embeddings.positions.weight"] = state["encoder.embeddings.positions.weight"][:positions]
+    places = "encoder.embeddings.positions.weight"
+    if places in state:  # ModernBERT's positions are angles
+        state[places] = state[places][:positions]
     result = Classifier(smaller, model.labels)
     result.load_state_dict(state)
     return result.eval()

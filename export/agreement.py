@@ -1,10 +1,11 @@
 """check_agreement(): the answers of two forms of one model → how far they are apart, or DisagreementError."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.correlation import pearson
 from models.errors import DisagreementError
 from models.record import Record
 from models.task import Task
@@ -12,13 +13,21 @@ from models.task import Task
 Logits = NDArray[np.float32]
 
 
+LossIs = Literal["accuracy", "expected", "pearson", "expected_pearson"]
+LOSS_NAMES: dict[LossIs, str] = {
+    "accuracy": "accuracy", "expected": "expected accuracy", "pearson": "Pearson's correlation",
+    "expected_pearson": "expected correlation",
+}  # fmt: skip
+
+
 class Agreement(Record):
     """How far a form of a model is from the model in fp32, on the same rows.
 
     `loss_points` is what the other form costs, in points; `loss_is` says how that was found. `accuracy`: right
     decisions of fp32 minus its own, on labelled rows. `expected`: what flipped decisions cost when fp32's scores are
-    taken for probabilities; it needs no labels, and wavers less than counting them. `deviation`, of a regression:
-    mean |Δ| as a share of the standard deviation of fp32's answers.
+    taken for probabilities; it needs no labels, and wavers less than counting them. Of a regression, `pearson`: the
+    correlation of fp32 with the labels minus its own, in hundredths; `expected_pearson`: the same when fp32's numbers
+    are taken for the labels.
     """
 
     rows: int
@@ -27,9 +36,11 @@ class Agreement(Record):
     decisions: int  # rows; of a multi-label task rows x labels, of a regression none
     flips: int  # decisions that differ
     loss_points: float
-    loss_is: Literal["accuracy", "expected", "deviation"]
+    loss_is: LossIs
     reference_accuracy: float | None = None  # share of right decisions, where the rows have labels
     accuracy: float | None = None
+    reference_pearson: float | None = None  # of a regression's numbers, where the rows have labels
+    pearson: float | None = None
 
 
 def measure_agreement(
@@ -41,15 +52,14 @@ def measure_agreement(
         task: what the logits mean.
         wanted: of fp32.
         found: of the other form, of the same shape.
-        truth: `Texts.targets` of the rows, where they have labels; a regression's are not looked at.
+        truth: `Texts.targets` of the rows, where they have labels.
     """
     difference = np.abs(wanted - found)
     told = {
         "rows": len(wanted), "max_difference": float(difference.max()), "mean_difference": float(difference.mean()),
     }  # fmt: skip
     if task.kind == "regression":
-        loss = 100 * float(difference.mean() / max(float(wanted.std()), 1e-8))
-        return Agreement(**told, decisions=0, flips=0, loss_points=loss, loss_is="deviation")
+        return Agreement(**told, decisions=0, flips=0, **_loss_of_numbers(wanted[:, 0], found[:, 0], truth))
     scores = task.scores(wanted)
     before, after = task.decide(scores), task.decide(task.scores(found))
     flipped = before != after
@@ -75,6 +85,14 @@ def check_agreement(agreement: Agreement, what: str, max_difference: float) -> A
             f"{agreement.flips} of {agreement.decisions} decisions flip"
         )
     return agreement
+
+
+def _loss_of_numbers(wanted: Logits, found: Logits, truth: NDArray[np.generic] | None) -> dict[str, Any]:
+    """Return how much of a regression is lost, and in which unit; all arguments are (rows,)."""
+    if truth is None:
+        return {"loss_points": 100 * (1 - pearson(wanted, found)), "loss_is": "expected_pearson"}
+    was, now = pearson(truth, wanted), pearson(truth, found)
+    return {"loss_points": 100 * (was - now), "loss_is": "pearson", "reference_pearson": was, "pearson": now}
 
 
 def _margins(task: Task, scores: Logits, after: NDArray[np.generic]) -> Logits:

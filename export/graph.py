@@ -13,8 +13,8 @@ from models.architecture import Architecture
 from models.errors import CheckError
 
 COUNTED = (
-    "QAttention", "Attention", "MultiHeadAttention", "MatMulIntegerToFloat", "DynamicQuantizeMatMul", "Gelu",
-    "BiasGelu", "LayerNormalization",
+    "QAttention", "Attention", "MultiHeadAttention", "RotaryEmbedding", "MatMulIntegerToFloat",
+    "DynamicQuantizeMatMul", "Gelu", "BiasGelu", "LayerNormalization",
     "SkipLayerNormalization",  # never: it is what an optimizer makes of our faster pair where it finds it
 )  # fmt: skip
 
@@ -32,6 +32,8 @@ def running_operators(path: Path) -> Counter[str]:
 
 def expected_operators(shape: Architecture, precision: Precision, static: bool) -> Counter[str]:
     """Return how often each fused and each int8 operator must run in a graph of `export.onnx`."""
+    if shape.modern is not None:
+        return _expected_modern(shape, precision, static)
     found: Counter[str] = Counter({"LayerNormalization": 1 + 2 * len(shape.layers)})
     found["Gelu"] += shape.head_activation == "gelu"
     product = "MatMulIntegerToFloat" if static else "DynamicQuantizeMatMul"
@@ -48,8 +50,28 @@ def expected_operators(shape: Architecture, precision: Precision, static: bool) 
     return found
 
 
+def _expected_modern(shape: Architecture, precision: Precision, static: bool) -> Counter[str]:
+    """Return the counts of a modernbert: what is left of a layer that was cut off is a bias at most."""
+    found = Counter({"Gelu": 1, "LayerNormalization": 3})  # of the head; the embeddings', the encoder's, the head's
+    product = "MatMulIntegerToFloat" if static else "DynamicQuantizeMatMul"
+    for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
+        first_only = shape.first_only(index)
+        if layer.heads:
+            found["MultiHeadAttention"] += 1
+            found["RotaryEmbedding"] += 1 if first_only else 2  # the first token's query stays as it is
+            found["LayerNormalization"] += index > 0
+            found[product] += (3 if first_only else 2) * (kinds.attention == "int8")
+        if layer.ffn:
+            found["Gelu"] += 1
+            found["LayerNormalization"] += 1
+            found[product] += 2 * (kinds.ffn == "int8")
+    return found
+
+
 def expected_half(shape: Architecture) -> Counter[str]:
     """Return how often each fused operator must run in a graph of `export.onnx.write_fp16`."""
+    if shape.modern is not None:
+        return _expected_modern(shape, Precision.all_fp32(shape), static=True)
     *others, last = shape.layers
     sublayers = sum((layer.heads > 0) + (layer.ffn > 0) for layer in shape.layers)
     return Counter({

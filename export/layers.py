@@ -40,6 +40,13 @@ class Layers:
     precision: Precision
     scales: Scales | None
 
+    def prepare(self) -> None:
+        """Add what all layers read, before the first: nothing here."""
+
+    def finish(self, hidden: str) -> str:
+        """Add what comes after the last: nothing here."""
+        return hidden
+
     def write(self, index: int, hidden: str) -> str:
         """Add layer `index`, (batch, tokens, width) → the same; the last gives the first token, (batch, 1, width).
 
@@ -77,6 +84,8 @@ class Layers:
         bias = self._bias(matrix, kind)
         if kind == "fp32":
             weight = self.graph.weight(f"{matrix.name}.weight", matrix.weight)
+            if not bias:
+                return self.graph.node("MatMul", [source, weight], name)
             product = self.graph.node("MatMul", [source, weight], f"{name}.product")
             return self.graph.node("Add", [product, bias], name)
         weight, columns = self._int8(matrix)
@@ -120,8 +129,9 @@ class Layers:
         return self.graph.node("LayerNormalization", [total, *ends], name, axis=-1, epsilon=self.shape.norm_epsilon)
 
     def _matrix(self, module: str) -> Matrix:
-        weight, bias = self.state[f"{module}.weight"].T, self.state[f"{module}.bias"]  # torch keeps (out, in)
-        return Matrix(module, weight, bias, np.ones_like(bias))
+        weight = self.state[f"{module}.weight"].T  # torch keeps (out, in)
+        nothing = np.zeros(weight.shape[1], dtype=np.float32)  # ModernBERT's matrices have no bias, unless cut
+        return Matrix(module, weight, self.state.get(f"{module}.bias", nothing), np.ones_like(nothing))
 
     def _qkv(self, module: str, kind: Kind) -> Matrix:
         """Return the matrix of query, key and value, the values smoothed for the output matrix, which costs nothing.
@@ -143,11 +153,12 @@ class Layers:
         )
 
     def _bias(self, matrix: Matrix, kind: Kind) -> str:
+        """Return the name of the bias with int8's correction; none where it is zero."""
         bias = matrix.bias
         if kind == "int8" and self.scales is not None:
             correction = self.scales[matrix.name].correction
             bias = bias if correction is None else bias + correction
-        return self.graph.weight(f"{matrix.name}.bias", (bias * matrix.gain).astype(np.float32))
+        return self.graph.weight(f"{matrix.name}.bias", (bias * matrix.gain).astype(np.float32)) if bias.any() else ""
 
     def _rounded(self, source: str, matrix: Matrix, name: str) -> tuple[str, str, str]:
         """Add the u8 form of a matrix's input; returned with its scale and zero point."""

@@ -1,6 +1,6 @@
 """Graph: the nodes and weights of an ONNX file, in the order in which they were asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,12 @@ class Graph:
         """Add a node with one output, which has its name; "" among the inputs is one that is not given."""
         self._nodes.append(helper.make_node(operator, inputs, [name], name=name, domain=domain, **attributes))
         return name
+
+    def norm(self, source: str, state: Mapping[str, Any], module: str, name: str, epsilon: float) -> str:
+        """Add the layer norm whose weight, and bias if there is one, `state` has under `module`."""
+        ends = [f"{module}.{end}" for end in ("weight", "bias") if f"{module}.{end}" in state]
+        weights = [self.weight(end, state[end]) for end in ends]
+        return self.node("LayerNormalization", [source, *weights], name, axis=-1, epsilon=epsilon)
 
     def split(self, whole: str, names: Sequence[str]) -> list[str]:
         """Cut the last axis of a (batch, rows, columns) into equal parts."""

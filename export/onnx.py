@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.layers import Layers
+from export.modern import ModernLayers
 from export.nodes import FUSED, INPUTS, Graph
 from export.precision import Precision, Scales
 from models.architecture import Architecture
 from models.classifier import Classifier
-from models.errors import InputError
 
 PROJECTION = "encoder.embeddings.project"
 # never quantized: no time in them, and answers are made in the head; ELECTRA's projection is where texts come in
@@ -31,9 +31,6 @@ def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = F
     Inputs: input_ids, attention_mask and, for pairs in a family that tells their texts apart, token_type_ids, all
     int64 (batch, tokens). Output: logits (batch, labels). With `int8_embeddings` the token table is int8 with one
     scale a row.
-
-    Raises:
-        InputError: the model is of a family that has no graph here.
     """
     graph = Graph()
     inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings)
@@ -45,9 +42,6 @@ def write_fp16(model: Classifier, path: Path, pair: bool) -> None:
 
     Attention gets the lengths of the texts and no mask, with which ONNX Runtime's fused kernels on GPUs can work.
     Padding is on the right, as `Tokenizer.pad` puts it.
-
-    Raises:
-        InputError: the model is of a family that has no graph here.
     """
     graph = Graph(half=True)
     inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings=False)
@@ -66,9 +60,6 @@ def write_int8(
         scales: of the activations, fixed (`compress.calibrate`), so that batch mates never change an answer; None:
             dynamic, one scale a batch, taken as it comes.
         precision: of each sublayer; None: all int8 with weights of 8 bits.
-
-    Raises:
-        InputError: the model is of a family that has no graph here.
     """
     graph, precision = Graph(), precision or Precision.all_int8(model.architecture)
     inputs = _write(model, graph, pair, (precision, scales), int8_embeddings=True)
@@ -80,11 +71,6 @@ def _write(
 ) -> tuple[str, ...]:
     """Add the whole model to `graph`, and return the names of its inputs."""
     shape = model.architecture
-    if shape.family == "modernbert":
-        raise InputError(
-            "a modernbert model cannot be exported yet: the graph has no rotary positions, local attention or GeGLU; "
-            "start from a bert, roberta, xlm-roberta, distilbert or electra checkpoint"
-        )
     typed = pair and shape.token_types > 1
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
     hidden = _embeddings(graph, state, shape, typed, int8_embeddings)
@@ -93,10 +79,11 @@ def _write(
         graph.weight("tokens.axis", np.array([1], dtype=np.int64))
         mask = graph.node("ReduceSum", [mask, "tokens.axis"], "text.lengths", keepdims=0)
     graph.node("Cast", [mask], "mask", to=TensorProto.INT32)
-    layers = Layers(graph, state, shape, *plan)
+    layers = (Layers if shape.modern is None else ModernLayers)(graph, state, shape, *plan)
+    layers.prepare()
     for index in range(len(shape.layers)):
         hidden = layers.write(index, hidden)
-    logits = _head(graph, state, shape, hidden)
+    logits = _head(graph, state, shape, layers.finish(hidden))
     if graph.half:
         graph.node("Cast", [logits], "logits", to=TensorProto.FLOAT)
     return INPUTS if typed else INPUTS[:2]
@@ -104,20 +91,22 @@ def _write(
 
 def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
     ours = "encoder.embeddings"
+    graph.weight("zero", np.array([0], dtype=np.int64))
+    length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
+    if shape.modern is not None:  # positions are angles in its attention
+        words = _words(graph, state[f"{ours}.tokens.weight"], int8)
+        return graph.norm(words, state, f"{ours}.norm", "hidden", shape.norm_epsilon)
     positions = state[f"{ours}.positions.weight"]
     if shape.token_types and not typed:
         positions = positions + state[f"{ours}.types.weight"][0]  # a single text has segment 0 only
     graph.weight("positions", positions)
-    graph.weight("zero", np.array([0], dtype=np.int64))
-    length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
     places = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
     summed = graph.node("Add", [_words(graph, state[f"{ours}.tokens.weight"], int8), places], "embedded")
     if typed:
         types = graph.weight("types", state[f"{ours}.types.weight"])
         segments = graph.node("Gather", [types, "token_type_ids"], "segments")
         summed = graph.node("Add", [summed, segments], "embedded.segments")
-    gamma, beta = (graph.weight(f"norm.{end}", state[f"{ours}.norm.{end}"]) for end in ("weight", "bias"))
-    hidden = graph.node("LayerNormalization", [summed, gamma, beta], "hidden", axis=-1, epsilon=shape.norm_epsilon)
+    hidden = graph.norm(summed, state, f"{ours}.norm", "hidden", shape.norm_epsilon)
     if shape.table_width == shape.width:
         return hidden
     return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
@@ -135,8 +124,12 @@ def _words(graph: Graph, table: NDArray[np.float32], int8: bool) -> str:
 
 
 def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> str:
-    first = graph.node("Squeeze", [hidden, graph.weight("one", np.array([1], dtype=np.int64))], "first.token")
-    dense = _linear(graph, state, "head.dense", first, "head.biased")
+    one = graph.weight("one", np.array([1], dtype=np.int64))
+    if shape.pooling == "mean":
+        pooled = _mean(graph, hidden, one)
+    else:
+        pooled = graph.node("Squeeze", [hidden, one], "first.token")
+    dense = _linear(graph, state, "head.dense", pooled, "head.biased")
     match shape.head_activation:
         case "tanh":
             bent = graph.node("Tanh", [dense], "head.tanh")
@@ -144,10 +137,25 @@ def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: s
             bent = graph.node("Relu", [dense], "head.relu")
         case "gelu":
             bent = graph.node("Gelu", [dense], "head.gelu", FUSED)
+    if "head.norm.weight" in state:
+        bent = graph.norm(bent, state, "head.norm", "head.normed", shape.norm_epsilon)
     return _linear(graph, state, "head.out", bent, "logits.half" if graph.half else "logits")
+
+
+def _mean(graph: Graph, hidden: str, axis: str) -> str:
+    """Add the mean over the real tokens, (batch, width)."""
+    to = TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT
+    real = graph.node("Cast", ["attention_mask"], "real", to=to)
+    column = graph.node("Unsqueeze", [real, graph.weight("last.axis", np.array([2], dtype=np.int64))], "real.column")
+    kept = graph.node("Mul", [hidden, column], "real.states")
+    total = graph.node("ReduceSum", [kept, axis], "real.total", keepdims=0)
+    count = graph.node("ReduceSum", [real, axis], "real.count", keepdims=1)
+    return graph.node("Div", [total, count], "real.mean")
 
 
 def _linear(graph: Graph, state: Mapping[str, Any], module: str, hidden: str, result: str) -> str:
     weight = graph.weight(f"{module}.weight", state[f"{module}.weight"].T)
+    if f"{module}.bias" not in state:
+        return graph.node("MatMul", [hidden, weight], result)
     product = graph.node("MatMul", [hidden, weight], module)
     return graph.node("Add", [product, graph.weight(f"{module}.bias", state[f"{module}.bias"])], result)

@@ -9,8 +9,9 @@ import numpy as np
 
 from export import stock
 from models import tokens
+from models.checkpoint import read_architecture
 from models.data.texts import Texts
-from models.errors import MissingExtraError
+from models.errors import InputError, MissingExtraError
 from models.folder import ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.tokens import Row, Tokenizer
@@ -56,8 +57,12 @@ def ctranslate2_int8(source: ModelFolder, store: Path) -> Made:
     """Return the folder with CTranslate2's int8 encoder and, which it does not have, the classification head.
 
     Raises:
+        InputError: the model is of another family than BERT.
         MissingExtraError: ctranslate2 is not installed.
     """
+    family = read_architecture(source.path).family
+    if family != "bert":
+        raise InputError(f"CTranslate2 is compared on models of the family bert only, this is a {family}")
     settings = {"versions": _versions("ctranslate2")}
 
     def make(target: Path) -> None:

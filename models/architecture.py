@@ -77,6 +77,10 @@ class Architecture(Record):
             case _:
                 return "tanh"
 
+    def first_only(self, index: int) -> bool:
+        """Whether only the first token is read of what layer `index` makes: it is the last, and the head's is cls."""
+        return self.pooling == "cls" and index == len(self.layers) - 1
+
     def with_layers(self, shapes: Sequence[tuple[int, int]]) -> "Architecture":
         """Return the same architecture with `(heads, ffn)` per layer."""
         return self.model_copy(update={"layers": tuple(LayerShape(heads=h, ffn=f) for h, f in shapes)})

@@ -76,7 +76,9 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def load_checkpoint(folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1) -> Classifier:
+def load_checkpoint(
+    folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1, renewed: bool = False
+) -> Classifier:
     """Return the classifier whose weights are in `folder`, ready to answer.
 
     Args:
@@ -85,6 +87,7 @@ def load_checkpoint(folder: Path, labels: int | None = None, seed: int = 0, drop
             None: the head must be there.
         seed: of the new head.
         dropout: rate of dropout in training.
+        renewed: whether the head's last layer is a new one although there is one of this size.
     """
     folder = Path(folder)
     shape = read_architecture(folder)
@@ -95,10 +98,10 @@ def load_checkpoint(folder: Path, labels: int | None = None, seed: int = 0, drop
     count = labels if labels is not None else int(found.shape[0])  # type: ignore[union-attr]
     torch.manual_seed(seed)
     model = Classifier(shape, count, dropout)
-    if found is None or found.shape[0] != count:
+    if found is None or found.shape[0] != count or renewed:
         _renew(model.head, whole=found is None)
-        renewed = "head." if found is None else "head.out."
-        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(renewed)}
+        start = "head." if found is None else "head.out."
+        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(start)}
     _load_state(model, state, folder)
     return model.eval()
 

@@ -137,11 +137,19 @@ class Encoder(nn.Module):
             types: segment of each token, (batch, tokens).
             gates: factors on heads and neurons; None leaves the encoder as it is.
         """
-        attended = mask[:, None, None, :].bool()
+        views = self.views(mask)
         hidden = self.embeddings(ids, types)
         states = []
         for index, layer in enumerate(self.layers):
             gate = (gates.heads[index], gates.neurons[index]) if gates is not None else None
-            hidden = layer(hidden, attended, gate)
+            hidden = layer(hidden, views[index], gate)
             states.append(hidden)
-        return hidden, states
+        return self.finish(hidden), states
+
+    def views(self, mask: Tensor) -> list[Tensor]:
+        """Return what each layer sees of a text besides its states: the real tokens, (batch, 1, 1, tokens)."""
+        return [mask[:, None, None, :].bool()] * len(self.layers)
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads, of the states after the last layer: the same."""
+        return hidden

@@ -35,8 +35,9 @@ class ModernEmbeddings(nn.Module):
         self.norm = make_norm(architecture)
         self.dropout = Dropout(dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Return (batch, tokens, width) of ids (batch, tokens)."""
+    def forward(self, ids: Tensor, types: Tensor) -> Tensor:
+        """Return (batch, tokens, width) of ids (batch, tokens); the texts of a pair are told apart by [SEP] alone."""
+        del types
         return self.dropout(self.norm(self.tokens(ids)))
 
 
@@ -125,15 +126,22 @@ class ModernEncoder(nn.Module):
 
         Arguments and shapes are those of `Encoder.forward`; `types` is not read.
         """
-        del types  # ModernBERT tells the texts of a pair apart by [SEP] alone
-        views, every = make_views(mask, self.architecture), settings_of(self.architecture).global_every
-        hidden = self.embeddings(ids)
+        views, hidden = self.views(mask), self.embeddings(ids, types)
         states = []
         for index, layer in enumerate(self.layers):
             gate = (gates.heads[index], gates.neurons[index]) if gates is not None else None
-            hidden = layer(hidden, views[index % every == 0], gate)
+            hidden = layer(hidden, views[index], gate)
             states.append(hidden)
-        return self.norm(hidden), states
+        return self.finish(hidden), states
+
+    def views(self, mask: Tensor) -> list[View]:
+        """Return what each layer sees of a text besides its states: all tokens or a window, and their angles."""
+        both, every = make_views(mask, self.architecture), settings_of(self.architecture).global_every
+        return [both[index % every == 0] for index in range(len(self.layers))]
+
+    def finish(self, hidden: Tensor) -> Tensor:
+        """Return what the head reads, of the states after the last layer: normalized."""
+        return self.norm(hidden)
 
 
 def settings_of(architecture: Architecture) -> ModernSettings:
@@ -156,17 +164,17 @@ def make_views(mask: Tensor, architecture: Architecture) -> dict[bool, View]:
     # padding far from the text sees itself: a softmax over nothing is NaN in some kernels, and NaN spreads
     near = (seen & (distance <= settings.window // 2)) | (distance == 0)
     return {
-        True: View(seen.expand(-1, -1, tokens, -1), *_angles(places, architecture.head_size, settings.global_theta)),
-        False: View(near, *_angles(places, architecture.head_size, settings.local_theta)),
+        True: View(seen.expand(-1, -1, tokens, -1), *angles(places, architecture.head_size, settings.global_theta)),
+        False: View(near, *angles(places, architecture.head_size, settings.local_theta)),
     }
 
 
-def _angles(places: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
+def angles(places: Tensor, head_size: int, theta: float) -> tuple[Tensor, Tensor]:
     """Return cosines and sines, (tokens, head_size): pair i of a head turns by place · theta^(-2i / head_size)."""
     speeds = theta ** -(torch.arange(0, head_size, 2, device=places.device).float() / head_size)
-    angles = places[:, None].float() * speeds
-    angles = torch.cat((angles, angles), dim=-1)
-    return angles.cos(), angles.sin()
+    half = places[:, None].float() * speeds
+    turns = torch.cat((half, half), dim=-1)
+    return turns.cos(), turns.sin()
 
 
 def _turned(states: Tensor, view: View) -> Tensor:

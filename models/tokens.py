@@ -61,6 +61,11 @@ class Tokenizer:
         """Number of token ids."""
         return int(self._backend.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that are put around texts."""
+        return frozenset((*self._backend.encode("").ids, *self._backend.encode("", "").ids))
+
     def encode(self, rows: Sequence[Row], direction: Literal["left", "right"] = "right") -> list[Encoded]:
         """Tokenize rows of one text or two; `direction` is the end at which a long text loses tokens.
 

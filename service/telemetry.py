@@ -48,7 +48,10 @@ class Telemetry:
         self.fallback = _gauge("prunella_device_fallback", "1 when another device was asked for", registry, "livemax")
         self.info = _gauge("prunella_model_info", "the model", registry, "livemax", ["id", "variant", "device"])
         self.loss = _gauge(
-            "prunella_model_loss_points", "its measured loss in accuracy; NaN: not measured", registry, "livemax"
+            "prunella_model_loss_points",
+            "its measured loss, in hundredths of accuracy or correlation; NaN: not measured",
+            registry,
+            "livemax",
         )
         self.speedup = _gauge(
             "prunella_model_speedup", "its measured speed-up; NaN: not measured", registry, "livemax"

@@ -45,11 +45,17 @@ def test_every_label_of_a_multi_label_task_is_a_decision():
     assert (told.reference_accuracy, told.accuracy) == (pytest.approx(5 / 6), pytest.approx(5 / 6))
 
 
-def test_a_regression_is_judged_by_its_spread():
+def test_a_regression_is_judged_by_its_correlation():
     wanted = np.array([[0.0], [2.0], [4.0]], dtype=np.float32)
-    told = measure_agreement(NUMBER, wanted, wanted + 0.1)
-    assert (told.flips, told.loss_is) == (0, "deviation")
-    assert told.loss_points == pytest.approx(100 * 0.1 / wanted.std(), rel=1e-4)
+    found = np.array([[0.5], [1.0], [4.5]], dtype=np.float32)
+    told = measure_agreement(NUMBER, wanted, found)
+    assert (told.flips, told.decisions, told.loss_is) == (0, 0, "expected_pearson")
+    assert told.loss_points == pytest.approx(100 * (1 - np.corrcoef(wanted[:, 0], found[:, 0])[0, 1]), rel=1e-4)
+    truth = np.array([1.0, 0.0, 3.0], dtype=np.float32)
+    told = measure_agreement(NUMBER, wanted, found, truth)
+    was, now = (np.corrcoef(truth, answers[:, 0])[0, 1] for answers in (wanted, found))
+    assert (told.reference_pearson, told.pearson) == (pytest.approx(was), pytest.approx(now))
+    assert (told.loss_is, told.loss_points) == ("pearson", pytest.approx(100 * (was - now)))
 
 
 @pytest.mark.parametrize("wrong", [0.2, np.nan])

@@ -29,8 +29,9 @@ from bench.quality import quality
 from bench.records import Report
 from bench.report import BenchConfig, Inputs, find_reference, run_bench
 from bench.specs import engine_specs
-from bench.tables import pages, with_tables
+from bench.tables import RESULTS, pages, with_tables
 from bench.timing import interleave, median_interval, speedup
+from bench.verdicts import verdicts
 from bench.worker import Worker, WorkerError
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
@@ -184,6 +185,20 @@ def test_wrong_use_is_told(made, tmp_path):
         evaluate(tmp_path, tiny_texts(4))
 
 
+@pytest.mark.parametrize(
+    ("interval", "told"), [((-4.5, -1.1), "which is better than"), ((-1.0, 1.0), "which cannot be told from")]
+)
+def test_a_simple_baseline_that_is_as_good_or_better_is_named(interval, told):
+    report = Report.read(RESULTS / "demo.json")
+    engines = [
+        e.model_copy(update={"difference": e.difference.model_copy(update={"loss_interval": interval})})
+        if e.name == "tfidf" else e
+        for e in report.engines
+    ]  # fmt: skip
+    sentences = list(verdicts(report.model_copy(update={"engines": tuple(engines)})))
+    assert sum(told in sentence for sentence in sentences) == 1
+
+
 def test_pages_hold_the_stored_results():
     for page in pages():
         text = page.read_text()
@@ -194,7 +209,7 @@ def test_page_needs_nothing_else_and_tells_the_numbers(report):
     page = to_html(report)
     assert not re.search(r"<script|https?://(?!www\.w3\.org)|src=|@import", page)
     assert page.count("<svg") == len(figures(report)) >= 7
-    assert f"{report.engine('ours').score.accuracy * 100:.1f} %" in page
+    assert f"<td>{report.engine('ours').score.accuracy:.1%}</td>" in page
     assert all(sentence in unescape(page) for sentence in report.verdicts)
 
 

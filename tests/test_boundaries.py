@@ -54,3 +54,19 @@ def test_the_base_install_and_the_image_hold_nothing_that_trains():
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
     assert set(wanted) <= set(pinned)
     assert not HEAVY & {line.split("==")[0] for line in wanted}
+
+
+STAMPS = {("supervisor.py", "_log"), ("tracing.py", "span")}  # of log lines and traces: the time of day, rightly
+
+
+def test_the_server_takes_no_deadline_from_a_clock_that_jumps():
+    found = set()
+    for path in (ROOT / "service").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and n.module == "time"]  # by full name
+        for function in ast.walk(tree):
+            if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                called = {ast.unparse(n.func) for n in ast.walk(function) if isinstance(n, ast.Call)}
+                if called & {"time.time", "time.time_ns", "datetime.now", "datetime.datetime.now"}:
+                    found.add((path.name, function.name))
+    assert found == STAMPS

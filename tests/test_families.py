@@ -23,7 +23,7 @@ from models.checkpoint import (
     save_encoder,
 )  # fmt: skip
 from models.classifier import Classifier, TensorBatch
-from models.errors import FolderError, InputError
+from models.errors import FolderError
 from models.families import FAMILIES
 from models.modernbert import make_views
 from models.task import Task
@@ -296,10 +296,3 @@ def test_onnx_equals_torch(tmp_path, family, pair, pruned):
         wanted = model(TensorBatch(batch))[0].numpy()
         assert np.allclose(run_session(fp32, batch), wanted, atol=1e-4)
         assert np.abs(run_session(int8, batch) - wanted).max() < 0.3
-
-
-def test_modernbert_cannot_be_exported_yet(tmp_path):
-    make_tiny_family(tmp_path, "modernbert")
-    with pytest.raises(InputError, match="modernbert model cannot be exported yet"):
-        to_onnx(load_checkpoint(tmp_path), tmp_path / "a.onnx", pair=False)
-    assert not (tmp_path / "a.onnx").exists()

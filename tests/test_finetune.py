@@ -184,6 +184,34 @@ def test_other_weights_or_rows_are_another_training(encoder, tmp_path):
     assert len({made.folder.id for made in (same, *changed)}) == 4
     elsewhere = shutil.copytree(encoder, tmp_path / "copy")
     assert finetune(str(elsewhere), splits, short, tmp_path).reused  # what it is counts, not where it is
+    tokenizer = elsewhere / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text() + "\n")
+    assert not finetune(str(elsewhere), splits, short, tmp_path).reused
+
+
+def test_a_classifier_goes_on_only_where_its_outputs_mean_the_same(made, tmp_path, capsys):
+    splits, folder = made["single"]
+    still = change(epochs=1, steps=1, learning_rate=1e-12)
+    names = {"mixed": "even"}  # sorts before the others too
+    renamed = [
+        Texts(texts.rows, [names.get(label, label) for label in texts.require_labels()], "made up")
+        for texts in (splits.train, splits.validation)
+    ]
+    output = load_checkpoint(folder).head.out.weight
+    again = load_checkpoint(finetune(str(folder), splits, still, tmp_path).folder.path)
+    assert torch.allclose(again.head.out.weight, output, atol=1e-6)
+    assert "a new output layer" not in capsys.readouterr().err
+    other = load_checkpoint(finetune(str(folder), Splits(*renamed), still, tmp_path).folder.path)
+    assert not torch.allclose(other.head.out.weight, output, atol=1e-2)
+    assert torch.allclose(other.head.dense.weight, again.head.dense.weight, atol=1e-6)
+    assert "answers with mixed, negative, positive" in capsys.readouterr().err
+
+
+def test_a_regression_that_goes_on_keeps_its_bias(made, tmp_path):
+    splits, folder = made["regression"]
+    still = change(epochs=1, steps=1, learning_rate=1e-12)
+    again = load_checkpoint(finetune(str(folder), splits, still, tmp_path).folder.path)
+    assert torch.allclose(again.head.out.bias, load_checkpoint(folder).head.out.bias, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
+import itertools
 import json
 import os
 import subprocess
@@ -17,30 +18,33 @@ from watching import steps_saved
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
 from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.distill import DistillConfig
 from compress.family import Judge
-from compress.pipeline import CompressConfig, compress_to, prepare
+from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
+from models.checkpoint import read_architecture
 from models.errors import InputError
 from models.folder import ModelFolder
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parent.parent
-EPOCHS, STEPS = 8, 64
+EPOCHS, STEPS = 4, 64  # with a variant of each text
 TRAINING = TrainingConfig(
     epochs=EPOCHS, batch_size=8, learning_rate=1e-3, snapshot_minutes=0, freeze_embeddings=False
 )
 CONFIG = CompressConfig(
     analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=TRAINING), tolerance=0.1
 )
+VARIED = CONFIG.model_copy(update={"augment": 1})
 TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
 
 
-def compress(source: Path, store: Path) -> ModelFolder:
+def compress(source: Path, store: Path, config: CompressConfig = CONFIG) -> ModelFolder:
     inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
-    return compress_to(TARGET, prepare(inputs, CONFIG, store), CONFIG, store).folder
+    return compress_to(TARGET, prepare(inputs, config, store), config, store).folder
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +59,17 @@ def straight(source, tmp_path_factory) -> ModelFolder:
     return compress(source, tmp_path_factory.mktemp("straight"))
 
 
+@pytest.fixture(scope="module")
+def varied(source, straight) -> ModelFolder:
+    return compress(source, straight.path.parent, VARIED)
+
+
 def steps_in(store: Path) -> int:
     return max((steps_saved(path) for path in store.glob("heal-*.scratch")), default=0)
 
 
-def test_kill_9_while_healing_and_the_same_again(source, straight, tmp_path):
-    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}))"
+def test_kill_9_while_healing_and_the_same_again(source, varied, tmp_path):
+    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}), VARIED)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT / "tests", env=environment,
@@ -72,14 +81,46 @@ def test_kill_9_while_healing_and_the_same_again(source, straight, tmp_path):
     child.kill()
     _, told = child.communicate()
     assert 5 <= steps_in(tmp_path) < STEPS, told.decode()[-2000:]
-    resumed = compress(source, tmp_path)
-    assert resumed.id == straight.id
+    resumed = compress(source, tmp_path, VARIED)
+    assert resumed.id == varied.id
     assert not list(tmp_path.glob("*.scratch"))
-    one, other = (
-        load_file(next(folder.path.parent.glob("heal-*")) / "model.safetensors") for folder in (resumed, straight)
-    )
+    one, other = (load_file(healed(folder) / "model.safetensors") for folder in (resumed, varied))
     assert one.keys() == other.keys()
     assert all(one[name].equal(other[name]) for name in one)
+
+
+def healed(bundle: ModelFolder) -> Path:
+    """Return the folder of weights that a bundle was made of."""
+    step = bundle.manifest.lineage[-1]
+    return next(bundle.path.parent.glob(f"heal-{step.parents[0]}"))
+
+
+def test_variants_of_texts_are_answered_and_learned_in_stages_of_their_own(straight, varied):
+    store = straight.path.parent
+    assert straight.manifest.lineage[:-2] == varied.manifest.lineage[:-2]  # what is cut is cut once
+    sizes = sorted((folder / "logits.bin").stat().st_size for folder in store.glob("teach-*"))
+    assert sizes[1] == 2 * sizes[0]
+    steps = [json.loads((healed(folder) / "report.json").read_text())["steps"] for folder in (straight, varied)]
+    assert steps == [STEPS // 2, STEPS]
+    with pytest.raises(ValueError, match="nothing is trained"):
+        CompressConfig(heal=None, augment=2)
+
+
+def test_a_student_is_cut_in_steps_each_from_the_healed_one_before(source, straight):
+    folder = compress(source, straight.path.parent, CONFIG.model_copy(update={"cuts": 2}))
+    stages = folder.manifest.lineage
+    assert [step.stage for step in stages][2:] == ["prune", "heal", "prune", "heal", "bundle"]
+    shapes = [
+        read_architecture(next(folder.path.parent.glob(f"{step.stage}-{after.parents[0]}"))).layers
+        for step, after in itertools.pairwise(stages)
+        if step.stage == "prune"
+    ]
+    full = read_architecture(next(folder.path.parent.glob("trim-*"))).layers
+    for wide, narrow in itertools.pairwise([full, *shapes]):
+        assert wide != narrow
+        assert all(w.heads >= n.heads and w.ffn >= n.ffn for w, n in zip(wide, narrow, strict=True))
+    bundle = Bundle.open(folder.path)
+    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
 
 
 def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):
@@ -113,5 +154,5 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     answers = task.decide(task.scores(bundle_logits(made.folder.path, inputs.validation.rows)))
     truth = inputs.validation.targets(task)
     assert task.kind == "multi"
-    assert point.accuracy == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
+    assert point.score == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
     assert point.difference.rows == 48

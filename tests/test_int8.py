@@ -26,9 +26,9 @@ PRUNED = ([np.array([0, 2]), np.array([], dtype=int)], [np.array([], dtype=int),
 class Tiny:
     """A random classifier with its texts and its fp32 answers."""
 
-    def __init__(self, folder, pair=False, family=None, pruned=False):
+    def __init__(self, folder, pair=False, family=None, pruned=False, **changes):
         if family:
-            make_tiny_family(folder, family)
+            make_tiny_family(folder, family, **changes)
         else:
             make_tiny_checkpoint(folder)
         model = load_checkpoint(folder)
@@ -55,9 +55,12 @@ def tiny(tmp_path_factory):
 @pytest.mark.parametrize("recipe", ["static", "dynamic"])
 @pytest.mark.parametrize(
     "made",
-    [{}, {"pair": True}, {"pruned": True}, {"family": "roberta"}, {"family": "electra"}, {"family": "distilbert"}],
+    [
+        {}, {"pair": True}, {"pruned": True}, {"family": "roberta"}, {"family": "electra"}, {"family": "distilbert"},
+        {"family": "modernbert"}, {"family": "modernbert", "pruned": True},
+    ],
     ids=str,
-)
+)  # fmt: skip
 def test_int8_answers_as_torch_does(tmp_path, made, recipe):
     tiny = Tiny(tmp_path, **made)
     write_int8(tiny.model, tmp_path / "int8.onnx", tiny.pair, tiny.scales() if recipe == "static" else None)

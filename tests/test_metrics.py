@@ -1,4 +1,5 @@
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -133,17 +134,24 @@ def test_thresholds_equal_brute_force(seed):
         if not wanted.any():
             assert found[i] == 0.5
             continue
-        tried = {t: multi_label_f1(wanted, scores[:, i] >= t) for t in set(scores[:, i].tolist())}
+        known = sorted({0.0, *scores[:, i].tolist()})
+        between = [(low + high) / 2 for low, high in pairwise(known)] + ([0.0] if scores[:, i].min() == 0 else [])
+        tried = {t: multi_label_f1(wanted, scores[:, i] >= t) for t in between}
         best = [t for t, f1 in tried.items() if f1 == max(tried.values())]
         assert found[i] == min(best, key=lambda t: (abs(t - 0.5), -t))
     Task(kind="multi", labels=tuple("abcd"), thresholds=found)  # a task takes what is chosen
 
 
 def test_of_equal_thresholds_the_one_nearest_a_half_is_chosen():
-    # a score of 0.75 finds 1 of 2 with 1 given, 0.5 finds 2 of 2 with 4 given: F1 is 2/3 both ways
-    targets, scores = np.array([[1], [1], [0], [0]]), np.array([[0.75], [0.5], [0.5], [0.5]], dtype=np.float32)
-    assert choose_thresholds(targets, scores) == (0.5,)
-    assert choose_thresholds(targets, np.array([[0.75], [0.25], [0.25], [0.25]], dtype=np.float32)) == (0.75,)
+    # the first score finds 1 of 2 with 1 given, all find 2 of 2 with 4 given: F1 is 2/3 both ways
+    targets = np.array([[1], [1], [0], [0]])
+    assert choose_thresholds(targets, np.array([[0.75], [0.5], [0.5], [0.5]], dtype=np.float32)) == (0.625,)
+    assert choose_thresholds(targets, np.array([[1.0], [0.75], [0.75], [0.75]], dtype=np.float32)) == (0.375,)
+
+
+def test_a_score_is_not_on_its_threshold():
+    targets, scores = np.array([[1], [1], [0], [0]]), np.array([[0.9], [0.6], [0.4], [0.1]], dtype=np.float32)
+    assert choose_thresholds(targets, scores) == (pytest.approx(0.5),)
 
 
 def test_chosen_thresholds_are_never_worse_than_a_half():

@@ -9,9 +9,11 @@ from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from bench.evaluate import bundle_logits
 from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.distill import DistillConfig
+from compress.healing import CHANNELS
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
-from compress.pipeline import CHANNELS, CompressConfig, compress_to, prepare
+from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, open_source
 from compress.target import Target
 from models.checkpoint import load_checkpoint, save_checkpoint

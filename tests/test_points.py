@@ -23,8 +23,8 @@ def point(folder, asked: float, loss: float, spread: float = 0.5) -> Point:
         id=f"{asked:g}",
         architecture="2 layers, ffn 1/8 2/8",
         measured=Measured(ours_ms=8 / asked, reference_ms=8.0, speedup=asked, bytes=1_000_000),
-        accuracy=0.9 - loss / 100,
-        reference_accuracy=0.9,
+        score=0.9 - loss / 100,
+        reference_score=0.9,
         difference=Difference(
             rows=1000, loss_points=loss, loss_interval=interval, mcnemar_p=0.5, flips=9, lost=5, won=4
         ),
@@ -42,7 +42,7 @@ def test_the_fastest_inside_the_loss_is_picked(tmp_path):
     points = [point(tmp_path, 2, 0.1), point(tmp_path, 4, 0.9), point(tmp_path, 8, 1.1)]
     assert pick(points, 1.0) is points[1]
     assert pick(points, 1.5) is points[2]
-    with pytest.raises(TargetError, match=r"no point loses at most 0 points: 2x loses 0\.10 .* 4x loses 0\.90"):
+    with pytest.raises(TargetError, match=r"at most 0 points of accuracy: 2x loses 0\.10 .* 4x loses 0\.90"):
         pick(points, 0.0)
 
 

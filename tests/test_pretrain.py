@@ -204,8 +204,13 @@ def test_wrong_use_is_refused_with_a_reason(tmp_path, corpus_file, tokenizer_fol
     for wrong in ({"size": "tiny"}, {"tokenizer": "new"}):
         with pytest.raises(InputError, match=r"wanted one of the two|leave out 'new'"):
             Sources(files, encoder="there", **wrong)
-    for settings in ({"minutes": 1, "training": TRAINING}, {"training": TrainingConfig(metric="accuracy")}):
-        with pytest.raises(ValidationError, match=r"minutes or steps|held_out_loss"):
+    wrong_settings = (
+        ({"minutes": 1, "training": TRAINING}, "minutes or steps"),
+        ({"training": TrainingConfig(metric="accuracy")}, "there are held_out_loss"),
+        ({"training": TrainingConfig(patience=2)}, "patience wants a metric"),
+    )
+    for settings, told in wrong_settings:
+        with pytest.raises(ValidationError, match=told):
             PretrainConfig(**settings)
 
 

@@ -205,7 +205,6 @@ def test_onnx_files_are_refused_by_what_is_wrong_with_them(
         ("{classifier}", '{"text": "这是另一种语言"}\n' * 20, "not in the language"),
         ("{classifier}", '{"text": "a", "text_pair": "b"}\n' * 20, "rows are pairs, and the model takes single"),
         ("{bundle}", '{"text": "good"}', "is a bundle, exported and quantized already"),
-        ("{modern}", '{"text": "good"}', "is a modernbert model, which cannot be exported or quantized yet"),
         ("{garbage}", '{"text": "good"}', "is no ONNX file"),
     ],
 )
@@ -216,8 +215,6 @@ def test_bad_input_is_one_sentence_and_leaves_no_file(made, tmp_path, capsys, mo
     if "bundle" in model:
         config = BundleConfig(recipe="fp32")
         places["bundle"] = make_bundle(classifier, BundleTexts.of(tiny_texts()), config, folder).folder.path
-    if "modern" in model:
-        places["modern"] = make_classifier(folder, family="modernbert").path
     (tmp_path / "bad.jsonl").write_text(texts)
     _refused(capsys, monkeypatch, tmp_path, Path(model.format(**places)), tmp_path / "bad.jsonl", told)
 

@@ -8,7 +8,7 @@ import pytest
 from compress.budget import Amounts, BudgetTable, size_table, widths
 from compress.clock import Measured
 from compress.search import Frontier, Option, Plan, choose, make_frontier
-from compress.target import Space, Target, meet
+from compress.target import Cut, Space, Target, approach, meet
 from export.precision import Precision
 from models.architecture import Architecture, LayerShape
 from models.errors import TargetError
@@ -136,6 +136,33 @@ def test_a_target_that_needs_no_cut_gives_the_full_model():
     plan, found = meet(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
     assert plan.architecture == SHAPE
     assert found.speedup > 1.5
+
+
+@pytest.mark.parametrize("left", [2, 3])
+def test_cuts_on_the_way_to_a_target_are_equal_factors_of_what_can_be_cut(left):
+    table, target = table_of(), Target(kind="speedup", value=9.0)
+    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
+    plan = approach(Cut(target, left), space, 6.0)
+    whole = table.total(SHAPE, Precision.all_int8(SHAPE)) - table.fixed
+    wanted = whole ** (1 - 1 / left) * (6e-3 / 9 - table.fixed) ** (1 / left)
+    taken = table.total(plan.architecture, plan.precision) - table.fixed
+    assert 0.8 * wanted < taken <= wanted
+    with pytest.raises(TargetError, match="without sublayers does not"):
+        approach(Cut(Target(kind="speedup", value=100.0), left), space, 6.0)
+
+
+def test_what_was_dropped_before_stays_dropped_and_takes_nothing():
+    shape = SHAPE.with_layers([(4, 96), (0, 96), (2, 0)])
+    table, costs = table_of(), costs_of()
+    left = {name: costs[name] for name in ("0.attention", "0.ffn", "1.ffn")}
+    left["2.attention"] = {w: c for w, c in costs["2.attention"].items() if w <= 2}
+    frontier = make_frontier(shape, left, {}, table)
+    roomy, tight = (choose(shape, frontier, table, budget) for budget in (1.0, 6e-4))
+    for plan in (roomy, tight):
+        layers = plan.architecture.layers
+        assert layers[1].heads == layers[2].ffn == 0
+        assert layers[2].heads <= 2
+    assert table.total(tight.architecture, tight.precision) <= 6e-4
 
 
 def test_a_model_that_is_slower_than_its_reference_is_refused():

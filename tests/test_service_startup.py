@@ -141,6 +141,8 @@ def test_info_tells_what_was_measured(tiny_bundle, tmp_path):
     shutil.copytree(tiny_bundle, tmp_path / "measured")
     told = {
         "accuracy": 0.9,
+        "pearson": None,
+        "loss_is": "accuracy",
         "loss_points": 0.5,
         "loss_interval": [0.1, 0.9],
         "speedup": {"ort_fp32": 4.2},

@@ -12,7 +12,7 @@ from processes import run_two
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from bench.evaluate import bundle_logits
-from compress import pipeline
+from compress import healing
 from compress.analysis import AnalysisConfig
 from compress.distill import DISTANCE, DistillConfig
 from compress.pipeline import CompressConfig, compress_to, prepare
@@ -29,7 +29,7 @@ TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the s
 
 def compress(source: Path, store: Path, batch: int) -> ModelFolder:
     """Compress without dropout, which differs from process to process."""
-    pipeline.load_checkpoint = functools.partial(load_checkpoint, dropout=0.0)
+    healing.load_checkpoint = functools.partial(load_checkpoint, dropout=0.0)
     training = TrainingConfig(
         epochs=2, batch_size=batch, learning_rate=3e-4, freeze_embeddings=False, sparse_embeddings=True,
         metric=DISTANCE, patience=2, precision="fp32",
@@ -49,7 +49,7 @@ def source(tmp_path_factory) -> Path:
 
 
 def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipeline, "load_checkpoint", load_checkpoint)  # put back what `compress` exchanges
+    monkeypatch.setattr(healing, "load_checkpoint", load_checkpoint)  # put back what `compress` exchanges
     one = compress(source, tmp_path / "one", 8)
     done = run_two([__file__, "compress", str(source), str(tmp_path / "two"), "4"])
     assert [d.returncode for d in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
@@ -62,7 +62,7 @@ def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp
     values = [
         [e["metrics"][DISTANCE] for e in json.loads((heal / REPORT).read_text())["evaluations"]] for heal in heals
     ]
-    np.testing.assert_allclose(values[0], values[1], rtol=1e-2)
+    np.testing.assert_allclose(values[0], values[1], rtol=5e-2)  # the states' error is a share of each batch's squares
     left = [path.name for path in (tmp_path / "two").iterdir() if path.suffix in (".scratch", ".partial")]
     assert not left
     stages = [sorted(p.name.split("-")[0] for p in (tmp_path / n).iterdir() if p.is_dir()) for n in ("one", "two")]

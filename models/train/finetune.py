@@ -11,8 +11,9 @@ from torch import nn
 
 from models import task as task_file
 from models.atomic import write_text
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import PROBLEMS, load_checkpoint, read_config, save_checkpoint
 from models.classifier import Classifier
+from models.console import say
 from models.data.texts import Texts, check_labels
 from models.distributed import processes, rank
 from models.errors import InputError
@@ -94,11 +95,12 @@ def _check_settings(kind: Kind, config: FinetuneConfig) -> None:
 
 def _make(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:
     tokenizer = Tokenizer.open(folder, config.max_tokens)
-    model = load_checkpoint(folder, len(task.labels), config.training.seed, config.dropout)
+    goes_on = _answers_alike(folder, task)
+    model = load_checkpoint(folder, len(task.labels), config.training.seed, config.dropout, renewed=not goes_on)
     _check_tokenizer(folder, tokenizer, model)
     encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(splits.validation.rows)
     wanted, truth = splits.train.targets(task), splits.validation.targets(task)
-    if task.kind == "regression":  # far targets are otherwise first learned by the whole encoder
+    if task.kind == "regression" and not goes_on:  # far targets are otherwise first learned by the whole encoder
         nn.init.constant_(model.head.out.bias, float(wanted.mean()))
     scratch = scratch_folder(target)
     run = Run(
@@ -117,6 +119,22 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
     keep_logs(scratch, target)
     report = _report(task, truth, logits, history) | {"train_rows_at_max_tokens": _cut(encoded, config.max_tokens)}
     write_text(target / REPORT, json.dumps(report, indent=2) + "\n")
+
+
+def _answers_alike(folder: Path, task: Task) -> bool:
+    """Return whether a checkpoint's outputs mean what this task's do; says so when only their number agrees."""
+    config = read_config(folder)
+    names = config.get("id2label") or {}
+    found = tuple(str(names[number]) for number in sorted(names, key=int))
+    kind = config.get("problem_type")
+    if kind == PROBLEMS[task.kind] and (found == task.labels or task.kind == "regression"):
+        return True
+    if kind is None and task.kind == "single" and found == task.labels:  # as many public checkpoints are
+        return True
+    if kind is not None and len(found) == len(task.labels):
+        told = f"{', '.join(found[:5])} ({kind})"
+        say(f"{folder} answers with {told}, these texts want {', '.join(task.labels[:5])}: a new output layer")
+    return False
 
 
 def _judge(task: Task, truth: np.ndarray, logits: np.ndarray) -> Score:

@@ -113,8 +113,9 @@ def check_metric(kind: Kind, metric: str | None) -> str:
 def choose_thresholds(targets: NDArray[Any], probabilities: Scores) -> tuple[float, ...]:
     """Return each label's threshold: the score from which giving the label makes its F1 on these rows greatest.
 
-    F1 changes only where a threshold passes a score, so that trying the distinct scores is exact. Of equals the one
-    nearest 0.5 is taken, and of two equally near the greater. A label that no row has keeps 0.5.
+    F1 changes only where a threshold passes a score, so that trying one between each two is exact; half way, because
+    one on a score would be passed by rounding. Of equals the one nearest 0.5 is taken, and of two equally near the
+    greater. A label that no row has keeps 0.5.
 
     Args:
         targets: (rows, labels) of 0 and 1.
@@ -140,7 +141,9 @@ def _threshold(wanted: NDArray[np.bool_], probabilities: Scores) -> float:
     given = (np.arange(len(falling)) + 1)[last]
     hits = np.cumsum(wanted[order])[last]
     f1 = 2 * hits / (given + wanted.sum())
-    best = falling[last][f1 == f1.max()]
+    distinct = falling[last].astype(np.float64)
+    between = (distinct + np.append(distinct[1:], 0.0)) / 2
+    best = between[f1 == f1.max()]
     return float(best[np.argmin(np.abs(best - EVEN))])  # the first of equals, and they fall
 
 

@@ -67,6 +67,8 @@ class PretrainConfig(Record):
             raise ValueError("give minutes or steps, not both")
         if self.training.metric not in (None, *METRICS):
             raise ValueError(f"the metric is {self.training.metric!r}: there are {', '.join(METRICS)}")
+        if self.training.patience is not None and self.training.metric is None:
+            raise ValueError(f"patience wants a metric that is watched: give one of {', '.join(METRICS)}")
         return self
 
 

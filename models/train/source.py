@@ -1,9 +1,12 @@
 """The folder that a training begins with: where it is, what identifies it, and the tokenizer that goes with it."""
 
+import json
 import shutil
+from hashlib import sha256
 from pathlib import Path
 
 from models import tokens
+from models.checkpoint import CONFIG
 from models.data.builtin import MINILM, minilm_folder
 from models.errors import InputError
 from models.folder import MANIFEST, ModelFolder, sha256_of
@@ -18,13 +21,14 @@ def resolve_encoder(encoder: str) -> Path:
 
 
 def load_source_id(folder: Path) -> str:
-    """Return what identifies a checkpoint: the id of a folder of ours, or the hash of the weights of another's."""
+    """Return what identifies a checkpoint: the id of a folder of ours, or a hash of what is read of another's."""
     if (folder / MANIFEST).is_file():
         return ModelFolder.open(folder).id
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return sha256_of(folder / name)
-    raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
+    weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not weights:
+        raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
+    read = [weights[0], *(name for name in (CONFIG, *TOKENIZER_FILES) if (folder / name).is_file())]
+    return sha256(json.dumps({name: sha256_of(folder / name) for name in read}).encode()).hexdigest()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -1,0 +1,30 @@
+"""CompressConfig: how a model is compressed, beside the target."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from compress.analysis import AnalysisConfig
+from compress.distill import DistillConfig
+from models.record import Record
+
+
+class CompressConfig(Record):
+    """Settings of compression."""
+
+    tolerance: float = Field(0.05, gt=0, lt=1, description="share by which a measured figure may miss the target")
+    vocabulary: bool = Field(True, description="whether tokens that the texts do not use are dropped")
+    analysis: AnalysisConfig = AnalysisConfig()
+    heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
+    refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
+    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
+    state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
+    cuts: int = Field(1, ge=1, description="steps in which a target is reached; the student heals after each")
+    augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
+    seed: int = Field(0, ge=0, description="of the texts that are measured on")
+
+    @model_validator(mode="after")
+    def _heals_where_it_must(self) -> Self:
+        if self.heal is None and self.augment:
+            raise ValueError("variants of texts are for healing, and nothing is trained")
+        return self

@@ -1,0 +1,51 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from tiny import make_tiny_checkpoint, tiny_texts
+
+from compress.augment import augment
+from models.tokens import Tokenizer
+
+CLS, SEP = 2, 3
+
+
+@pytest.fixture(params=[False, True], ids=["single", "pair"])
+def rows(request, tmp_path):
+    make_tiny_checkpoint(tmp_path)
+    tokenizer = Tokenizer.open(tmp_path, 12)  # some rows are cut
+    assert tokenizer.special_ids == {CLS, SEP}
+    return tokenizer.encode(tiny_texts(80, request.param).rows)
+
+
+def test_variants_keep_the_form_of_their_row(rows):
+    found = augment(rows, {CLS, SEP}, 3, seed=0)
+    assert len(found) == 240
+    for number, variant in enumerate(found):
+        row = rows[number % 80]
+        assert len(variant.ids) == len(variant.types) <= len(row.ids)
+        assert [i for i in variant.ids if i in (CLS, SEP)] == [i for i in row.ids if i in (CLS, SEP)]
+        assert variant.ids[0] == CLS
+        assert variant.ids[-1] == SEP
+        forms = (list(zip(e.ids, e.types, strict=True)) for e in (variant, row))
+        kept, had = ([pair for pair in form if pair[0] in (CLS, SEP)] for form in forms)
+        assert kept == had  # segments end where they ended
+        assert variant.types == sorted(variant.types)
+
+
+def test_variants_differ_from_their_row_and_use_the_tokens_of_the_rows(rows):
+    found = augment(rows, {CLS, SEP}, 4, seed=0)
+    assert np.mean([variant.ids != rows[n % 80].ids for n, variant in enumerate(found)]) > 0.7
+    had, has = (Counter(i for e in some for i in e.ids if i not in (CLS, SEP)) for some in (rows, found))
+    assert set(has) <= set(had)
+    shares = [np.array([c[i] for i in had]) / c.total() for c in (had, has)]
+    assert np.corrcoef(*shares)[0, 1] > 0.9  # drawn by frequency
+
+
+def test_the_same_seed_gives_the_same_and_more_copies_begin_with_fewer(rows):
+    two = augment(rows, {CLS, SEP}, 2, seed=0)
+    assert augment(rows, {CLS, SEP}, 2, seed=0) == two
+    assert augment(rows, {CLS, SEP}, 4, seed=0)[:160] == two
+    assert augment(rows, {CLS, SEP}, 2, seed=1) != two
+    assert two[:80] != two[80:]
+    assert augment(rows, {CLS, SEP}, 0, seed=0) == []
