@@ -5,12 +5,14 @@ one more matrix, for its gains (Ashkboos et al. 2024, "SliceGPT"). So channels s
 layer (Xia et al. 2022, "CoFi"). Which go is decided as for neurons: those that what reads the stream misses least.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from compress.ladder import Units, least_squares, removal_order
 from compress.refit import solve_output, stream
@@ -136,7 +138,7 @@ def refit_narrow(
     if student.architecture.table_width == student.architecture.width:
         ours = _fit_norm(student.encoder.embeddings.norm, ours, [t[..., kept] for t in theirs], masks, False)
     ours_of, wide_of, last = _readers(student), _readers(wide), len(student.architecture.layers) - 1
-    for name in sublayer_names(last + 1):
+    for name in tqdm(sublayer_names(last + 1), desc="refit, narrower", unit="sublayer", delay=1, file=sys.stderr):
         is_last = name.startswith(f"{last}.")
         if name in ours_of:
             _read(ours_of[name], wide_of[name], _fit_stream(ours, theirs, masks, name == f"{last}.ffn"))

@@ -11,7 +11,7 @@ from torch.distributed import TCPStore
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def run_two(arguments: Sequence[str], seconds: float = 300) -> list[subprocess.CompletedProcess[str]]:
+def run_two(arguments: Sequence[str], seconds: float = 900) -> list[subprocess.CompletedProcess[str]]:
     """Run `python ARGUMENTS` as process 0 and 1 of two on gloo; one that takes longer than `seconds` is an error."""
     notes = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     told = {

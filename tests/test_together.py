@@ -62,7 +62,7 @@ def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp
     values = [
         [e["metrics"][DISTANCE] for e in json.loads((heal / REPORT).read_text())["evaluations"]] for heal in heals
     ]
-    np.testing.assert_allclose(values[0], values[1], rtol=5e-2)  # the states' error is a share of each batch's squares
+    np.testing.assert_allclose(values[0], values[1], rtol=5e-2)  # states count a batch at a time
     left = [path.name for path in (tmp_path / "two").iterdir() if path.suffix in (".scratch", ".partial")]
     assert not left
     stages = [sorted(p.name.split("-")[0] for p in (tmp_path / n).iterdir() if p.is_dir()) for n in ("one", "two")]
