@@ -6,18 +6,19 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from processes import run_two
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, tiny_texts
-from watching import steps_saved
 
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
+from models.distributed import rank
 from models.errors import CheckError, InputError
 from models.folder import LOG, PLOT
 from models.tokens import Tokenizer
@@ -210,69 +211,32 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metr
     assert (tmp_path / "broken" / PLOT).stat().st_size > 1000
 
 
-SCRIPT = """
-import sys, torch
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_training import CONFIG, change, trained
-from models.train.loop import Run
-from safetensors.torch import save_file
-folder, out = Path(sys.argv[1]), Path(sys.argv[2])
-config = change(epochs={epochs}, batch_size={batch}, freeze_embeddings={frozen}, sparse_embeddings=True)
-model, history = trained(folder, config, Run(scratch=out / "scratch"), dropout={dropout})
-if int(__import__("os").environ.get("RANK", "0")) == 0:
-    save_file({{n: t.contiguous() for n, t in model.state_dict().items()}}, out / "done.safetensors")
-"""
+def course(folder: Path, out: Path, batch: int) -> None:
+    """Train with and without frozen embeddings; without dropout, which differs from process to process."""
+    for frozen in (True, False):
+        config = change(epochs=1, batch_size=batch, freeze_embeddings=frozen, sparse_embeddings=True)
+        model, _ = trained(folder, config, Run(scratch=out / str(frozen)), dropout=0.0)
+        if rank() == 0:
+            state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+            save_file(state, out / f"{frozen}.safetensors")
 
 
-def script(tmp_path: Path, **settings) -> Path:
-    path = tmp_path / "train.py"
-    path.write_text(textwrap.dedent(SCRIPT).format(tests=str(Path(__file__).parent), **settings), encoding="utf-8")
-    return path
-
-
-def weights(path: Path):
-    from safetensors.torch import load_file
-
-    return load_file(path / "done.safetensors")
-
-
-def test_kill_9_and_the_same_command_again(folder, tmp_path):
-    path = script(tmp_path, epochs=4, batch=4, dropout=0.1, frozen=True)
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    process = subprocess.Popen(
-        [sys.executable, path, folder, tmp_path],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    scratch = tmp_path / "scratch"
-    while process.poll() is None and steps_saved(scratch) < 9:
-        time.sleep(0.005)
-    process.kill()
-    process.wait()
-    reached = load_snapshot(scratch).counters.step
-    assert 9 <= reached < 64, "the kill came too late to say anything"
-    subprocess.run([sys.executable, path, folder, tmp_path], check=True, capture_output=True, env=environment)
-    straight, _ = trained(folder, change(epochs=4, batch_size=4))
-    killed = weights(tmp_path)
-    assert all(torch.equal(tensor, killed[name]) for name, tensor in straight.state_dict().items())
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_two_processes_learn_what_one_learns_from_the_doubled_batch(folder, tmp_path, frozen):
-    several = ["--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]  # with ACCELERATE_USE_CPU: gloo
-    for name, batch, launch in (("one", 8, ["--num_processes", "1"]), ("two", 4, several)):
-        (tmp_path / name).mkdir()
-        path = script(tmp_path, epochs=1, batch=batch, dropout=0.0, frozen=frozen)
-        launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_cpu_threads_per_process", "1"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "ACCELERATE_USE_CPU": "true"}
-        arguments = [*launcher, *launch, path, folder, tmp_path / name]
-        subprocess.run(arguments, check=True, capture_output=True, env=environment)
-    assert_same_course(tmp_path / "one" / "scratch", tmp_path / "two" / "scratch")
-    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
-    for name in ("head.out.weight", "encoder.layers.0.ffn.rise.weight", "encoder.layers.1.attention.output.weight"):
-        assert torch.allclose(one[name], two[name], atol=1e-4), name
+def test_two_processes_learn_what_one_learns_from_the_doubled_batch(folder, tmp_path):
+    places = [tmp_path / "one", tmp_path / "two"]
+    for place in places:
+        place.mkdir()
+    course(folder, places[0], 8)
+    done = run_two([__file__, str(folder), str(places[1]), "4"])
+    assert [d.returncode for d in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
+    for frozen in (True, False):
+        assert_same_course(*(place / str(frozen) for place in places))
+        one, two = (load_file(place / f"{frozen}.safetensors") for place in places)
+        for name in (
+            "head.out.weight",
+            "encoder.layers.0.ffn.rise.weight",
+            "encoder.layers.1.attention.output.weight",
+        ):
+            assert torch.allclose(one[f"{name}.weight"], two[f"{name}.weight"], atol=1e-4), name
 
 
 def test_a_launcher_that_starts_one_of_several_processes_is_told(folder, monkeypatch):
@@ -322,3 +286,7 @@ def test_the_log_has_loss_rate_and_speed(folder, tmp_path):
     assert sum("accuracy" in line for line in lines) == 3
     assert list((tmp_path / "tensorboard").glob("events*"))
     assert history.tokens == 3 * sum(len(e.ids) for e in tiny_objective(folder).encoded)
+
+
+if __name__ == "__main__":
+    course(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
