@@ -236,7 +236,7 @@ def test_two_processes_learn_what_one_learns_from_the_doubled_batch(folder, tmp_
             "encoder.layers.0.ffn.rise.weight",
             "encoder.layers.1.attention.output.weight",
         ):
-            assert torch.allclose(one[f"{name}.weight"], two[f"{name}.weight"], atol=1e-4), name
+            assert torch.allclose(one[name], two[name], atol=1e-4), name
 
 
 def test_a_launcher_that_starts_one_of_several_processes_is_told(folder, monkeypatch):
