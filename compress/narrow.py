@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from compress.ladder import Units, least_squares, removal_order
-from compress.refit import solve_output, stream
+from compress.ladder import Units, removal_order
+from compress.refit import fit_rows, solve_output, stream
 from compress.statistics import read_tokens, sublayer_names, with_one
+from compress.surgery import assemble
 from models.architecture import Architecture
 from models.classifier import Classifier, TensorBatch
 from models.errors import InputError
@@ -108,10 +109,7 @@ def narrow(model: Classifier, channels: Channels) -> Classifier:
             state[name] = tensor
         else:  # what writes into the stream: rows of matrices, biases and norms
             state[name] = tensor[kept]
-    with torch.device("meta"):
-        result = Classifier(smaller, model.labels)
-    result.load_state_dict({name: tensor.detach().clone() for name, tensor in state.items()}, assign=True)
-    return result.eval()
+    return assemble(smaller, model.labels, state)
 
 
 @torch.no_grad()
@@ -167,11 +165,10 @@ def _readers(model: Classifier) -> dict[str, nn.Linear]:
 
 def _fit_stream(ours: Sequence[Tensor], theirs: Sequence[Tensor], masks: Sequence[Tensor], first: bool) -> Tensor:
     """Return the map (their width, our width + 1) from our stream and a constant to theirs."""
-    gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
-    for our, their, mask in zip(ours, theirs, masks, strict=True):
-        rows, wanted = with_one(read_tokens(our, mask, first).double()), read_tokens(their, mask, first).double()
-        gram, cross = gram + rows.T @ rows, cross + wanted.T @ rows
-    return least_squares(gram, cross)
+    return fit_rows(
+        (read_tokens(our, mask, first), read_tokens(their, mask, first))
+        for our, their, mask in zip(ours, theirs, masks, strict=True)
+    )
 
 
 def _read(ours: nn.Linear, wide: nn.Linear, found: Tensor, rows: Units | None = None) -> None:

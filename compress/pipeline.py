@@ -171,7 +171,8 @@ def _prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, fol
         rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
         texts = [TensorBatch(batch) for batch in pad_texts(encoded, rows, tokenizer)]
         wide = None if full is model.architecture else folder
-        student = _fit(student, load_checkpoint(ready.full.path), texts, config, wide)
+        teacher = model if ready.full.path == ready.base.path else load_checkpoint(ready.full.path)
+        student = _fit(student, teacher, texts, config, wide)
     save_checkpoint(student, task, folder)
     plan.precision.write(folder / precision.FILE)
     copy_texts(ready.base, task, folder)

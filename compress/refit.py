@@ -6,7 +6,7 @@ after that sublayer (Park et al. 2024, "K-prune"). Errors do not add up; a dropp
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -43,12 +43,27 @@ def solve_output(
         batches: the texts.
     """
     first = is_read_first(student, name)
+    found = fit_rows(
+        (
+            read_tokens(_inputs(student, name, hidden, batch), batch.mask, first),
+            read_tokens(target - hidden, batch.mask, first),
+        )
+        for hidden, target, batch in zip(ours, wanted, batches, strict=True)
+    )
+    _set(student, name, found.float())
+
+
+def fit_rows(pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return the map (outputs, inputs + 1), float64, from inputs and a constant that comes nearest to the outputs.
+
+    Args:
+        pieces: inputs (tokens, inputs) and outputs (tokens, outputs), of some texts at a time.
+    """
     gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
-    for hidden, target, batch in zip(ours, wanted, batches, strict=True):
-        missing = read_tokens(target - hidden, batch.mask, first).double()
-        rows = with_one(read_tokens(_inputs(student, name, hidden, batch), batch.mask, first).double())
-        gram, cross = gram + rows.T @ rows, cross + missing.T @ rows
-    _set(student, name, least_squares(gram, cross).float())
+    for inputs, outputs in pieces:
+        rows = with_one(inputs.double())
+        gram, cross = gram + rows.T @ rows, cross + outputs.double().T @ rows
+    return least_squares(gram, cross)
 
 
 def _sublayer(model: Classifier, name: str) -> nn.Module:

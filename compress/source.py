@@ -17,6 +17,7 @@ from models.checkpoint import (
     CONFIG,
     PROBLEMS,
     WEIGHTS,
+    label_names,
     load_checkpoint,
     read_config,
     save_checkpoint,
@@ -62,8 +63,7 @@ def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
     def make(target: Path) -> None:
         model = load_checkpoint(path)
         config = read_config(path)
-        names = config.get("id2label") or {}
-        labels = tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(model.labels))
+        labels = label_names(config, model.labels)
         kind = _kind(config, model.labels, path)
         task = Task(kind=kind, labels=labels, max_tokens=min(max_tokens, model.architecture.positions))
         save_checkpoint(model, task, target)

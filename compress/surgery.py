@@ -54,12 +54,20 @@ def cut(model: Classifier, rungs: Mapping[str, Rung], shared: bool = False) -> C
     for name in sublayer_names(len(shape.layers)):
         if name in rungs and output_matrix(model, name) is not None:
             _replace(state, name, shape, rungs[name])
-    with torch.device("meta"):  # ten million random weights, for nothing, take longer than the cut
-        result = Classifier(with_biases(smaller), model.labels)
-    for name, tensor in result.state_dict().items():
-        if name not in state and name.endswith(".bias"):
-            state[name] = torch.zeros(tensor.shape)
-    result.load_state_dict(state if shared else {name: tensor.clone() for name, tensor in state.items()}, assign=True)
+    return assemble(with_biases(smaller), model.labels, state, shared)
+
+
+def assemble(shape: Architecture, labels: int, state: Mapping[str, Tensor], shared: bool = False) -> Classifier:
+    """Return the classifier with these tensors, or copies where not `shared`; biases that it lacks are zero."""
+    with torch.device("meta"):  # ten million random weights, for nothing, take longer than a cut
+        result = Classifier(shape, labels)
+    lacking = {
+        name: torch.zeros(tensor.shape)
+        for name, tensor in result.state_dict().items()
+        if name not in state and name.endswith(".bias")
+    }
+    known = state if shared else {name: tensor.detach().clone() for name, tensor in state.items()}
+    result.load_state_dict({**known, **lacking}, assign=True)
     return result.eval()
 
 

@@ -61,6 +61,12 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def label_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
+    """Return the names that a `config.json` has for `count` outputs; transformers' own where it has none."""
+    names = config.get("id2label") or {}
+    return tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(count))
+
+
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return every tensor of a checkpoint in fp32, by transformers' name.
 

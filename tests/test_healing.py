@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import SMALL, compress_tiny, tiny_config
 from labelled import make_texts
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, tiny_texts
@@ -17,9 +18,7 @@ from watching import steps_saved
 
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
-from compress.analysis import AnalysisConfig
 from compress.config import CompressConfig
-from compress.distill import DistillConfig
 from compress.family import Judge
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
@@ -35,16 +34,8 @@ EPOCHS, STEPS = 4, 64  # with a variant of each text
 TRAINING = TrainingConfig(
     epochs=EPOCHS, batch_size=8, learning_rate=1e-3, snapshot_minutes=0, freeze_embeddings=False
 )
-CONFIG = CompressConfig(
-    analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=TRAINING), tolerance=0.1
-)
+CONFIG = tiny_config(TRAINING)
 VARIED = CONFIG.model_copy(update={"augment": 1})
-TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
-
-
-def compress(source: Path, store: Path, config: CompressConfig = CONFIG) -> ModelFolder:
-    inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
-    return compress_to(TARGET, prepare(inputs, config, store), config, store).folder
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +47,12 @@ def source(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def straight(source, tmp_path_factory) -> ModelFolder:
-    return compress(source, tmp_path_factory.mktemp("straight"))
+    return compress_tiny(source, tmp_path_factory.mktemp("straight"), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def varied(source, straight) -> ModelFolder:
-    return compress(source, straight.path.parent, VARIED)
+    return compress_tiny(source, straight.path.parent, VARIED)
 
 
 def steps_in(store: Path) -> int:
@@ -69,7 +60,7 @@ def steps_in(store: Path) -> int:
 
 
 def test_kill_9_while_healing_and_the_same_again(source, varied, tmp_path):
-    code = f"from test_healing import *; compress(Path({str(source)!r}), Path({str(tmp_path)!r}), VARIED)"
+    code = f"from test_healing import *; compress_tiny(Path({str(source)!r}), Path({str(tmp_path)!r}), VARIED)"
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     child = subprocess.Popen(
         [sys.executable, "-c", code], cwd=ROOT / "tests", env=environment,
@@ -81,7 +72,7 @@ def test_kill_9_while_healing_and_the_same_again(source, varied, tmp_path):
     child.kill()
     _, told = child.communicate()
     assert 5 <= steps_in(tmp_path) < STEPS, told.decode()[-2000:]
-    resumed = compress(source, tmp_path, VARIED)
+    resumed = compress_tiny(source, tmp_path, VARIED)
     assert resumed.id == varied.id
     assert not list(tmp_path.glob("*.scratch"))
     one, other = (load_file(healed(folder) / "model.safetensors") for folder in (resumed, varied))
@@ -107,7 +98,7 @@ def test_variants_of_texts_are_answered_and_learned_in_stages_of_their_own(strai
 
 
 def test_a_student_is_cut_in_steps_each_from_the_healed_one_before(source, straight):
-    folder = compress(source, straight.path.parent, CONFIG.model_copy(update={"cuts": 2}))
+    folder = compress_tiny(source, straight.path.parent, CONFIG.model_copy(update={"cuts": 2}))
     stages = folder.manifest.lineage
     assert [step.stage for step in stages][2:] == ["prune", "heal", "prune", "heal", "bundle"]
     shapes = [
@@ -120,14 +111,14 @@ def test_a_student_is_cut_in_steps_each_from_the_healed_one_before(source, strai
         assert wide != narrow
         assert all(w.heads >= n.heads and w.ffn >= n.ffn for w, n in zip(wide, narrow, strict=True))
     bundle = Bundle.open(folder.path)
-    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
+    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(SMALL.value * 1e6, rel=CONFIG.tolerance)
 
 
 def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):
     stages = [step.stage for step in straight.manifest.lineage]
     assert stages == ["import", "trim", "prune", "heal", "bundle"]
     bundle = Bundle.open(straight.path)
-    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(TARGET.value * 1e6, rel=CONFIG.tolerance)
+    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(SMALL.value * 1e6, rel=CONFIG.tolerance)
     store = straight.path.parent
     assert find_reference(bundle, store).path == next(store.glob("import-*"))
     with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others

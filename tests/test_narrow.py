@@ -4,17 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as functional
+from compressing import compress_tiny, tiny_config
 from cutting import cut_units
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from bench.evaluate import bundle_logits
-from compress.analysis import AnalysisConfig
-from compress.config import CompressConfig
-from compress.distill import DistillConfig
 from compress.healing import CHANNELS
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
-from compress.pipeline import compress_to, prepare
-from compress.source import Inputs, open_source
 from compress.target import Target
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier, TensorBatch
@@ -147,13 +143,8 @@ def test_a_width_that_cannot_be_is_refused(folder, width, told):
 
 def test_a_narrow_bundle_is_healed_saved_and_served(folder, tmp_path):
     training = TrainingConfig(epochs=1, batch_size=16, learning_rate=1e-3, freeze_embeddings=False)
-    config = CompressConfig(
-        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=training), tolerance=0.1,
-        hidden_width=WIDTH,
-    )  # fmt: skip
-    inputs = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64))
     target = Target(kind="size_mb", value=0.06)
-    made = compress_to(target, prepare(inputs, config, tmp_path), config, tmp_path).folder
+    made = compress_tiny(folder, tmp_path, tiny_config(training, hidden_width=WIDTH), target)
     bundle = Bundle.open(made.path)
     assert bundle.architecture.width == WIDTH
     assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(target.value * 1e6, rel=0.1)

@@ -7,24 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import compress_tiny, tiny_config
 from labelled import make_texts, write_csv
 from processes import run_two
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from bench.evaluate import bundle_logits
 from compress import healing
-from compress.analysis import AnalysisConfig
-from compress.distill import DISTANCE, DistillConfig
-from compress.pipeline import CompressConfig, compress_to, prepare
-from compress.source import Inputs, open_source
-from compress.target import Target
+from compress.distill import DISTANCE
 from models.checkpoint import load_checkpoint
 from models.distributed import by_main, rank, world_size
 from models.errors import TargetError
 from models.folder import REPORT, ModelFolder
 from models.train.loop import TrainingConfig
-
-TARGET = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
 
 
 def compress(source: Path, store: Path, batch: int) -> ModelFolder:
@@ -34,11 +29,7 @@ def compress(source: Path, store: Path, batch: int) -> ModelFolder:
         epochs=2, batch_size=batch, learning_rate=3e-4, freeze_embeddings=False, sparse_embeddings=True,
         metric=DISTANCE, patience=2, precision="fp32",
     )  # fmt: skip
-    config = CompressConfig(
-        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=training), tolerance=0.1
-    )
-    inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
-    return compress_to(TARGET, prepare(inputs, config, store), config, store).folder
+    return compress_tiny(source, store, tiny_config(training))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from torch import nn
 
 from models import task as task_file
 from models.atomic import write_text
-from models.checkpoint import PROBLEMS, load_checkpoint, read_config, save_checkpoint
+from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
 from models.classifier import Classifier
 from models.console import say
 from models.data.texts import Texts, check_labels
@@ -124,8 +124,7 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
 def _answers_alike(folder: Path, task: Task) -> bool:
     """Return whether a checkpoint's outputs mean what this task's do; says so when only their number agrees."""
     config = read_config(folder)
-    names = config.get("id2label") or {}
-    found = tuple(str(names[number]) for number in sorted(names, key=int))
+    found = label_names(config, len(config.get("id2label") or {}))
     kind = config.get("problem_type")
     if kind == PROBLEMS[task.kind] and (found == task.labels or task.kind == "regression"):
         return True
