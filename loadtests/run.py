@@ -21,6 +21,7 @@ from loadtests.scenarios import SCENARIOS, Asked, Outcome, find_knee
 from loadtests.texts import TextsError, made_up_texts, read_texts
 from loadtests.with_locust import run_locust
 
+WITHOUT_RATE = {"ramp", "soak"}
 REFUSING_IS_RIGHT = {"ramp", "burst", "overload"}  # scenarios in which 429 is no failure
 
 
@@ -37,6 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(f"no server answers at {url} ({reason}): start one with `prunella serve`")
     if options.scenario == "swap" and not (options.admin_token and options.bundle):
         return _refuse("the scenario swap needs --admin-token and --bundle, once or more")
+    if options.rate and (options.scenario in WITHOUT_RATE or options.client == "locust"):
+        return _refuse(f"--rate has no meaning for {options.client}'s {options.scenario}: leave it out")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.client == "locust":
         return _with_locust(options, texts)
@@ -55,11 +58,11 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
         bodies = payloads(texts, options.dialect)
         target = Target(url if i else "ours", url.rstrip("/"), bodies, options.processes, headers)
         outcome = Outcome()
-        if options.find_knee and options.scenario not in ("ramp",):
+        asked_here = asked
+        if options.find_knee and options.scenario != "ramp":
             rate = find_knee(target, asked, outcome)
-            asked_here = Asked(asked.users, asked.seconds, rate, asked.slo_ms, asked.requests)
-        else:
-            asked_here = asked
+            if options.scenario not in ("steady", "soak"):  # which stay in closed loop
+                asked_here = Asked(asked.users, asked.seconds, rate, asked.slo_ms, asked.requests)
         changer = (Changer(url, options.admin_token or "", tuple(options.bundle), options.pid),)
         SCENARIOS[options.scenario](target, asked_here, outcome, *(changer if options.scenario == "swap" else ()))
         together.found += outcome.found
@@ -117,7 +120,12 @@ def _parser() -> argparse.ArgumentParser:
         help="another server, asked the same; again and again",
     )
     add("--users", type=_positive, default=8, help="how many ask at the same time, in closed loop")
-    add("--rate", type=float, default=0.0, help="requests a second at the knee, where it is known")
+    add(
+        "--rate",
+        type=float,
+        default=0.0,
+        help="requests a second: the knee, where it is known; for steady, open loop",
+    )
     add("--duration", type=_positive, default=30, help="seconds of a phase")
     add("--requests", type=_positive, default=1_000_000, help="of a soak")
     add("--slo-ms", type=float, default=100.0, help="p99 at which a server no longer keeps up")

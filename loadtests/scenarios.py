@@ -60,9 +60,11 @@ def find_knee(target: Target, asked: Asked, outcome: Outcome) -> float:
 
 
 def steady(target: Target, asked: Asked, outcome: Outcome) -> None:
-    """A number of users who ask again at once."""
+    """A number of users who ask again at once; with a rate, so many requests a second, whatever comes."""
     measure(target, Phase("warm-up", 1.0, users=asked.users))
-    outcome.found.append(measure(target, Phase(f"{asked.users} users", asked.seconds, users=asked.users)))
+    load: dict[str, Any] = {"rate": asked.rate} if asked.rate else {"users": asked.users}
+    name = f"{asked.rate:g} a second" if asked.rate else f"{asked.users} users"
+    outcome.found.append(measure(target, Phase(name, asked.seconds, **load)))
 
 
 def ramp(target: Target, asked: Asked, outcome: Outcome) -> None:

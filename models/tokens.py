@@ -81,6 +81,14 @@ class Tokenizer:
         encodings = self._backend.encode_batch_fast(inputs)
         return [Encoded(ids=e.ids, types=e.type_ids) for e in encodings]
 
+    def pieces(self, words: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of words without special tokens, as many of each as fit a row."""
+        return [e.ids for e in self._backend.encode_batch_fast(list(words), add_special_tokens=False)]
+
+    def definition(self) -> str:
+        """Return what its file says, as JSON."""
+        return str(self._backend.to_str())
+
     def token_count(self, row: Row) -> int:
         """Return the number of tokens of a row before it is cut, special tokens included."""
         self._backend.no_truncation()

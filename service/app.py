@@ -108,8 +108,8 @@ class App:
         if self._origins:
             reply.headers = [*reply.headers, *cors_headers(call, self._origins)]
         reply.close = reply.close or self.desk.draining
-        self.desk.telemetry.count(route.label, reply.status)
         await call.send(reply, send)
+        self.desk.telemetry.count(route.label, reply.status)
         if self._settings.access_log:
             seconds = time.perf_counter() - arrived
             log.info("answered", extra={"dialect": route.label, "code": reply.status, "ms": round(seconds * 1e3, 3)})

@@ -42,7 +42,7 @@ class Ticket:
 
     def __init__(self, count: int, future: "asyncio.Future[None]") -> None:
         self.future, self.left = future, count
-        self.rows: list[tuple[list[float], list[float]] | None] = [None] * count  # logits and scores
+        self.rows: list[list[float] | None] = [None] * count  # logits
         self.begun, self.infer = 0.0, 0.0
 
     def fail(self, problem: BadRequest) -> None:
@@ -50,7 +50,7 @@ class Ticket:
         if not self.future.done():
             self.future.set_exception(problem)
 
-    def take(self, job: Job, outcome: Outcome, row: tuple[list[float], list[float]]) -> None:
+    def take(self, job: Job, outcome: Outcome, row: list[float]) -> None:
         """Take one text's answer; the last one answers the request."""
         self.rows[job.position] = row
         self.begun = max(self.begun, outcome.begun)
@@ -135,12 +135,11 @@ class Desk:
         found: list[list[dict[str, object]] | None] = [None] * len(request.rows)
         for place, row in zip(places, ticket.rows, strict=True):
             assert row is not None, "a ticket is done when every row is there"
-            found[place] = ranked(engine.bundle.task.labels, row[0], row[1], request)
+            found[place] = ranked(engine.bundle.task, row, request)
         if self.rotation.candidate is not None:
             self.shadow.maybe(request, places, ticket.rows)
         done = time.perf_counter()
-        self.telemetry.tokenize.observe(tokenized - begun)
-        self.telemetry.queue.observe(ticket.begun - tokenized)
+        self._later(self.telemetry.waited, tokenized - begun, ticket.begun - tokenized)
         times = {
             "tokenize": tokenized - begun, "queue": ticket.begun - tokenized, "infer": ticket.infer,
             "total": done - caller.arrived,
@@ -222,14 +221,19 @@ class Desk:
         self._drop(taken.gone, "gone", BadRequest(499, "the client has gone", "Gone"))
         if not taken.batch:
             return
-        self.telemetry.ran(outcome)
+        self._later(self.telemetry.ran, outcome)
         if outcome.answers is None:
             problem = BadRequest(500, "the model failed on this request; the log says why", "Backend")
             for job in taken.batch:
                 job.ticket.fail(problem)
             return
-        for job, logits, scores in zip(taken.batch, *outcome.answers, strict=True):
-            job.ticket.take(job, outcome, (logits, scores))
+        for job, logits in zip(taken.batch, outcome.answers, strict=True):
+            job.ticket.take(job, outcome, logits)
+
+    def _later(self, note: Callable[..., None], *what: object) -> None:
+        """Count when the answer is on its way: uvloop writes before it calls what was put off."""
+        assert self._loop is not None, "start() comes before the first request"
+        self._loop.call_soon(note, *what)
 
     def _drop(self, jobs: list[Job], reason: str, problem: BadRequest) -> None:
         for job in jobs:

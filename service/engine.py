@@ -22,6 +22,7 @@ from service.runtime import (
     open_session,
     runs_on,
 )
+from service.words import Words
 
 log = logging.getLogger("prunella")
 Cut = Literal["right", "left", "never"]  # the end at which a long text loses tokens
@@ -48,6 +49,7 @@ class Engine:
         self._names = tuple(node.name for node in session.get_inputs())
         self._takes_types = "token_type_ids" in self._names
         self._tokenizers: dict[Cut, Tokenizer] = {"right": self.tokenizer}
+        self._words = Words.of(self.tokenizer)
 
     @classmethod
     def open(
@@ -82,6 +84,10 @@ class Engine:
 
         Each way of cutting has a tokenizer of its own: threads may tokenize at once, and none changes another's.
         """
+        if cut == "right" and self._words is not None and len(rows) == 1 and len(rows[0]) == 1:
+            found = self._words.encode(rows[0][0])
+            if found is not None:
+                return [found]
         tokenizer = self._tokenizers.get(cut)
         if tokenizer is None:
             longest = UNCUT if cut == "never" else self.bundle.task.max_tokens

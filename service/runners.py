@@ -10,7 +10,6 @@ from service.scheduler import Job, Rules, Scheduler, Taken
 
 log = logging.getLogger("prunella")
 HERE = -1  # the number of the event loop's thread, where a text that is alone runs
-Scores = tuple[list[list[float]], list[list[float]]]  # logits and scores, (texts, labels)
 
 
 @dataclass(slots=True)
@@ -18,7 +17,7 @@ class Outcome:
     """What became of a batch; `answers` is None when the model failed. Times are of `time.perf_counter`."""
 
     taken: Taken
-    answers: Scores | None
+    answers: list[list[float]] | None  # logits (texts, labels)
     begun: float
     ended: float
 
@@ -149,9 +148,7 @@ class Runners:
         answers = None
         try:
             if taken.batch:
-                engine = taken.batch[0].model
-                logits = engine.infer([job.work for job in taken.batch])
-                answers = logits.tolist(), engine.bundle.task.scores(logits).tolist()
+                answers = taken.batch[0].model.infer([job.work for job in taken.batch]).tolist()
         except Exception:
             log.exception("the model failed on a batch of %d texts", len(taken.batch))
         ended = time.perf_counter()

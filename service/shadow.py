@@ -4,14 +4,13 @@ import math
 import random
 from dataclasses import dataclass
 
-from service.dialects import BadRequest, Request
+from service.dialects import FUNCTIONS, BadRequest, Request, score
 from service.rotation import Rotation
 from service.runners import Outcome, Runners
 from service.scheduler import Job
 from service.telemetry import Telemetry
 
 MOST = 256  # texts that wait in the background; more are not compared
-Row = tuple[list[float], list[float]]  # logits and scores
 
 
 @dataclass(slots=True)
@@ -19,15 +18,15 @@ class _Comparison:
     """Stands where a request's ticket would: takes the candidate's answer to one text."""
 
     shadow: "Shadow"
-    wanted: list[float]  # the scores that the client got
+    wanted: list[float]  # the logits of what the client got
     serial: int
 
     def fail(self, problem: BadRequest) -> None:
         """Leave the text out: the log has what failed."""
 
-    def take(self, job: Job, outcome: Outcome, row: Row) -> None:  # noqa: ARG002
+    def take(self, job: Job, outcome: Outcome, row: list[float]) -> None:  # noqa: ARG002
         """Compare."""
-        self.shadow.compare(self.serial, self.wanted, row[1])
+        self.shadow.compare(self.serial, self.wanted, row)
 
 
 class Shadow:
@@ -43,7 +42,7 @@ class Shadow:
         self.compared = self.disagreed = self.skipped = 0
         self.largest = self._sum = 0.0
 
-    def maybe(self, request: Request, places: list[int], rows: list[Row | None]) -> None:
+    def maybe(self, request: Request, places: list[int], rows: list[list[float] | None]) -> None:
         """Let the candidate answer the texts of a request too, by chance."""
         candidate = self._rotation.candidate
         if candidate is None or self._chance.random() >= self._rotation.share:
@@ -51,16 +50,18 @@ class Shadow:
         encoded = candidate.tokenize([request.rows[i] for i in places], request.direction)
         for one, row in zip(encoded, rows, strict=True):
             assert row is not None, "a ticket is done when every row is there"
-            ticket = _Comparison(self, row[1], candidate.serial)
+            ticket = _Comparison(self, row, candidate.serial)
             job = Job(candidate, one, len(one.ids), 0.0, 0.0, math.inf, lambda: False, ticket, 0, True)
             if not self._runners.put_in_background(job, MOST):
                 self.skipped += 1
 
     def compare(self, serial: int, wanted: list[float], found: list[float]) -> None:
-        """Take in the scores that a client got and those of the candidate."""
+        """Take in the logits behind what a client got, and those of the candidate."""
         candidate = self._rotation.candidate
         if candidate is None or candidate.serial != serial:
             return  # an answer of a candidate that was taken away meanwhile
+        function = FUNCTIONS[candidate.bundle.task.kind]
+        wanted, found = score(function, wanted), score(function, found)
         change = max(abs(a - b) for a, b in zip(wanted, found, strict=True))
         other = max(range(len(wanted)), key=wanted.__getitem__) != max(range(len(found)), key=found.__getitem__)
         self.compared += 1

@@ -81,6 +81,11 @@ class Telemetry:
             counter = self._by_label[dialect, code] = self._requests.labels(dialect, str(code))
         counter.inc()
 
+    def waited(self, tokenize: float, queue: float) -> None:
+        """Take in the seconds of a request before the model."""
+        self.tokenize.observe(tokenize)
+        self.queue.observe(queue)
+
     def ran(self, outcome: Outcome) -> None:
         """Take in a batch."""
         batch = outcome.taken.batch

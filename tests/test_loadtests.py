@@ -106,3 +106,20 @@ def test_made_up_texts_have_a_spread_of_lengths():
     assert 20 <= lengths[1000] <= 30
     assert lengths[1900] > 2.5 * lengths[1000]
     assert made_up_texts() == made_up_texts()
+
+
+def test_steady_at_a_rate_is_an_open_loop(tmp_path):
+    with server(200) as (url, bodies):
+        done = loadtest(url, tmp_path, "--rate", "40", "--duration", "1")
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "report.json").read_text())
+    assert "40 a second" in json.dumps(told)
+    assert len(bodies) > 10
+
+
+@pytest.mark.parametrize("more", [["--scenario", "ramp"], ["--scenario", "soak"], ["--client", "locust"]])
+def test_a_rate_without_effect_is_exit_code_2(tmp_path, more):
+    with server(200) as (url, _):
+        done = loadtest(url, tmp_path, "--rate", "40", *more)
+    assert done.returncode == 2
+    assert "--rate" in done.stderr

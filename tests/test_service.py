@@ -9,9 +9,11 @@ import pytest
 from starlette.testclient import TestClient
 from tiny import tiny_texts
 
+from models.task import Task
 from service.app import App
 from service.bundle import Bundle
 from service.desk import Desk
+from service.dialects import Request, predictions
 from service.engine import Engine
 from service.runtime import RuntimeSettings
 from service.settings import Settings
@@ -329,3 +331,11 @@ def test_metrics(client, engine):
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"])
 def test_probes(client, path):
     assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("single", 3), ("multi", 3), ("regression", 1)])
+def test_scores_of_a_text_are_those_of_the_task(kind, labels):
+    logits = np.random.default_rng(0).normal(0, 9, (20, labels)).astype(np.float32)
+    task = Task(kind=kind, labels=tuple(f"label {i}" for i in range(labels)))
+    found = [{p["label"]: p["score"] for p in row} for row in predictions(task, logits, Request([], single=False))]
+    assert np.allclose([[row[label] for label in task.labels] for row in found], task.scores(logits), atol=1e-6)

@@ -64,12 +64,20 @@ class Answer:
     compute: str = ""  # device and variant
 
 
-def ranked(labels: tuple[str, ...], logits: list[float], scores: list[float], request: Request) -> list[Prediction]:
+FUNCTIONS: dict[str, Function] = {"single": "softmax", "multi": "sigmoid", "regression": "none"}  # by kind of task
+
+
+def score(function: Function, logits: list[float]) -> list[float]:
+    """Return the scores of one text; for so few numbers Python is faster than arrays are."""
+    if function == "none":
+        return logits
+    return _softmax(logits) if function == "softmax" else [_sigmoid(x) for x in logits]
+
+
+def ranked(task: Task, logits: list[float], request: Request) -> list[Prediction]:
     """Return `{label, score}` in descending order of score: at most `top_k`, none under `threshold`."""
-    if request.raw_scores or request.function == "none":
-        scores = logits
-    elif request.function is not None:
-        scores = _softmax(logits) if request.function == "softmax" else [_sigmoid(x) for x in logits]
+    function = "none" if request.raw_scores else request.function or FUNCTIONS[task.kind]
+    scores, labels = score(function, logits), task.labels
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: request.top_k]
     if request.threshold is not None:
         order = [i for i in order if scores[i] >= request.threshold]
@@ -78,8 +86,7 @@ def ranked(labels: tuple[str, ...], logits: list[float], scores: list[float], re
 
 def predictions(task: Task, logits: NDArray[np.float32], request: Request) -> list[list[Prediction]]:
     """Return the ranked labels of each row of `logits` (rows, labels)."""
-    pairs = zip(logits.tolist(), task.scores(logits).tolist(), strict=True)
-    return [ranked(task.labels, raw, scores, request) for raw, scores in pairs]
+    return [ranked(task, row, request) for row in logits.tolist()]
 
 
 def _softmax(logits: list[float]) -> list[float]:
