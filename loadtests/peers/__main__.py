@@ -15,6 +15,7 @@ COMMANDS = {
         "--no-access-log",
         "--port",
     ],
+    "mlserver": ["-m", "loadtests.peers.mlserver_app"],
     "litserve": ["-m", "loadtests.peers.litserve_app"],
     "bentoml": ["-m", "bentoml", "serve", "loadtests.peers.bentoml_app:Classifier", "--host", "127.0.0.1", "--port"],
 }
