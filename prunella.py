@@ -13,7 +13,7 @@ from compress.command import compress
 from compress.quantize_command import export, quantize
 from models.commands import finetune, pretrain
 from models.console import STORE, Store, need, show
-from models.distributed import note_failure
+from models.distributed import note_failure, world_size
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
 
@@ -27,6 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest")  # verbs that gain nothing from more processes
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(compress)
@@ -57,6 +58,15 @@ def end(code: int, sentence: str) -> None:
     sys.exit(told or code)
 
 
+@app.callback()
+def _begin(context: typer.Context) -> None:
+    verb = context.invoked_subcommand
+    if verb in ALONE and world_size() > 1:
+        raise InputError(
+            f"{verb} works in one process, and the launcher started {world_size()}: run `prunella {verb}`"
+        )
+
+
 @app.command()
 def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
     """The whole path on built-in real data: fine-tune, prune, heal, quantize, report, publish, serve."""
@@ -72,7 +82,7 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
 
 @app.command()
 def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows")]) -> None:
-    """Accuracy and macro F1, or a regression's correlations, of a bundle or a classifier folder on labelled rows."""
+    """Accuracy and F1, or a regression's correlations, of a bundle or a classifier folder on labelled rows."""
     from bench.evaluate import evaluate as work
     from bench.evaluate import read_task
     from models.data.texts import read_texts

@@ -1,19 +1,16 @@
-"""compare(): two models' answers on the same rows → the paired difference with its interval; score(): one model's."""
+"""compare(): two models, same rows → their paired difference with its interval; score(): one model."""
 
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.texts import Texts
-from models.errors import InputError
 from models.record import Record
-from models.task import Task
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
 Answers = NDArray[Any]  # label indices (rows,), whether each label is given (rows, labels), or numbers (rows,)
-Metric = Literal["accuracy", "pearson"]  # what a loss is a loss of
+Metric = Literal["accuracy", "subset_accuracy", "pearson"]  # what a loss is a loss of
 
 
 class Score(Record):
@@ -27,6 +24,20 @@ class Score(Record):
     def value(self) -> float:
         """The number that a loss is a loss of."""
         return self.accuracy
+
+
+class LabelScore(Record):
+    """How well one model answers rows of any number of labels; fractions are 0 to 1."""
+
+    rows: int
+    subset_accuracy: float  # of rows with every label right
+    micro_f1: float  # over all (row, label) decisions
+    macro_f1: float  # the mean over the labels that occur in the truth
+
+    @property
+    def value(self) -> float:
+        """The number that a loss is a loss of."""
+        return self.subset_accuracy
 
 
 class Difference(Record):
@@ -45,21 +56,23 @@ class Difference(Record):
     won: int | None = None  # the other way round
 
 
-def true_labels(data: Texts, task: Task) -> Indices:
-    """Return the label indices (rows,) that a model of `task` should answer.
-
-    Raises:
-        InputError: there are no labels, the task does not know one, or it is not about one label a text.
-    """
-    if task.kind != "single":
-        raise InputError(f"the model's task is {task.kind}: accuracy is measured here for one label a text only")
-    return np.array([task.label_index(str(label)) for label in data.require_labels()])
-
-
 def score(truth: Indices, answers: Indices, labels: int) -> Score:
     """Return accuracy and macro F1 of label indices (rows,); macro F1 is over the labels that occur in `truth`."""
     f1 = [f for f in class_f1(confusion_matrix(truth, answers, labels)) if f is not None]
     return Score(rows=len(truth), accuracy=float((truth == answers).mean()), macro_f1=float(np.mean(f1)))
+
+
+def score_labels(truth: Answers, answers: Answers) -> LabelScore:
+    """Return the score of answers which say for each label whether it is given, both (rows, labels) of 0 and 1."""
+    from sklearn.metrics import f1_score
+
+    occurs = np.flatnonzero(truth.any(axis=0))
+    return LabelScore(
+        rows=len(truth),
+        subset_accuracy=float(right(truth, answers).mean()),
+        micro_f1=float(f1_score(truth, answers, average="micro", zero_division=0.0)),
+        macro_f1=float(f1_score(truth, answers, average="macro", labels=occurs, zero_division=0.0)),
+    )
 
 
 def confusion_matrix(truth: Indices, answers: Indices, labels: int) -> Indices:
@@ -97,6 +110,7 @@ def compare(truth: Answers, reference: Answers, ours: Answers, seed: int = 0) ->
     drawn = np.random.default_rng(seed).multinomial(rows, shares, RESAMPLES)
     low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / rows * 100, [2.5, 97.5])
     return Difference(
+        metric="accuracy" if truth.ndim == 1 else "subset_accuracy",
         rows=rows,
         loss_points=(lost - won) / rows * 100,
         loss_interval=(float(low), float(high)),

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.judging import truth_of
 from models.data.texts import Texts
 from models.task import Kind, Task
 from models.tokens import Encoded, Row, Tokenizer
@@ -70,11 +69,11 @@ def simple_model(kind: Kind) -> str:
 
 def open_engine(spec: EngineSpec) -> OpenEngine:
     """Return the engine of that name, ready to answer."""
-    from bench import peers, pytorch  # here, because they take what is above
+    from bench import peers, pytorch, tfidf  # here, because they take what is above
 
     openers = {
-        "ours": _ours, "pytorch": pytorch.eager_engine, "ort_fp32": _stock, "stock_int8": _stock, "tfidf": _tfidf,
-        "openvino": peers.openvino_engine, "ctranslate2": peers.ctranslate2_engine,
+        "ours": _ours, "pytorch": pytorch.eager_engine, "ort_fp32": _stock, "stock_int8": _stock,
+        "tfidf": tfidf.tfidf_engine, "openvino": peers.openvino_engine, "ctranslate2": peers.ctranslate2_engine,
         "torch_compile": pytorch.compiled_engine,
     }  # fmt: skip
     return openers[spec.name](spec)
@@ -114,31 +113,3 @@ def _stock(spec: EngineSpec) -> OpenEngine:
 
     size = file.stat().st_size + (spec.folder / "tokenizer.json").stat().st_size
     return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=spec.name == "stock_int8")
-
-
-def _tfidf(spec: EngineSpec) -> OpenEngine:
-    import pickle
-
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression, Ridge
-    from sklearn.pipeline import make_pipeline
-
-    assert spec.train is not None
-    labels, is_number = truth_of(spec.train, spec.task), spec.task.kind == "regression"
-    pipeline = make_pipeline(
-        TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(labels) > 500 else 1),
-        Ridge() if is_number else LogisticRegression(C=10.0, max_iter=1000),
-    ).fit([" ".join(row) for row in spec.train.rows], labels)
-
-    def prepare(rows: Sequence[Row], tokens: int | None) -> list[str]:
-        del tokens  # it reads words, a length in tokens means nothing to it
-        return [" ".join(row) for row in rows]
-
-    def answer(texts: list[str]) -> NDArray[np.float32]:
-        if is_number:
-            return np.asarray(pipeline.predict(texts), dtype=np.float32)[:, None]
-        scores = np.full((len(texts), len(spec.task.labels)), -1e9, dtype=np.float32)
-        scores[:, pipeline.classes_] = pipeline.predict_log_proba(texts)
-        return scores
-
-    return OpenEngine(prepare, answer, len(pickle.dumps(pipeline)), mates_matter=False)

@@ -6,9 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Score
-from bench.correlation import NumberScore
-from bench.judging import score_of, truth_of
+from bench.judging import AnyScore, score_of
 from models import task as task_file
 from models.data.texts import Texts
 from models.errors import FolderError
@@ -31,7 +29,7 @@ def read_task(path: Path) -> Task:
     return Task.read(folder.path / task_file.FILE)
 
 
-def evaluate(path: Path, data: Texts) -> Score | NumberScore:
+def evaluate(path: Path, data: Texts) -> AnyScore:
     """Return the score of the model in the folder `path`; `data` was read for its kind of task.
 
     Raises:
@@ -39,7 +37,7 @@ def evaluate(path: Path, data: Texts) -> Score | NumberScore:
         InputError: a label is not the model's, or there are no labels.
     """
     task = read_task(path)
-    truth = truth_of(data, task)
+    truth = data.targets(task)
     if data.pair != task.pair:
         raise FolderError(
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"

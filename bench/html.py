@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from bench.judging import NAMES, score_cells, score_heads, told
+from bench.judging import HEADS, NAMES, score_cells, told
 from bench.markdown import machine_sentence
 from bench.plots import figures
 from bench.records import Report
@@ -24,7 +24,7 @@ def to_html(report: Report) -> str:
         report=report,
         figures=figures(report),
         metric=NAMES[report.metric],
-        heads=score_heads(report.metric),
+        heads=HEADS[report.metric],
         cells=score_cells,
         told=told,
         batches=sorted({t.batch for e in report.engines for t in e.timings}),

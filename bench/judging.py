@@ -1,24 +1,26 @@
-"""judge() and judge_loss(): what answers are worth, by kind of task: the share of right ones, or a correlation."""
+"""judge() and judge_loss(): what answers are worth, by kind of task: the share of right rows, or a correlation."""
 
 import numpy as np
 
-from bench.accuracy import Answers, Difference, Metric, Score, compare, right, score, true_labels
+from bench.accuracy import Answers, Difference, LabelScore, Metric, Score, compare, right, score, score_labels
 from bench.correlation import NumberScore, compare_numbers, score_numbers
 from models.correlation import pearson
-from models.data.texts import Texts
 from models.task import Kind, Task
 
-NAMES: dict[Metric, str] = {"accuracy": "accuracy", "pearson": "Pearson's correlation"}
+METRICS: dict[Kind, Metric] = {"single": "accuracy", "multi": "subset_accuracy", "regression": "pearson"}
+NAMES: dict[Metric, str] = {
+    "accuracy": "accuracy", "subset_accuracy": "subset accuracy", "pearson": "Pearson's correlation",
+}  # fmt: skip
+HEADS: dict[Metric, list[str]] = {
+    "accuracy": ["accuracy", "macro F1"], "subset_accuracy": ["subset accuracy", "micro F1"],
+    "pearson": ["Pearson", "Spearman"],
+}  # fmt: skip
+AnyScore = Score | LabelScore | NumberScore
 SAME = 0.01  # of the spread of its answers: a number that moves by less counts as the same answer
 
 
-def metric_of(kind: Kind) -> Metric:
-    """Return by what a model of a kind is judged."""
-    return "pearson" if kind == "regression" else "accuracy"
-
-
 def judge(kind: Kind, truth: Answers, answers: Answers) -> float:
-    """Return the share of rows that are answered right, or the correlation of numbers with the true ones.
+    """Return the share of rows that are answered right, each with all its labels, or the correlation of numbers.
 
     Args:
         kind: of the task.
@@ -38,18 +40,14 @@ def told(metric: Metric, value: float, digits: int = 1) -> str:
     return f"{value:.{digits + 2}f}" if metric == "pearson" else f"{value:.{digits}%}"
 
 
-def score_heads(metric: Metric) -> list[str]:
-    """Return the heads of the columns of `score_cells`."""
-    return ["Pearson", "Spearman"] if metric == "pearson" else ["accuracy", "macro F1"]
-
-
-def score_cells(found: Score | NumberScore | None) -> list[str]:
-    """Return a score as two cells of a table."""
+def score_cells(found: AnyScore | None) -> list[str]:
+    """Return a score as two cells of a table, whose heads are HEADS."""
     if found is None:
         return ["no labels", ""]
     if isinstance(found, NumberScore):
         return [f"{found.pearson:.3f}", f"{found.spearman:.3f}"]
-    return [f"{found.accuracy:.1%}", f"{found.macro_f1:.3f}"]
+    second = found.micro_f1 if isinstance(found, LabelScore) else found.macro_f1
+    return [f"{found.value:.1%}", f"{second:.3f}"]
 
 
 def changed_rows(kind: Kind, before: Answers, after: Answers) -> int:
@@ -59,17 +57,10 @@ def changed_rows(kind: Kind, before: Answers, after: Answers) -> int:
     return int((~right(before, after)).sum())
 
 
-def truth_of(data: Texts, task: Task) -> Answers:
-    """Return what a model of `task` should answer, (rows,): label indices, or numbers.
-
-    Raises:
-        InputError: there are no labels, the task does not know one, or a row has several.
-    """
-    return data.targets(task) if task.kind == "regression" else true_labels(data, task)
-
-
-def score_of(task: Task, truth: Answers, answers: Answers) -> Score | NumberScore:
-    """Return how well answers (rows,) are, in the words of the task's kind."""
+def score_of(task: Task, truth: Answers, answers: Answers) -> AnyScore:
+    """Return how well answers are, in the words of the task's kind; arguments are those of `judge`."""
     if task.kind == "regression":
         return score_numbers(truth, answers)
+    if task.kind == "multi":
+        return score_labels(truth, answers)
     return score(truth, answers, len(task.labels))

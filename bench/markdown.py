@@ -1,6 +1,6 @@
 """to_markdown(): the report as a table that fits a README."""
 
-from bench.judging import NAMES, score_cells, score_heads
+from bench.judging import HEADS, NAMES, score_cells
 from bench.records import EngineReport, Report
 
 
@@ -29,7 +29,7 @@ def to_markdown(report: Report) -> str:
 def engines_table(report: Report) -> str:
     """Return the table of engines."""
     batches = sorted({t.batch for e in report.engines for t in e.timings})
-    heads = ["engine", *score_heads(report.metric), "loss, points [95 %]", "speed-up [95 %]"]
+    heads = ["engine", *HEADS[report.metric], "loss, points [95 %]", "speed-up [95 %]"]
     heads += [f"p50 / p95 ms, batch {batch}" for batch in batches] + ["MB"]
     return table(heads, [_row(engine, batches, report.reference) for engine in report.engines])
 

@@ -11,9 +11,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from bench.accuracy import Score
 from bench.correlation import NumberScore
-from bench.judging import NAMES
+from bench.judging import NAMES, AnyScore
 from bench.records import PERCENTS, EngineReport, Report
 
 INK, GRID = "#010203", "#040506"  # stand-ins that _svg() turns into the page's colours
@@ -103,12 +102,12 @@ def _pareto(axes: Axes, report: Report) -> bool:
     return bool(axes.containers)
 
 
-def _bars(score: Score | NumberScore) -> list[list[float]]:
+def _bars(score: AnyScore) -> list[list[float]]:
     """Return how far the 95 % interval reaches down and up from the score, in hundredths."""
     if isinstance(score, NumberScore):
         low, high = score.pearson_interval
         return [[max(0.0, 100 * (score.pearson - low))], [max(0.0, 100 * (high - score.pearson))]]
-    half = 196 * (score.accuracy * (1 - score.accuracy) / score.rows) ** 0.5
+    half = 196 * (score.value * (1 - score.value) / score.rows) ** 0.5
     return [[half], [half]]
 
 

@@ -5,15 +5,16 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from bench.accuracy import Difference, Metric, Score
-from bench.correlation import NumberScore
-from bench.judging import metric_of
+from bench.accuracy import Difference, Metric
+from bench.judging import METRICS, AnyScore
 from bench.quality import Quality
 from bench.quiet import Quiet
 from models.architecture import Architecture
 from models.record import Record
 from models.task import Kind
 
+# label indices, numbers, or for each row 0 or 1 a label
+Listed = tuple[int, ...] | tuple[float, ...] | tuple[tuple[int, ...], ...]
 PERCENTS = (1, 5, 10, 25, 50, 75, 90, 95, 99)
 
 
@@ -41,11 +42,9 @@ class EngineReport(Record):
     bytes: int | None = Field(None, description="files that it needs to answer")
     cold_start_seconds: float | None = Field(None, description="from a new process to ready, imports included")
     peak_bytes: int | None = Field(None, description="largest memory of its process")
-    score: Score | NumberScore | None = Field(None, description="None: the data has no labels")
+    score: AnyScore | None = Field(None, description="None: the data has no labels")
     quality: Quality | None = None
-    answers: tuple[int, ...] | tuple[float, ...] | None = Field(
-        None, description="label indices, or numbers, of ours only: what --compare pairs"
-    )
+    answers: Listed | None = Field(None, description="of ours only: what --compare pairs")
     operators_ms: dict[str, float] | None = Field(None, description="milliseconds a text by operator, where known")
     difference: Difference | None = Field(None, description="against the reference, on the same rows")
     timings: tuple[Timing, ...] = ()
@@ -104,9 +103,7 @@ class Report(Record):
     reference_architecture: Architecture
     labels: tuple[str, ...]
     kind: Kind = Field("single", description="of the model's task")
-    truth: tuple[int, ...] | tuple[float, ...] | None = Field(
-        None, description="label indices of the data, or numbers, in its order"
-    )
+    truth: Listed | None = Field(None, description="what should be answered, in the data's order")
     asked_speedup: float | None = Field(None, description="what compression was asked for; None: nothing was pruned")
     data: str
     data_sha256: str
@@ -130,7 +127,7 @@ class Report(Record):
     @property
     def metric(self) -> Metric:
         """What answers are judged by."""
-        return metric_of(self.kind)
+        return METRICS[self.kind]
 
     def engine(self, name: str) -> EngineReport | None:
         """Return the row of that name, when it ran."""

@@ -18,13 +18,12 @@ from bench.accuracy import Answers
 from bench.cores import choose_cores
 from bench.engines import REFERENCES, EngineSpec
 from bench.html import to_html
-from bench.judging import truth_of
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
 from bench.openings import OpeningError, measure_openings
 from bench.operators import operator_times
 from bench.records import Openings, Report
-from bench.rows import Measured, Rows, engine_report
+from bench.rows import Measured, Rows, engine_report, listed
 from bench.specs import GRAPHS, Specs, engine_specs
 from bench.timing import machine_card
 from bench.verdicts import verdicts
@@ -89,7 +88,7 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         seconds=round(time.time() - begun, 1),
         load_after=os.getloadavg()[0],
         reference=reference,
-        truth=None if truth is None else tuple(truth.tolist()),
+        truth=None if truth is None else listed(truth),
         texts_timed=len(timed),
         rounds=config.rounds,
         engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *config.against)),
@@ -171,7 +170,7 @@ def _rounded(value: float) -> float:
 
 
 def _truth(inputs: Inputs) -> Answers | None:
-    return None if inputs.data.labels is None else truth_of(inputs.data, inputs.bundle.task)
+    return None if inputs.data.labels is None else inputs.data.targets(inputs.bundle.task)
 
 
 def _chosen(data: Texts, config: BenchConfig) -> list[Row]:

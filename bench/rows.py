@@ -11,7 +11,7 @@ from bench.engines import describe
 from bench.judging import judge_loss, score_of
 from bench.measure import Cell
 from bench.quality import quality
-from bench.records import PERCENTS, EngineReport, Timing
+from bench.records import PERCENTS, EngineReport, Listed, Timing
 from bench.timing import Seconds, median_interval, speedup, spread
 from models.task import Task
 
@@ -31,7 +31,7 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """The data that was answered: label indices or numbers, or None without labels, and lengths in tokens."""
+    """The data that was answered: what should be, or None without labels, and lengths in tokens."""
 
     truth: Answers | None
     lengths: Indices
@@ -60,7 +60,7 @@ def engine_report(name: str, measured: Measured, rows: Rows, reference: str | No
 def _answers(name: str, measured: Measured, rows: Rows, reference: str | None) -> dict[str, Any]:
     logits, task = measured.answers[name], rows.task
     answers = task.decide(task.scores(logits))
-    found: dict[str, Any] = {"answers": tuple(answers.tolist())} if name == "ours" else {}
+    found: dict[str, Any] = {"answers": listed(answers)} if name == "ours" else {}
     if rows.truth is not None:
         found["score"] = score_of(task, rows.truth, answers)
         if task.kind == "single":
@@ -69,6 +69,13 @@ def _answers(name: str, measured: Measured, rows: Rows, reference: str | None) -
             other = task.decide(task.scores(measured.answers[reference]))
             found["difference"] = judge_loss(task.kind, rows.truth, other, answers)
     return found
+
+
+def listed(answers: Answers) -> Listed:
+    """Return answers as a report holds them."""
+    if answers.ndim == 1:
+        return tuple(answers.tolist())
+    return tuple(tuple(row) for row in answers.astype(int).tolist())
 
 
 def _timing(cell: Cell, seconds: Seconds) -> Timing:

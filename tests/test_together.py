@@ -72,6 +72,13 @@ def test_what_fails_in_the_main_process_ends_both_with_its_code_and_one_sentence
         assert not any("Traceback" in d.stderr for d in done)
 
 
+def test_a_verb_of_one_process_is_refused_in_several():
+    done = run_two(["-m", "prunella", "evaluate", "nowhere", "--data", "nothing.csv"])
+    assert [process.returncode for process in done] == [2, 2]
+    said = "".join(process.stderr for process in done)
+    assert said.count("evaluate works in one process") == 1
+
+
 def test_a_failing_stage_of_the_main_process_ends_both_with_1():
     done = run_two([__file__, "work"])
     assert [d.returncode for d in done] == [1, 1]

@@ -1,0 +1,118 @@
+"""A model that gives any number of labels: cut, quantized, measured; what it loses is rows with every label right."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from labelled import make_texts, write_csv
+from sklearn.metrics import accuracy_score, f1_score
+from tiny import make_tiny_checkpoint
+from verbs import run
+
+from bench.accuracy import compare, score_labels
+from bench.evaluate import bundle_logits, evaluate
+from bench.guard import judge
+from bench.report import BenchConfig, Inputs, run_bench
+from models.folder import ModelFolder
+from models.task import Task
+from models.train.finetune import FinetuneConfig, Splits, finetune
+from models.train.loop import TrainingConfig
+from service.bundle import Bundle
+
+TRAIN, DEV = make_texts("multi", 192, 1), make_texts("multi", 96, 2)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
+    """A model that learned, and its texts as files."""
+    folder = tmp_path_factory.mktemp("multi")
+    make_tiny_checkpoint(folder / "encoder")
+    write_csv(folder / "train.csv", TRAIN)
+    write_csv(folder / "dev.csv", DEV)
+    config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=8, batch_size=16, learning_rate=2e-3))
+    return folder, finetune(str(folder / "encoder"), Splits(TRAIN, DEV), config, folder / "store").folder
+
+
+@pytest.fixture
+def compressed(made, capsys, monkeypatch) -> tuple[Bundle, dict]:
+    folder, classifier = made
+    code, told, err = run(
+        capsys, monkeypatch, "compress", classifier.path, "--train", folder / "train.csv", "--validation",
+        folder / "dev.csv", "--size-mb", 0.1, "--tolerance", 0.1, "--max-loss", 100, "--epochs", 2, "--store",
+        folder / "store",
+    )  # fmt: skip
+    assert code == 0, err
+    return Bundle.open(Path(told["folder"])), told
+
+
+def test_score_of_labels_is_that_of_scikit_learn():
+    draw = np.random.default_rng(0)
+    truth, found = (draw.integers(0, 2, (50, 4)) for _ in range(2))
+    truth[:, 3] = 0  # a label that does not occur
+    told = score_labels(truth, found)
+    assert told.subset_accuracy == pytest.approx(accuracy_score(truth, found))
+    assert told.micro_f1 == pytest.approx(f1_score(truth, found, average="micro"))
+    assert told.macro_f1 == pytest.approx(np.mean([f1_score(truth[:, i], found[:, i]) for i in range(3)]))
+    lost = compare(truth, truth, found)
+    assert (lost.metric, lost.loss_points) == ("subset_accuracy", pytest.approx(100 * (1 - told.subset_accuracy)))
+
+
+def test_compress_a_report_and_a_second_one(made, compressed, tmp_path):
+    _, classifier = made
+    bundle, told = compressed
+    task = bundle.task
+    right = [
+        (task.decide(task.scores(bundle_logits(path, DEV.rows))) == DEV.targets(task)).all(axis=1).mean()
+        for path in (bundle.folder.path,)
+    ]
+    assert (told["loss_is"], told["subset_accuracy"]) == ("subset_accuracy", pytest.approx(right[0]))
+    config = BenchConfig(against=("ort_fp32", "tfidf"), texts=8, rounds=3, openings=2, batches=(1,))
+    reports = [
+        run_bench(Inputs(bundle, classifier, DEV, TRAIN), config, tmp_path, tmp_path / name)
+        for name in ("first", "second")
+    ]
+    report = reports[0]
+    rows = {e.name: e for e in report.engines}
+    assert {e.status for e in report.engines} == {"ok"}
+    assert report.metric == "subset_accuracy"
+    assert rows["ours"].score.subset_accuracy == pytest.approx(right[0])
+    assert rows["ort_fp32"].score == evaluate(classifier.path, DEV)
+    assert rows["ort_fp32"].score.micro_f1 > 0.8  # it did learn
+    assert rows["tfidf"].score.micro_f1 > 0.8
+    assert rows["ours"].difference.loss_points == pytest.approx(
+        100 * (rows["ort_fp32"].score.value - rows["ours"].score.value)
+    )
+    assert rows["ours"].quality is None
+    assert np.shape(report.truth) == np.shape(rows["ours"].answers) == (len(DEV), 3)
+    page, table = ((tmp_path / "first" / f"report.{end}").read_text() for end in ("html", "md"))
+    assert "<th>subset accuracy</th><th>micro F1</th>" in page
+    assert "| engine | subset accuracy | micro F1 |" in table
+    assert "points of subset accuracy (95 % interval" in " ".join(report.verdicts)
+    assert {"subset_accuracy", "micro_f1", "reference_subset_accuracy"} <= bundle.report().keys()
+    change = judge(*reports).accuracy_change
+    assert (change.metric, change.flips) == ("subset_accuracy", 0)
+
+
+def test_tfidf_gives_a_label_from_one_half_on(made):
+    from bench.engines import EngineSpec, open_engine
+
+    _, classifier = made
+    plain = Task(kind="multi", labels=("bad", "good", "rich"))
+    odd = plain.model_copy(update={"thresholds": (0.9, 0.2, 0.6)})
+    found = []
+    for task in (plain, odd):
+        engine = open_engine(EngineSpec("tfidf", classifier.path, task, train=TRAIN))
+        found.append(task.decide(task.scores(engine.answer(engine.prepare(DEV.rows, None)))))
+    assert np.array_equal(*found)
+
+
+def test_quantize_and_evaluate(made, capsys, monkeypatch):
+    folder, classifier = made
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", classifier.path, "--calibration", folder / "train.csv", "--data",
+        folder / "dev.csv", "--recipe", "static", "--max-loss", 5, "--store", folder / "store",
+    )  # fmt: skip
+    assert code == 0, err
+    code, found, err = run(capsys, monkeypatch, "evaluate", told["folder"], "--data", folder / "dev.csv")
+    assert code == 0, err
+    assert {"subset_accuracy", "micro_f1", "macro_f1"} <= found.keys()
