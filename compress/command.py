@@ -44,7 +44,8 @@ def compress(
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
-        int | None, typer.Option(help="a narrower hidden state, a multiple of 32: for high speed-ups and small files")
+        str | None,
+        typer.Option(help="a narrower hidden state: a multiple of 32, or auto, the best of some; for high speed-ups"),
     ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     seed: int = 0,
@@ -73,13 +74,13 @@ def compress(
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
-        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": hidden_width, "cuts": cuts,
+        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width), "cuts": cuts,
         "seed": seed,
     }  # fmt: skip
     config = make_config(mode, healing, settings)
     source = open_source(model, store)
-    if hidden_width is not None:
-        narrowed(read_architecture(source.path), hidden_width)  # refuses what cannot be
+    if isinstance(config.hidden_width, int):
+        narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
     kind = Task.read(source.path / task.FILE).kind
     rows = read_texts(train, kind=kind)
     rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
@@ -108,6 +109,20 @@ def compress(
         finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
 
     by_main(deliver)
+
+
+def read_width(told: str | None) -> int | str | None:
+    """Return the width that --hidden-width asks for.
+
+    Raises:
+        InputError: it is neither a number nor `auto`.
+    """
+    if told in (None, "auto"):
+        return told
+    try:
+        return int(told)
+    except ValueError:
+        raise InputError(f"--hidden-width is {told!r}: wanted a multiple of 32, or auto") from None
 
 
 def read_targets(

@@ -1,6 +1,6 @@
 """CompressConfig: how a model is compressed, beside the target."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,7 +17,9 @@ class CompressConfig(Record):
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
-    hidden_width: int | None = Field(None, description="of the hidden state, a multiple of 32; None: it stays")
+    hidden_width: int | Literal["auto"] | None = Field(
+        None, description="of the hidden state, a multiple of 32; auto: the best of some; None: it stays"
+    )
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
     cuts: int = Field(1, ge=1, description="steps in which a target is reached; the student heals after each")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")

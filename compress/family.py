@@ -13,7 +13,7 @@ from bench.accuracy import Difference, Metric
 from bench.evaluate import bundle_logits
 from bench.judging import NAMES, judge, judge_loss, told
 from compress.clock import Measured
-from compress.pipeline import Prepared, open_clock
+from compress.prune import Prepared, open_clock
 from compress.target import Target
 from models import task as task_file
 from models.atomic import write_text

@@ -4,60 +4,30 @@ trim → analyse → (for each target) prune → heal → bundle → judge. Ever
 targets share is made once, and a killed run goes on where it was.
 """
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from compress.analysis import Analysis, analyse
-from compress.budget import size_table
+from compress.analysis import analyse
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, pad_texts
-from compress.clock import Clock, Job, Measured
 from compress.config import CompressConfig
-from compress.healing import CHANNELS, Taught, copy_texts, heal, open_classifier, teach_texts
-from compress.latency import load_latency
-from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
-from compress.refit import refit
-from compress.search import Plan, make_frontier
+from compress.healing import heal, open_classifier, teach_texts
+from compress.prune import Prepared, lengths_of, prune
 from compress.source import Inputs
-from compress.surgery import choose_rungs, cut
-from compress.target import Cut, Space, Target, approach, meet
+from compress.target import Cut, Target
 from compress.trim import trim_source
-from export import precision
-from export.precision import Precision
 from export.stock import FP32, stock_export
 from models import task as task_file
-from models import tokens
-from models.architecture import Architecture
-from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
-from models.classifier import Classifier, TensorBatch
+from models.checkpoint import read_architecture
 from models.console import say
 from models.data.texts import Texts
 from models.errors import NoEffectError
 from models.folder import ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.task import Task
-from models.tokens import Encoded, Tokenizer
-from service.runtime import open_session
+from models.tokens import Tokenizer
 
 VERSION = 3
-LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
-TIMED_TEXTS = 24  # served texts on which a shape is timed
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """What every target shares."""
-
-    inputs: Inputs
-    full: ModelFolder  # the source, or the source with fewer tokens: it teaches
-    base: ModelFolder  # what is cut: the full model, or a student that is cut again
-    analysis: ModelFolder
-    teacher: Taught | None
-    reference: Path  # the source's graph in fp32, as optimum exports it
 
 
 def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
@@ -96,7 +66,7 @@ def _cut_and_heal(asked: Cut, ready: Prepared, config: CompressConfig, store: Pa
         settings |= {"hidden_width": config.hidden_width}
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
-        lambda folder: _prune(asked, ready, config, store, folder),
+        lambda folder: prune(asked, ready, config, store, folder),
     )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
     if config.heal is not None and is_cut:
@@ -126,101 +96,15 @@ def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: 
     model, task, tokenizer = open_classifier(base)
     encoded, served = tokenizer.encode(inputs.train.rows), tokenizer.encode(inputs.validation.rows)
     asked = config.analysis
-    chosen = choose_texts(_lengths(encoded), _lengths(served), asked.texts + asked.cost_texts, config.seed)
+    chosen = choose_texts(lengths_of(encoded), lengths_of(served), asked.texts + asked.cost_texts, config.seed)
     count = min(asked.cost_texts, len(chosen) // 2)  # no text for both: corrections would flatter their own costs
     fitted, judged = (pad_texts(encoded, rows, tokenizer) for rows in (chosen[count:], chosen[:count]))
     analyse(model, fitted, judged, asked, task).save(target)
 
 
-def _prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
-    target = asked.target
-    model, task, tokenizer = open_classifier(ready.base)
-    analysis = Analysis.open(ready.analysis.path)
-    served = tokenizer.encode(ready.inputs.validation.rows)
-    clock, more = open_clock(ready, tokenizer, task.pair), (ready.base.path / tokens.FILE).stat().st_size
-    narrows = config.hidden_width if asked.left == 1 else None  # last, after all other cuts
-    full = narrowed(model.architecture, narrows) if narrows else model.architecture
-
-    def build(shape: Architecture) -> Classifier:
-        uncut = shape.layers == model.architecture.layers
-        return model if uncut else cut(model, choose_rungs(analysis.ladders, shape))
-
-    def measure(plan: Plan) -> Measured:
-        built = build(plan.architecture)
-        timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
-        return clock.measure(timed, plan.precision, more)
-
-    empty = full.with_layers([(0, 0)] * len(full.layers))
-    bare = measure(Plan(empty, Precision.all_int8(empty)))
-    if target.kind == "size_mb":
-        table = size_table(full, bare.bytes)
-    else:
-        lengths = [int(q) for q in np.quantile(_lengths(served), np.linspace(0.1, 0.9, LENGTHS))]
-        table = load_latency(full, lengths, store)
-    space = Space(full, make_frontier(full, analysis.costs, analysis.rounding, table), table)
-    if asked.left > 1:
-        plan = approach(asked, space, bare.reference_ms)
-        measured = measure(plan)
-    else:
-        plan, measured = meet(target, space, bare.reference_ms, measure, config.tolerance)
-    student = build(plan.architecture)
-    if student is model and full is model.architecture:
-        say(f"int8 alone gives {target.told(measured)}: nothing is cut")
-    else:
-        encoded = tokenizer.encode(ready.inputs.train.rows)
-        rows = choose_texts(_lengths(encoded), _lengths(served), config.analysis.texts, config.seed)
-        texts = [TensorBatch(batch) for batch in pad_texts(encoded, rows, tokenizer)]
-        wide = None if full is model.architecture else folder
-        teacher = model if ready.full.path == ready.base.path else load_checkpoint(ready.full.path)
-        student = _fit(student, teacher, texts, config, wide)
-    save_checkpoint(student, task, folder)
-    plan.precision.write(folder / precision.FILE)
-    copy_texts(ready.base, task, folder)
-    predicted = table.total(plan.architecture, plan.precision)
-    told: dict[str, Any] = {
-        "target": target.model_dump(), "measured": measured.model_dump(), "predicted": predicted,
-        "plan": plan.summary(), "table": table.model_dump(),
-    }  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-
-
-def _fit(
-    student: Classifier, full: Classifier, texts: list[TensorBatch], config: CompressConfig, folder: Path | None
-) -> Classifier:
-    """Return what was cut, fitted to the full model's residual stream; where a folder is given, with fewer channels.
-
-    Which channels are left is written there.
-    """
-    if config.refit and student.architecture != full.architecture:
-        refit(student, full, texts)
-    if folder is None or config.hidden_width is None:
-        return student
-    channels = choose_channels(student, texts, config.hidden_width)
-    np.save(folder / CHANNELS, channels.stream)
-    narrower = narrow(student, channels)
-    if config.refit:
-        refit_narrow(narrower, student, full, texts, channels)
-    return narrower
-
-
-def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
-    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own."""
-    source, rows = ready.inputs.source.path, ready.inputs.validation.rows
-    own = Tokenizer.open(source, Task.read(source / task_file.FILE).max_tokens)
-    order = np.argsort(_lengths(own.encode(rows)), kind="stable")
-    places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
-    chosen = [rows[int(order[place])] for place in places]
-    reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
-    return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
-
-
 def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
     """Return training texts as long as those that are served, without labels: int8 is made and judged on them."""
     tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
-    train, served = (_lengths(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
+    train, served = (lengths_of(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
     chosen = ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS + JUDGED_ROWS, config.seed))
     return Texts(chosen.rows, None, chosen.source, chosen.kind)
-
-
-def _lengths(encoded: list[Encoded]) -> list[int]:
-    return [len(e.ids) for e in encoded]

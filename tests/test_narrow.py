@@ -1,5 +1,7 @@
 """A narrower hidden state: equal to the masked model, to numpy's least squares, and served in every form."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 import torch
@@ -11,10 +13,13 @@ from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from bench.evaluate import bundle_logits
 from compress.healing import CHANNELS
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
-from compress.target import Target
+from compress.pipeline import compress_to, prepare
+from compress.prune import Pruner
+from compress.source import Inputs, open_source
+from compress.target import Cut, Target
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier, TensorBatch
-from models.errors import InputError
+from models.errors import InputError, TargetError
 from models.task import Task
 from models.tokens import Tokenizer
 from models.train.loop import TrainingConfig
@@ -29,6 +34,10 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("source")
     make_tiny_checkpoint(folder, labels=3)
     return folder
+
+
+def size_mb(value: float) -> Target:
+    return Target(kind="size_mb", value=value)
 
 
 def batches_of(folder, texts: int = 64) -> list[TensorBatch]:
@@ -153,6 +162,35 @@ def test_a_narrow_bundle_is_healed_saved_and_served(folder, tmp_path):
     tokenizer = Tokenizer.open(healed, 32)
     wanted = predict(load_checkpoint(healed), tokenizer.encode(tiny_texts(64).rows), tokenizer)
     np.testing.assert_allclose(bundle_logits(made.path, tiny_texts(64).rows), wanted, atol=0.2 * np.ptp(wanted))
+
+
+@pytest.mark.parametrize("size", [0.06, 0.1])
+def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
+    config = tiny_config(TrainingConfig()).model_copy(update={"heal": None, "hidden_width": "auto"})
+    inputs, target = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64)), Cut(size_mb(size))
+    ready = prepare(inputs, config, tmp_path)
+    pruner = Pruner(target, ready, config, tmp_path)
+    students = {}
+    for width in (None, WIDTH):
+        with suppress(TargetError):
+            students[width] = pruner.at(width)
+    assert WIDTH in students
+    texts = pruner._texts()[1]
+    with torch.no_grad():
+        for student in students.values():
+            ours, full = (torch.cat([m(b)[0] for b in texts]).softmax(-1) for m in (student.model, pruner.teacher))
+            assert student.distance == pytest.approx(float((full * (full / ours).log()).sum(-1).mean()), rel=1e-4)
+    nearest = min(students.values(), key=lambda student: student.distance)
+    assert pruner.best().shape.full.width == nearest.shape.full.width
+    made = compress_to(size_mb(size), ready, config, tmp_path)
+    assert Bundle.open(made.folder.path).architecture.width == nearest.shape.full.width
+
+
+def test_auto_says_what_was_near_when_no_width_reaches_the_target(folder, tmp_path):
+    config = tiny_config(TrainingConfig()).model_copy(update={"heal": None, "hidden_width": "auto"})
+    inputs = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64))
+    with pytest.raises(TargetError, match="no shape"):
+        compress_to(size_mb(0.001), prepare(inputs, config, tmp_path), config, tmp_path)
 
 
 def test_transformers_loads_a_narrow_model_whose_heads_fill_its_width(folder, tmp_path):

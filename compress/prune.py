@@ -1,0 +1,242 @@
+"""prune(): a target → the student that reaches it, cut and fitted to the full model, and what was measured of it.
+
+With `hidden_width="auto"` the target is met at several widths of the hidden state, and the student whose answers are
+nearest to the full model's is kept: a narrower stream leaves time for more heads and neurons.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from compress.analysis import Analysis
+from compress.budget import BudgetTable, size_table
+from compress.calibration import choose_texts, pad_texts
+from compress.clock import Clock, Job, Measured
+from compress.config import CompressConfig
+from compress.divergence import divergence
+from compress.healing import CHANNELS, Taught, copy_texts, open_classifier
+from compress.ladder import Units
+from compress.latency import load_latency
+from compress.narrow import STEP, Channels, choose_channels, narrow, narrowed, refit_narrow
+from compress.refit import refit
+from compress.search import Plan, make_frontier
+from compress.source import Inputs
+from compress.surgery import choose_rungs, cut
+from compress.target import Cut, Space, approach, meet
+from export import precision
+from export.precision import Precision
+from models import task as task_file
+from models import tokens
+from models.architecture import Architecture
+from models.checkpoint import load_checkpoint, save_checkpoint
+from models.classifier import Classifier, TensorBatch
+from models.console import say
+from models.errors import TargetError
+from models.folder import ModelFolder
+from models.task import Task
+from models.tokens import Encoded, Tokenizer
+from service.runtime import open_session
+
+LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
+TIMED_TEXTS = 24  # served texts on which a shape is timed
+SHARES = (2 / 3, 1 / 2, 1 / 3)  # of the hidden width, that are tried one after the other
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What every target shares."""
+
+    inputs: Inputs
+    full: ModelFolder  # the source, or the source with fewer tokens: it teaches
+    base: ModelFolder  # what is cut: the full model, or a student that is cut again
+    analysis: ModelFolder
+    teacher: Taught | None
+    reference: Path  # the source's graph in fp32, as optimum exports it
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the search found at one hidden width."""
+
+    full: Architecture  # uncut, at that width
+    plan: Plan
+    measured: Measured
+    table: BudgetTable
+
+
+@dataclass(frozen=True, slots=True)
+class Student:
+    """A cut model, fitted to the full one."""
+
+    model: Classifier
+    shape: Shape
+    channels: Units | None = None  # of the hidden state, those that are left; None: all
+    distance: float = field(default=math.inf)  # mean divergence of its answers from the full model's
+
+
+def prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
+    """Write the student that reaches the target, or comes a cut nearer to it, into `folder`.
+
+    Raises:
+        TargetError: no shape reaches the target on this machine.
+    """
+    pruner = Pruner(asked, ready, config, store)
+    student = pruner.at(width) if (width := pruner.width()) != "auto" else pruner.best()
+    save_checkpoint(student.model, pruner.task, folder)
+    if student.channels is not None:
+        np.save(folder / CHANNELS, student.channels)
+    shape = student.shape
+    shape.plan.precision.write(folder / precision.FILE)
+    copy_texts(ready.base, pruner.task, folder)
+    predicted = shape.table.total(shape.plan.architecture, shape.plan.precision)
+    told: dict[str, Any] = {
+        "target": asked.target.model_dump(), "measured": shape.measured.model_dump(), "predicted": predicted,
+        "plan": shape.plan.summary(), "table": shape.table.model_dump(),
+    }  # fmt: skip
+    (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+class Pruner:
+    """One cut of one model, at any hidden width."""
+
+    def __init__(self, asked: Cut, ready: Prepared, config: CompressConfig, store: Path) -> None:
+        self.asked, self.ready, self.config, self.store = asked, ready, config, store
+        self.model, self.task, self.tokenizer = open_classifier(ready.base)
+        same = ready.full.path == ready.base.path
+        self.teacher = self.model if same else load_checkpoint(ready.full.path)
+        self.analysis = Analysis.open(ready.analysis.path)
+        self.clock = open_clock(ready, self.tokenizer, self.task.pair)
+        self.served = lengths_of(self.tokenizer.encode(ready.inputs.validation.rows))
+
+    def width(self) -> int | str | None:
+        """Return the hidden width that this cut is to have: it is narrowed last, after all other cuts."""
+        return self.config.hidden_width if self.asked.left == 1 else None
+
+    def best(self) -> Student:
+        """Return the student that is nearest to the full model, of those at its width and at narrower ones.
+
+        A narrower width is tried as long as it brings the student nearer.
+
+        Raises:
+            TargetError: no width reaches the target; what was near at the last one.
+        """
+        found, problem = None, None
+        for width in self._widths():
+            try:
+                student = self.at(width)
+            except TargetError as error:
+                problem = error
+                continue
+            if student.model is self.model:  # nothing need be cut
+                return student
+            say(f"hidden width {student.shape.full.width}: divergence {student.distance:.4f} before healing")
+            if found is not None and student.distance >= found.distance:
+                break
+            found = student
+        if found is None:
+            assert problem is not None, "either a student or a problem for each width"
+            raise problem
+        return found
+
+    def at(self, width: int | str | None) -> Student:
+        """Return the student whose hidden state is `width` wide; None: as wide as it was.
+
+        Raises:
+            TargetError: no shape of that width reaches the target.
+        """
+        full = self.model.architecture if width is None else narrowed(self.model.architecture, int(width))
+        shape = self._shape(full)
+        student = self._build(shape.plan.architecture)
+        if student is self.model and width is None:
+            say(f"int8 alone gives {self.asked.target.told(shape.measured)}: nothing is cut")
+            return Student(student, shape)
+        fitted, judged = self._texts()
+        channels = None
+        if self.config.refit and student.architecture != self.teacher.architecture:
+            refit(student, self.teacher, fitted)
+        if width is not None:
+            wide, chosen = student, choose_channels(student, fitted, full.width)
+            student, channels = narrow(wide, chosen), chosen.stream
+            if self.config.refit:
+                refit_narrow(student, wide, self.teacher, fitted, chosen)
+        return Student(student, shape, channels, self._distance(student, judged))
+
+    def _widths(self) -> Iterator[int | None]:
+        yield None
+        full = self.model.architecture
+        if full.modern is not None:  # its norms stand before the sublayers: it cannot be narrower
+            return
+        for width in dict.fromkeys(int(full.width * share) // STEP * STEP for share in SHARES):
+            if width and full.embedding_width not in (full.width, width):
+                yield width
+
+    def _build(self, shape: Architecture) -> Classifier:
+        uncut = shape.layers == self.model.architecture.layers
+        return self.model if uncut else cut(self.model, choose_rungs(self.analysis.ladders, shape))
+
+    def _shape(self, full: Architecture) -> Shape:
+        target, model = self.asked.target, self.model
+        more = (self.ready.base.path / tokens.FILE).stat().st_size
+
+        def measure(plan: Plan) -> Measured:
+            built = self._build(plan.architecture)
+            timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
+            return self.clock.measure(timed, plan.precision, more)
+
+        empty = full.with_layers([(0, 0)] * len(full.layers))
+        bare = measure(Plan(empty, Precision.all_int8(empty)))
+        if target.kind == "size_mb":
+            table = size_table(full, bare.bytes)
+        else:
+            lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
+            table = load_latency(full, lengths, self.store)
+        space = Space(full, make_frontier(full, self.analysis.costs, self.analysis.rounding, table), table)
+        if self.asked.left > 1:
+            plan = approach(self.asked, space, bare.reference_ms)
+            return Shape(full, plan, measure(plan), table)
+        return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
+
+    def _texts(self) -> tuple[list[TensorBatch], list[TensorBatch]]:
+        """Return the training texts that students are fitted on, and others that they are compared on."""
+        encoded, asked, seed = (
+            self.tokenizer.encode(self.ready.inputs.train.rows),
+            self.config.analysis,
+            self.config.seed,
+        )
+        fitted = choose_texts(lengths_of(encoded), self.served, asked.texts, seed)
+        free = np.setdiff1d(np.arange(len(encoded)), fitted)
+        rest = [encoded[place] for place in free]
+        judged = [int(free[i]) for i in choose_texts(lengths_of(rest), self.served, asked.cost_texts, seed)]
+        found = (pad_texts(encoded, rows, self.tokenizer) for rows in (fitted, judged or fitted))
+        first, second = ([TensorBatch(batch) for batch in batches] for batches in found)
+        return first, second
+
+    @torch.no_grad()
+    def _distance(self, student: Classifier, texts: list[TensorBatch]) -> float:
+        if self.width() != "auto":
+            return math.inf  # nothing is compared
+        kind = self.task.kind
+        found = torch.cat([divergence(kind, student(batch)[0], self.teacher(batch)[0]) for batch in texts])
+        return float(found.mean())
+
+
+def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
+    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own."""
+    source, rows = ready.inputs.source.path, ready.inputs.validation.rows
+    own = Tokenizer.open(source, Task.read(source / task_file.FILE).max_tokens)
+    order = np.argsort(lengths_of(own.encode(rows)), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
+    chosen = [rows[int(order[place])] for place in places]
+    reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
+    return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
+
+
+def lengths_of(encoded: list[Encoded]) -> list[int]:
+    """Return the number of tokens of each row."""
+    return [len(e.ids) for e in encoded]
