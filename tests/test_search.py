@@ -184,3 +184,17 @@ def test_size_is_that_of_int8_matrices():
     assert table.int8.ffn[96] == 2 * 96 * 64 + 8 * 96 + 4 * 64
     assert table.int8.attention[0] == table.int8.ffn[0] == 0
     assert table.fp32.ffn[96] == 4 * (2 * 96 * 64 + 96 + 64)
+
+
+def test_a_cut_model_can_be_cut_again_from_the_widths_that_its_layers_have():
+    uneven = SHAPE.with_layers([(4, 96), (3, 70), (1, 33)])
+    table, (heads, neurons) = size_table(uneven, 0.0), widths(uneven)
+    assert {70, 33} <= set(neurons)
+    costs = {
+        f"{i}.{part}": {w: float(own - w) for w in every if w <= own}
+        for i, layer in enumerate(uneven.layers)
+        for part, every, own in (("attention", heads, layer.heads), ("ffn", neurons, layer.ffn))
+    }
+    plan = choose(uneven, make_frontier(uneven, costs, {}, table), table, 1e9)
+    assert plan is not None
+    assert plan.architecture == uneven
