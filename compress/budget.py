@@ -44,11 +44,10 @@ class BudgetTable(Record):
 
 
 def widths(shape: Architecture) -> tuple[list[int], list[int]]:
-    """Return the numbers of heads and of neurons to choose from: neurons in multiples of 32, and what layers have."""
+    """Return the numbers of heads and of neurons to choose from: neurons in multiples of 32."""
     heads = max(layer.heads for layer in shape.layers)
     ffn = max(layer.ffn for layer in shape.layers)
-    own = {layer.ffn for layer in shape.layers}  # layers differ where the model was cut before
-    neurons = {0} | own | {max(32, round(ffn * share / 32) * 32) for share in SHARES}
+    neurons = {0, ffn} | {max(32, round(ffn * share / 32) * 32) for share in SHARES}
     return list(range(heads + 1)), sorted(n for n in neurons if n <= ffn)
 
 

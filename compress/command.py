@@ -40,7 +40,6 @@ def compress(
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
     augment: Annotated[int | None, typer.Option(help="variants of each text that are learned from too")] = None,
-    cuts: Annotated[int, typer.Option(help="steps to the target; each cuts what healed after the one before")] = 1,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
@@ -74,7 +73,7 @@ def compress(
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
-        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width), "cuts": cuts,
+        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
         "seed": seed,
     }  # fmt: skip
     config = make_config(mode, healing, settings)

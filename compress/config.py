@@ -21,7 +21,6 @@ class CompressConfig(Record):
         None, description="of the hidden state, a multiple of 32; auto: the best of some; None: it stays"
     )
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
-    cuts: int = Field(1, ge=1, description="steps in which a target is reached; the student heals after each")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 

@@ -4,7 +4,6 @@ trim → analyse → (for each target) prune → heal → bundle → judge. Ever
 targets share is made once, and a killed run goes on where it was.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
 from compress.analysis import analyse
@@ -14,7 +13,7 @@ from compress.config import CompressConfig
 from compress.healing import heal, open_classifier, teach_texts
 from compress.prune import Prepared, lengths_of, prune
 from compress.source import Inputs
-from compress.target import Cut, Target
+from compress.target import Target
 from compress.trim import trim_source
 from export.stock import FP32, stock_export
 from models import task as task_file
@@ -37,7 +36,7 @@ def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     if config.heal is not None:
         teacher = teach_texts(base, inputs.train, config, store)
     reference = stock_export(inputs.source, store).folder.path / FP32
-    return Prepared(inputs, base, base, analysis, teacher, reference)
+    return Prepared(inputs, base, analysis, teacher, reference)
 
 
 def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
@@ -46,27 +45,21 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
     Raises:
         TargetError: no shape does on this machine.
     """
-    for left in range(config.cuts, 1, -1):
-        healed = _cut_and_heal(Cut(target, left), ready, config, store).folder
-        if read_architecture(healed.path) != read_architecture(ready.base.path):
-            ready = replace(ready, base=healed, analysis=_analysed(healed, ready.inputs, config, store))
-    student = _cut_and_heal(Cut(target), ready, config, store)
+    student = _cut_and_heal(target, ready, config, store)
     texts = BundleTexts.of(_served_like(ready, config))
     return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
-def _cut_and_heal(asked: Cut, ready: Prepared, config: CompressConfig, store: Path) -> Made:
+def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
     settings = {
-        **asked.target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
+        **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
         "tolerance": config.tolerance, "refit": config.refit,
     }  # fmt: skip
-    if asked.left > 1:
-        settings |= {"cuts_left": asked.left}
-    elif config.hidden_width:
+    if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
-        lambda folder: prune(asked, ready, config, store, folder),
+        lambda folder: prune(target, ready, config, store, folder),
     )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
     if config.heal is not None and is_cut:

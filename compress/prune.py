@@ -28,13 +28,13 @@ from compress.refit import refit
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
 from compress.surgery import choose_rungs, cut
-from compress.target import Cut, Space, approach, meet
+from compress.target import Space, Target, meet
 from export import precision
 from export.precision import Precision
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
-from models.checkpoint import load_checkpoint, save_checkpoint
+from models.checkpoint import save_checkpoint
 from models.classifier import Classifier, TensorBatch
 from models.console import say
 from models.errors import TargetError
@@ -53,8 +53,7 @@ class Prepared:
     """What every target shares."""
 
     inputs: Inputs
-    full: ModelFolder  # the source, or the source with fewer tokens: it teaches
-    base: ModelFolder  # what is cut: the full model, or a student that is cut again
+    base: ModelFolder  # the source, or the source with fewer tokens: it is cut, and it teaches
     analysis: ModelFolder
     teacher: Taught | None
     reference: Path  # the source's graph in fp32, as optimum exports it
@@ -80,14 +79,14 @@ class Student:
     distance: float = field(default=math.inf)  # mean divergence of its answers from the full model's
 
 
-def prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
-    """Write the student that reaches the target, or comes a cut nearer to it, into `folder`.
+def prune(target: Target, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
+    """Write the student that reaches the target into `folder`.
 
     Raises:
         TargetError: no shape reaches the target on this machine.
     """
-    pruner = Pruner(asked, ready, config, store)
-    student = pruner.at(width) if (width := pruner.width()) != "auto" else pruner.best()
+    pruner, width = Pruner(target, ready, config, store), config.hidden_width
+    student = pruner.best() if width == "auto" else pruner.at(width)
     save_checkpoint(student.model, pruner.task, folder)
     if student.channels is not None:
         np.save(folder / CHANNELS, student.channels)
@@ -96,27 +95,21 @@ def prune(asked: Cut, ready: Prepared, config: CompressConfig, store: Path, fold
     copy_texts(ready.base, pruner.task, folder)
     predicted = shape.table.total(shape.plan.architecture, shape.plan.precision)
     told: dict[str, Any] = {
-        "target": asked.target.model_dump(), "measured": shape.measured.model_dump(), "predicted": predicted,
+        "target": target.model_dump(), "measured": shape.measured.model_dump(), "predicted": predicted,
         "plan": shape.plan.summary(), "table": shape.table.model_dump(),
     }  # fmt: skip
     (folder / "plan.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
 
 
 class Pruner:
-    """One cut of one model, at any hidden width."""
+    """One target of one model, at any hidden width."""
 
-    def __init__(self, asked: Cut, ready: Prepared, config: CompressConfig, store: Path) -> None:
-        self.asked, self.ready, self.config, self.store = asked, ready, config, store
+    def __init__(self, target: Target, ready: Prepared, config: CompressConfig, store: Path) -> None:
+        self.target, self.ready, self.config, self.store = target, ready, config, store
         self.model, self.task, self.tokenizer = open_classifier(ready.base)
-        same = ready.full.path == ready.base.path
-        self.teacher = self.model if same else load_checkpoint(ready.full.path)
         self.analysis = Analysis.open(ready.analysis.path)
         self.clock = open_clock(ready, self.tokenizer, self.task.pair)
         self.served = lengths_of(self.tokenizer.encode(ready.inputs.validation.rows))
-
-    def width(self) -> int | str | None:
-        """Return the hidden width that this cut is to have: it is narrowed last, after all other cuts."""
-        return self.config.hidden_width if self.asked.left == 1 else None
 
     def best(self) -> Student:
         """Return the student that is nearest to the full model, of those at its width and at narrower ones.
@@ -144,27 +137,27 @@ class Pruner:
             raise problem
         return found
 
-    def at(self, width: int | str | None) -> Student:
+    def at(self, width: int | None) -> Student:
         """Return the student whose hidden state is `width` wide; None: as wide as it was.
 
         Raises:
             TargetError: no shape of that width reaches the target.
         """
-        full = self.model.architecture if width is None else narrowed(self.model.architecture, int(width))
+        full = self.model.architecture if width is None else narrowed(self.model.architecture, width)
         shape = self._shape(full)
         student = self._build(shape.plan.architecture)
         if student is self.model and width is None:
-            say(f"int8 alone gives {self.asked.target.told(shape.measured)}: nothing is cut")
+            say(f"int8 alone gives {self.target.told(shape.measured)}: nothing is cut")
             return Student(student, shape)
         fitted, judged = self._texts()
         channels = None
-        if self.config.refit and student.architecture != self.teacher.architecture:
-            refit(student, self.teacher, fitted)
+        if self.config.refit and student is not self.model:
+            refit(student, self.model, fitted)
         if width is not None:
             wide, chosen = student, choose_channels(student, fitted, full.width)
             student, channels = narrow(wide, chosen), chosen.stream
             if self.config.refit:
-                refit_narrow(student, wide, self.teacher, fitted, chosen)
+                refit_narrow(student, wide, self.model, fitted, chosen)
         return Student(student, shape, channels, self._distance(student, judged))
 
     def _widths(self) -> Iterator[int | None]:
@@ -181,7 +174,7 @@ class Pruner:
         return self.model if uncut else cut(self.model, choose_rungs(self.analysis.ladders, shape))
 
     def _shape(self, full: Architecture) -> Shape:
-        target, model = self.asked.target, self.model
+        target, model = self.target, self.model
         more = (self.ready.base.path / tokens.FILE).stat().st_size
 
         def measure(plan: Plan) -> Measured:
@@ -197,9 +190,6 @@ class Pruner:
             lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
             table = load_latency(full, lengths, self.store)
         space = Space(full, make_frontier(full, self.analysis.costs, self.analysis.rounding, table), table)
-        if self.asked.left > 1:
-            plan = approach(self.asked, space, bare.reference_ms)
-            return Shape(full, plan, measure(plan), table)
         return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
 
     def _texts(self) -> tuple[list[TensorBatch], list[TensorBatch]]:
@@ -219,10 +209,10 @@ class Pruner:
 
     @torch.no_grad()
     def _distance(self, student: Classifier, texts: list[TensorBatch]) -> float:
-        if self.width() != "auto":
+        if self.config.hidden_width != "auto":
             return math.inf  # nothing is compared
         kind = self.task.kind
-        found = torch.cat([divergence(kind, student(batch)[0], self.teacher(batch)[0]) for batch in texts])
+        found = torch.cat([divergence(kind, student(batch)[0], self.model(batch)[0]) for batch in texts])
         return float(found.mean())
 
 

@@ -8,7 +8,6 @@ from typing import Literal
 from compress.budget import BudgetTable
 from compress.clock import Measured
 from compress.search import Frontier, Plan, choose
-from export.precision import Precision
 from models.architecture import Architecture
 from models.errors import TargetError
 from models.record import Record
@@ -61,36 +60,6 @@ class Space:
     full: Architecture
     frontier: Frontier
     table: BudgetTable
-
-
-@dataclass(frozen=True, slots=True)
-class Cut:
-    """A cut on the way to a target; `left` cuts lead there, this one included."""
-
-    target: Target
-    left: int = 1
-
-
-def approach(asked: Cut, space: Space, reference_ms: float) -> Plan:
-    """Return the plan that takes the model one of `left` equal steps, as factors, towards the target.
-
-    Nothing is measured: the last cut, which `meet` makes, sees to the target.
-
-    Raises:
-        TargetError: not even an encoder without sublayers reaches it.
-    """
-    table = space.table
-    now = table.total(space.full, Precision.all_int8(space.full)) - table.fixed
-    wanted = asked.target.budget(reference_ms) - table.fixed
-    plan = None
-    if wanted > 0:
-        budget = table.fixed + now ** (1 - 1 / asked.left) * wanted ** (1 / asked.left)
-        plan = choose(space.full, space.frontier, table, budget)
-    if plan is None:
-        raise TargetError(
-            f"no shape reaches {asked.target.told()}: an encoder without sublayers does not; ask for less"
-        )
-    return plan
 
 
 def meet(

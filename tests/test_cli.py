@@ -72,7 +72,6 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
         (("compress", "{classifier}", "--train", "{data}", "--mode", "quick"), "--mode"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--epochs", "2"), "trains nothing"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--augment", "2"), "out --augment"),
-        (("compress", "{classifier}", "--train", "{data}", "--cuts", "0"), "cuts"),
         (
             ("compress", "{classifier}", "--train", "{other}", "--validation", "{data}"),
             "'neutral' is not the model's",

@@ -1,6 +1,5 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
-import itertools
 import json
 import os
 import subprocess
@@ -23,7 +22,6 @@ from compress.family import Judge
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
-from models.checkpoint import read_architecture
 from models.errors import InputError
 from models.folder import ModelFolder
 from models.train.loop import TrainingConfig
@@ -95,23 +93,6 @@ def test_variants_of_texts_are_answered_and_learned_in_stages_of_their_own(strai
     assert steps == [STEPS // 2, STEPS]
     with pytest.raises(ValueError, match="nothing is trained"):
         CompressConfig(heal=None, augment=2)
-
-
-def test_a_student_is_cut_in_steps_each_from_the_healed_one_before(source, straight):
-    folder = compress_tiny(source, straight.path.parent, CONFIG.model_copy(update={"cuts": 2}))
-    stages = folder.manifest.lineage
-    assert [step.stage for step in stages][2:] == ["prune", "heal", "prune", "heal", "bundle"]
-    shapes = [
-        read_architecture(next(folder.path.parent.glob(f"{step.stage}-{after.parents[0]}"))).layers
-        for step, after in itertools.pairwise(stages)
-        if step.stage == "prune"
-    ]
-    full = read_architecture(next(folder.path.parent.glob("trim-*"))).layers
-    for wide, narrow in itertools.pairwise([full, *shapes]):
-        assert wide != narrow
-        assert all(w.heads >= n.heads and w.ffn >= n.ffn for w, n in zip(wide, narrow, strict=True))
-    bundle = Bundle.open(folder.path)
-    assert bundle.served_bytes(bundle.info.default["cpu"]) == pytest.approx(SMALL.value * 1e6, rel=CONFIG.tolerance)
 
 
 def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):

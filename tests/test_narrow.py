@@ -16,7 +16,7 @@ from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_n
 from compress.pipeline import compress_to, prepare
 from compress.prune import Pruner
 from compress.source import Inputs, open_source
-from compress.target import Cut, Target
+from compress.target import Target
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier, TensorBatch
 from models.errors import InputError, TargetError
@@ -167,7 +167,7 @@ def test_a_narrow_bundle_is_healed_saved_and_served(folder, tmp_path):
 @pytest.mark.parametrize("size", [0.06, 0.1])
 def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
     config = tiny_config(TrainingConfig()).model_copy(update={"heal": None, "hidden_width": "auto"})
-    inputs, target = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64)), Cut(size_mb(size))
+    inputs, target = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64)), size_mb(size)
     ready = prepare(inputs, config, tmp_path)
     pruner = Pruner(target, ready, config, tmp_path)
     students = {}
@@ -178,7 +178,7 @@ def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
     texts = pruner._texts()[1]
     with torch.no_grad():
         for student in students.values():
-            ours, full = (torch.cat([m(b)[0] for b in texts]).softmax(-1) for m in (student.model, pruner.teacher))
+            ours, full = (torch.cat([m(b)[0] for b in texts]).softmax(-1) for m in (student.model, pruner.model))
             assert student.distance == pytest.approx(float((full * (full / ours).log()).sum(-1).mean()), rel=1e-4)
     nearest = min(students.values(), key=lambda student: student.distance)
     assert pruner.best().shape.full.width == nearest.shape.full.width

@@ -8,7 +8,7 @@ import pytest
 from compress.budget import Amounts, BudgetTable, size_table, widths
 from compress.clock import Measured
 from compress.search import Frontier, Option, Plan, choose, make_frontier
-from compress.target import Cut, Space, Target, approach, meet
+from compress.target import Space, Target, meet
 from export.precision import Precision
 from models.architecture import Architecture, LayerShape
 from models.errors import TargetError
@@ -138,19 +138,6 @@ def test_a_target_that_needs_no_cut_gives_the_full_model():
     assert found.speedup > 1.5
 
 
-@pytest.mark.parametrize("left", [2, 3])
-def test_cuts_on_the_way_to_a_target_are_equal_factors_of_what_can_be_cut(left):
-    table, target = table_of(), Target(kind="speedup", value=9.0)
-    space = Space(SHAPE, make_frontier(SHAPE, costs_of(), {}, table), table)
-    plan = approach(Cut(target, left), space, 6.0)
-    whole = table.total(SHAPE, Precision.all_int8(SHAPE)) - table.fixed
-    wanted = whole ** (1 - 1 / left) * (6e-3 / 9 - table.fixed) ** (1 / left)
-    taken = table.total(plan.architecture, plan.precision) - table.fixed
-    assert 0.8 * wanted < taken <= wanted
-    with pytest.raises(TargetError, match="without sublayers does not"):
-        approach(Cut(Target(kind="speedup", value=100.0), left), space, 6.0)
-
-
 def test_what_was_dropped_before_stays_dropped_and_takes_nothing():
     shape = SHAPE.with_layers([(4, 96), (0, 96), (2, 0)])
     table, costs = table_of(), costs_of()
@@ -184,17 +171,3 @@ def test_size_is_that_of_int8_matrices():
     assert table.int8.ffn[96] == 2 * 96 * 64 + 8 * 96 + 4 * 64
     assert table.int8.attention[0] == table.int8.ffn[0] == 0
     assert table.fp32.ffn[96] == 4 * (2 * 96 * 64 + 96 + 64)
-
-
-def test_a_cut_model_can_be_cut_again_from_the_widths_that_its_layers_have():
-    uneven = SHAPE.with_layers([(4, 96), (3, 70), (1, 33)])
-    table, (heads, neurons) = size_table(uneven, 0.0), widths(uneven)
-    assert {70, 33} <= set(neurons)
-    costs = {
-        f"{i}.{part}": {w: float(own - w) for w in every if w <= own}
-        for i, layer in enumerate(uneven.layers)
-        for part, every, own in (("attention", heads, layer.heads), ("ffn", neurons, layer.ffn))
-    }
-    plan = choose(uneven, make_frontier(uneven, costs, {}, table), table, 1e9)
-    assert plan is not None
-    assert plan.architecture == uneven
