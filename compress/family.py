@@ -19,7 +19,7 @@ from models import task as task_file
 from models.atomic import write_text
 from models.checkpoint import load_checkpoint, read_architecture
 from models.console import say
-from models.errors import CheckError, TargetError
+from models.errors import CheckError, DisagreementError, TargetError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.task import Task
@@ -111,12 +111,13 @@ def reach(targets: Sequence[Target], make: Callable[[Target], T]) -> tuple[list[
 
     Raises:
         TargetError: none can be reached.
+        DisagreementError: the only one is reached, and two forms of the model answer differently.
     """
     made, unreached = [], {}
     for target in targets:
         try:
             made.append(make(target))
-        except TargetError as error:
+        except (TargetError, DisagreementError) as error:
             if len(targets) == 1:
                 raise
             unreached[target.told()] = str(error)

@@ -32,6 +32,7 @@ from service.runtime import open_session
 
 Recipe = Literal["auto", "static", "dynamic", "fp32"]
 Int8Recipe = Literal["static", "dynamic"]
+USUAL_LARGEST, USUAL_SPREAD = 10.0, 2.0  # of a classifier's logits, and their standard deviation; a regression's: 1
 
 
 class QuantizeConfig(Record):
@@ -69,13 +70,15 @@ class Subject:
 
     @property
     def magnitude(self) -> float:
-        """How large logits are, where that is the model's to choose: rounding in floats grows with it. 1 or more."""
-        return max(1.0, float(np.abs(self.wanted).max())) if self.task.kind == "regression" else 1.0
+        """How large logits are, over what is usual: rounding in floats grows with it. 1 or more."""
+        usual = 1.0 if self.task.kind == "regression" else USUAL_LARGEST
+        return max(1.0, float(np.abs(self.wanted).max()) / usual)
 
     @property
     def spread(self) -> float:
         """How far logits differ, likewise: int8's error grows with it. 1 or more."""
-        return max(1.0, float(self.wanted.std())) if self.task.kind == "regression" else 1.0
+        usual = 1.0 if self.task.kind == "regression" else USUAL_SPREAD
+        return max(1.0, float(self.wanted.std()) / usual)
 
     @property
     def mean_tokens(self) -> float:

@@ -9,7 +9,7 @@ from bench.accuracy import Difference
 from compress.clock import Measured
 from compress.family import Point, pick, reach, write_family
 from compress.target import Target
-from models.errors import CheckError, TargetError
+from models.errors import CheckError, DisagreementError, TargetError
 from models.folder import REPORT
 
 
@@ -59,6 +59,16 @@ def test_one_target_out_of_reach_does_not_take_the_others_with_it(capsys):
         reach(targets[1::2], make)
     with pytest.raises(TargetError, match=r"^8x: too fast$"):  # alone, it is the answer
         reach(targets[1:2], make)
+
+
+def test_a_point_whose_int8_disagrees_does_not_take_the_others_with_it(capsys):
+    def make(target: Target) -> float:
+        if target.value == 8:
+            raise DisagreementError("logits differ by 9")
+        return target.value
+
+    assert reach([Target(kind="speedup", value=v) for v in (4, 8)], make) == ([4], {"8x": "logits differ by 9"})
+    assert "8x is left out: logits differ by 9" in capsys.readouterr().err
 
 
 def test_a_family_is_written_as_table_figure_and_each_bundles_report(tmp_path):

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from verbs import run
 
@@ -241,3 +242,20 @@ def test_an_import_of_a_hugging_face_folder_is_quantized_too(tmp_path, capsys, m
     assert (code, told["recipe"]) == (0, "dynamic"), err
     engine = Engine.open(Bundle.open(Path(told["folder"])))
     assert engine.alone  # rows are answered one by one: a batch would share its scale
+
+
+def test_a_classifier_of_very_large_logits_is_judged_in_their_own_size(made, tmp_path, capsys, monkeypatch):
+    """A teacher that is very sure: int8 moves its logits by more than it would those of a usual one."""
+    folder, classifier = made
+    shutil.copytree(classifier.path, tmp_path / "sure")
+    weights = load_file(tmp_path / "sure" / "model.safetensors")
+    save_file({n: w * (300 if n.startswith("classifier.") else 1) for n, w in weights.items()},
+              tmp_path / "sure" / "model.safetensors")  # fmt: skip
+    (tmp_path / "sure" / "manifest.json").unlink()
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", tmp_path / "sure", "--calibration", folder / "texts.jsonl", "--recipe",
+        "static", "--max-loss", 100, "--store", tmp_path / "store",
+    )  # fmt: skip
+    assert code == 0, err
+    assert told["agreement"]["max_difference"] > 2.0
+    Engine.open(Bundle.open(Path(told["folder"]))).self_check()
