@@ -44,7 +44,7 @@ def compress(
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
         str | None,
-        typer.Option(help="a narrower hidden state: a multiple of 32, or auto, the best of some; for high speed-ups"),
+        typer.Option(help="a narrower hidden state: a multiple of 32, or (--mode instant) auto, the best of some"),
     ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     seed: int = 0,

@@ -18,14 +18,19 @@ class CompressConfig(Record):
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")
     hidden_width: int | Literal["auto"] | None = Field(
-        None, description="of the hidden state, a multiple of 32; auto: the best of some; None: it stays"
+        None, description="of the hidden state, a multiple of 32; auto: the best of some, untrained; None: it stays"
     )
     state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
     @model_validator(mode="after")
-    def _heals_where_it_must(self) -> Self:
+    def _fits_the_training(self) -> Self:
         if self.heal is None and self.augment:
             raise ValueError("variants of texts are for healing, and nothing is trained")
+        if self.heal is not None and self.hidden_width == "auto":
+            raise ValueError(
+                "the best hidden width is known of students that are not trained (--mode instant): what is nearest "
+                "before healing does not tell; give a number"
+            )
         return self

@@ -11,6 +11,8 @@ from cutting import cut_units
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from bench.evaluate import bundle_logits
+from compress.analysis import AnalysisConfig
+from compress.config import CompressConfig
 from compress.healing import CHANNELS
 from compress.narrow import Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.pipeline import compress_to, prepare
@@ -166,7 +168,9 @@ def test_a_narrow_bundle_is_healed_saved_and_served(folder, tmp_path):
 
 @pytest.mark.parametrize("size", [0.06, 0.1])
 def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
-    config = tiny_config(TrainingConfig()).model_copy(update={"heal": None, "hidden_width": "auto"})
+    config = CompressConfig(
+        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
+    )
     inputs, target = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64)), size_mb(size)
     ready = prepare(inputs, config, tmp_path)
     pruner = Pruner(target, ready, config, tmp_path)
@@ -186,8 +190,15 @@ def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
     assert Bundle.open(made.folder.path).architecture.width == nearest.shape.full.width
 
 
+def test_auto_is_refused_where_students_heal():
+    with pytest.raises(ValueError, match="before healing does not tell"):
+        tiny_config(TrainingConfig(), hidden_width="auto")
+
+
 def test_auto_says_what_was_near_when_no_width_reaches_the_target(folder, tmp_path):
-    config = tiny_config(TrainingConfig()).model_copy(update={"heal": None, "hidden_width": "auto"})
+    config = CompressConfig(
+        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
+    )
     inputs = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64))
     with pytest.raises(TargetError, match="no shape"):
         compress_to(size_mb(0.001), prepare(inputs, config, tmp_path), config, tmp_path)
