@@ -174,7 +174,7 @@ def test_worker_answers_are_in_the_order_of_the_rows(made):
 def test_wrong_use_is_told(made, tmp_path):
     store, bundle = made
     reference = find_reference(bundle, store)
-    with pytest.raises(InputError, match="'neutral' is unknown"):
+    with pytest.raises(InputError, match="'neutral' is not the model's"):
         run_bench(Inputs(bundle, reference, Texts([("a",)], ["neutral"], "x"), None), BenchConfig(), store, tmp_path)
     inputs = Inputs(bundle, reference, tiny_texts(4), None)
     with pytest.raises(InputError, match="no engine"):

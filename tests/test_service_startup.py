@@ -141,6 +141,7 @@ def test_info_tells_what_was_measured(tiny_bundle, tmp_path):
     shutil.copytree(tiny_bundle, tmp_path / "measured")
     told = {
         "accuracy": 0.9,
+        "subset_accuracy": None,
         "pearson": None,
         "loss_is": "accuracy",
         "loss_points": 0.5,
