@@ -26,7 +26,7 @@ class Score(Record):
         return self.accuracy
 
 
-class LabelScore(Record):
+class SubsetScore(Record):
     """How well one model answers rows of any number of labels; fractions are 0 to 1."""
 
     rows: int
@@ -60,19 +60,6 @@ def score(truth: Indices, answers: Indices, labels: int) -> Score:
     """Return accuracy and macro F1 of label indices (rows,); macro F1 is over the labels that occur in `truth`."""
     f1 = [f for f in class_f1(confusion_matrix(truth, answers, labels)) if f is not None]
     return Score(rows=len(truth), accuracy=float((truth == answers).mean()), macro_f1=float(np.mean(f1)))
-
-
-def score_labels(truth: Answers, answers: Answers) -> LabelScore:
-    """Return the score of answers which say for each label whether it is given, both (rows, labels) of 0 and 1."""
-    from sklearn.metrics import f1_score
-
-    occurs = np.flatnonzero(truth.any(axis=0))
-    return LabelScore(
-        rows=len(truth),
-        subset_accuracy=float(right(truth, answers).mean()),
-        micro_f1=float(f1_score(truth, answers, average="micro", zero_division=0.0)),
-        macro_f1=float(f1_score(truth, answers, average="macro", labels=occurs, zero_division=0.0)),
-    )
 
 
 def confusion_matrix(truth: Indices, answers: Indices, labels: int) -> Indices:

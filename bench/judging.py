@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bench.accuracy import Answers, Difference, LabelScore, Metric, Score, compare, right, score, score_labels
+from bench.accuracy import Answers, Difference, Metric, Score, SubsetScore, compare, right, score
 from bench.correlation import NumberScore, compare_numbers, score_numbers
 from models.correlation import pearson
 from models.task import Kind, Task
@@ -15,7 +15,7 @@ HEADS: dict[Metric, list[str]] = {
     "accuracy": ["accuracy", "macro F1"], "subset_accuracy": ["subset accuracy", "micro F1"],
     "pearson": ["Pearson", "Spearman"],
 }  # fmt: skip
-AnyScore = Score | LabelScore | NumberScore
+AnyScore = Score | SubsetScore | NumberScore
 SAME = 0.01  # of the spread of its answers: a number that moves by less counts as the same answer
 
 
@@ -46,7 +46,7 @@ def score_cells(found: AnyScore | None) -> list[str]:
         return ["no labels", ""]
     if isinstance(found, NumberScore):
         return [f"{found.pearson:.3f}", f"{found.spearman:.3f}"]
-    second = found.micro_f1 if isinstance(found, LabelScore) else found.macro_f1
+    second = found.micro_f1 if isinstance(found, SubsetScore) else found.macro_f1
     return [f"{found.value:.1%}", f"{second:.3f}"]
 
 
@@ -62,5 +62,7 @@ def score_of(task: Task, truth: Answers, answers: Answers) -> AnyScore:
     if task.kind == "regression":
         return score_numbers(truth, answers)
     if task.kind == "multi":
-        return score_labels(truth, answers)
+        from models.train.metrics import score_labels  # here: scikit-learn would count as every engine's memory
+
+        return SubsetScore(**score_labels(task, truth, answers).model_dump(include={*SubsetScore.model_fields}))
     return score(truth, answers, len(task.labels))

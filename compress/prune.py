@@ -7,7 +7,8 @@ nearest to the full model's is kept: a narrower stream leaves time for more head
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,6 @@ class Student:
     model: Classifier
     shape: Shape
     channels: Units | None = None  # of the hidden state, those that are left; None: all
-    distance: float = field(default=math.inf)  # mean divergence of its answers from the full model's
 
 
 def prune(target: Target, ready: Prepared, config: CompressConfig, store: Path, folder: Path) -> None:
@@ -119,7 +119,7 @@ class Pruner:
         Raises:
             TargetError: no width reaches the target; what was near at the last one.
         """
-        found, problem = None, None
+        found, problem, least = None, None, math.inf
         for width in self._widths():
             try:
                 student = self.at(width)
@@ -128,10 +128,11 @@ class Pruner:
                 continue
             if student.model is self.model:  # nothing need be cut
                 return student
-            say(f"hidden width {student.shape.full.width}: divergence {student.distance:.4f} before healing")
-            if found is not None and student.distance >= found.distance:
+            distance = self.distance(student)
+            say(f"hidden width {student.shape.full.width}: divergence {distance:.4f} before healing")
+            if found is not None and distance >= least:
                 break
-            found = student
+            found, least = student, distance
         if found is None:
             assert problem is not None, "either a student or a problem for each width"
             raise problem
@@ -149,8 +150,7 @@ class Pruner:
         if student is self.model and width is None:
             say(f"int8 alone gives {self.target.told(shape.measured)}: nothing is cut")
             return Student(student, shape)
-        fitted, judged = self._texts()
-        channels = None
+        fitted, channels = self._batches(self._fitted), None
         if self.config.refit and student is not self.model:
             refit(student, self.model, fitted)
         if width is not None:
@@ -158,7 +158,32 @@ class Pruner:
             student, channels = narrow(wide, chosen), chosen.stream
             if self.config.refit:
                 refit_narrow(student, wide, self.model, fitted, chosen)
-        return Student(student, shape, channels, self._distance(student, judged))
+        return Student(student, shape, channels)
+
+    @torch.no_grad()
+    def distance(self, student: Student) -> float:
+        """Return the mean divergence of its answers from the full model's, on texts that it was not fitted on."""
+        encoded = self._encoded
+        free = np.setdiff1d(np.arange(len(encoded)), self._fitted)
+        lengths, asked = lengths_of([encoded[place] for place in free]), self.config.analysis.cost_texts
+        judged = [int(free[i]) for i in choose_texts(lengths, self.served, asked, self.config.seed)]
+        found = [
+            divergence(self.task.kind, student.model(batch)[0], self.model(batch)[0])
+            for batch in self._batches(judged or self._fitted)
+        ]
+        return float(torch.cat(found).mean())
+
+    @cached_property
+    def _encoded(self) -> list[Encoded]:
+        return self.tokenizer.encode(self.ready.inputs.train.rows)
+
+    @cached_property
+    def _fitted(self) -> list[int]:
+        """The training texts that students are fitted on."""
+        return choose_texts(lengths_of(self._encoded), self.served, self.config.analysis.texts, self.config.seed)
+
+    def _batches(self, rows: list[int]) -> list[TensorBatch]:
+        return [TensorBatch(batch) for batch in pad_texts(self._encoded, rows, self.tokenizer)]
 
     def _widths(self) -> Iterator[int | None]:
         yield None
@@ -191,29 +216,6 @@ class Pruner:
             table = load_latency(full, lengths, self.store)
         space = Space(full, make_frontier(full, self.analysis.costs, self.analysis.rounding, table), table)
         return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
-
-    def _texts(self) -> tuple[list[TensorBatch], list[TensorBatch]]:
-        """Return the training texts that students are fitted on, and others that they are compared on."""
-        encoded, asked, seed = (
-            self.tokenizer.encode(self.ready.inputs.train.rows),
-            self.config.analysis,
-            self.config.seed,
-        )
-        fitted = choose_texts(lengths_of(encoded), self.served, asked.texts, seed)
-        free = np.setdiff1d(np.arange(len(encoded)), fitted)
-        rest = [encoded[place] for place in free]
-        judged = [int(free[i]) for i in choose_texts(lengths_of(rest), self.served, asked.cost_texts, seed)]
-        found = (pad_texts(encoded, rows, self.tokenizer) for rows in (fitted, judged or fitted))
-        first, second = ([TensorBatch(batch) for batch in batches] for batches in found)
-        return first, second
-
-    @torch.no_grad()
-    def _distance(self, student: Classifier, texts: list[TensorBatch]) -> float:
-        if self.config.hidden_width != "auto":
-            return math.inf  # nothing is compared
-        kind = self.task.kind
-        found = torch.cat([divergence(kind, student(batch)[0], self.model(batch)[0]) for batch in texts])
-        return float(found.mean())
 
 
 def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:

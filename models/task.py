@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from models.errors import InputError
 from models.record import Record
 
 FILE = "task.json"
@@ -60,17 +59,6 @@ class Task(Record):
         ):  # folders are identified by this dump: a task without thresholds keeps its old one
             found.pop("thresholds", None)
         return found
-
-    def label_index(self, label: str) -> int:
-        """Return the position of `label` among the logits.
-
-        Raises:
-            InputError: the task does not know the label.
-        """
-        try:
-            return self.labels.index(label)
-        except ValueError:
-            raise InputError(f"label {label!r} is unknown: this model knows {', '.join(self.labels)}") from None
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scores of the same shape (rows, labels): probabilities, or the number itself for a regression."""

@@ -4,11 +4,14 @@ import csv
 from pathlib import Path
 
 import numpy as np
-from tiny import BAD, GOOD, OTHER
+from tiny import BAD, GOOD, OTHER, make_tiny_checkpoint
 
 from models.data.labels import Label
 from models.data.texts import Texts
+from models.folder import ModelFolder
 from models.task import Kind
+from models.train.finetune import FinetuneConfig, Splits, finetune
+from models.train.loop import TrainingConfig
 
 MEAN = 20.0  # of a regression's numbers, far from where a new head begins
 
@@ -34,6 +37,23 @@ def write_csv(path: Path, texts: Texts) -> Path:
         for row, label in zip(texts.rows, texts.require_labels(), strict=True):
             writer.writerow([*row, "|".join(label) if isinstance(label, tuple) else label])
     return path
+
+
+def make_learned(folder: Path, train: Texts, dev: Texts) -> tuple[Path, ModelFolder]:
+    """Fine-tune a tiny model; return the folder of `train.csv`, `dev.csv` and `store`, and the classifier's own."""
+    make_tiny_checkpoint(folder / "encoder")
+    write_csv(folder / "train.csv", train)
+    write_csv(folder / "dev.csv", dev)
+    config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=8, batch_size=16, learning_rate=2e-3))
+    return folder, finetune(str(folder / "encoder"), Splits(train, dev), config, folder / "store").folder
+
+
+def compress_learned(folder: Path, classifier: ModelFolder) -> tuple[object, ...]:
+    """Return the command that compresses what `make_learned` returned."""
+    return (
+        "compress", classifier.path, "--train", folder / "train.csv", "--validation", folder / "dev.csv", "--size-mb",
+        0.1, "--tolerance", 0.1, "--max-loss", 100, "--epochs", 2, "--store", folder / "store",
+    )  # fmt: skip
 
 
 def _label(kind: Kind, good: int, bad: int) -> Label:

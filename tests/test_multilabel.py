@@ -4,19 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled import make_texts, write_csv
+from labelled import compress_learned, make_learned, make_texts
 from sklearn.metrics import accuracy_score, f1_score
-from tiny import make_tiny_checkpoint
 from verbs import run
 
-from bench.accuracy import compare, score_labels
+from bench.accuracy import compare
 from bench.evaluate import bundle_logits, evaluate
 from bench.guard import judge
+from bench.judging import score_of
 from bench.report import BenchConfig, Inputs, run_bench
 from models.folder import ModelFolder
 from models.task import Task
-from models.train.finetune import FinetuneConfig, Splits, finetune
-from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 
 TRAIN, DEV = make_texts("multi", 192, 1), make_texts("multi", 96, 2)
@@ -25,22 +23,12 @@ TRAIN, DEV = make_texts("multi", 192, 1), make_texts("multi", 96, 2)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
     """A model that learned, and its texts as files."""
-    folder = tmp_path_factory.mktemp("multi")
-    make_tiny_checkpoint(folder / "encoder")
-    write_csv(folder / "train.csv", TRAIN)
-    write_csv(folder / "dev.csv", DEV)
-    config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=8, batch_size=16, learning_rate=2e-3))
-    return folder, finetune(str(folder / "encoder"), Splits(TRAIN, DEV), config, folder / "store").folder
+    return make_learned(tmp_path_factory.mktemp("multi"), TRAIN, DEV)
 
 
 @pytest.fixture
 def compressed(made, capsys, monkeypatch) -> tuple[Bundle, dict]:
-    folder, classifier = made
-    code, told, err = run(
-        capsys, monkeypatch, "compress", classifier.path, "--train", folder / "train.csv", "--validation",
-        folder / "dev.csv", "--size-mb", 0.1, "--tolerance", 0.1, "--max-loss", 100, "--epochs", 2, "--store",
-        folder / "store",
-    )  # fmt: skip
+    code, told, err = run(capsys, monkeypatch, *compress_learned(*made))
     assert code == 0, err
     return Bundle.open(Path(told["folder"])), told
 
@@ -49,10 +37,12 @@ def test_score_of_labels_is_that_of_scikit_learn():
     draw = np.random.default_rng(0)
     truth, found = (draw.integers(0, 2, (50, 4)) for _ in range(2))
     truth[:, 3] = 0  # a label that does not occur
-    told = score_labels(truth, found)
+    told = score_of(Task(kind="multi", labels=tuple("abcd")), truth, found.astype(bool))
     assert told.subset_accuracy == pytest.approx(accuracy_score(truth, found))
     assert told.micro_f1 == pytest.approx(f1_score(truth, found, average="micro"))
     assert told.macro_f1 == pytest.approx(np.mean([f1_score(truth[:, i], found[:, i]) for i in range(3)]))
+    one = score_of(Task(kind="multi", labels=("a",)), truth[:, :1], found[:, :1].astype(bool))
+    assert one.micro_f1 == one.macro_f1 == pytest.approx(f1_score(truth[:, 0], found[:, 0]))
     lost = compare(truth, truth, found)
     assert (lost.metric, lost.loss_points) == ("subset_accuracy", pytest.approx(100 * (1 - told.subset_accuracy)))
 

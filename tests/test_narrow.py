@@ -179,12 +179,16 @@ def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
         with suppress(TargetError):
             students[width] = pruner.at(width)
     assert WIDTH in students
-    texts = pruner._texts()[1]
-    with torch.no_grad():
-        for student in students.values():
+    judged = []
+    pruner._batches = lambda rows, batches=pruner._batches: judged.append(rows) or batches(rows)
+    for student in students.values():
+        distance = pruner.distance(student)
+        assert not set(judged[-1]) & set(pruner._fitted)
+        with torch.no_grad():
+            texts = pruner._batches(judged[-1])
             ours, full = (torch.cat([m(b)[0] for b in texts]).softmax(-1) for m in (student.model, pruner.model))
-            assert student.distance == pytest.approx(float((full * (full / ours).log()).sum(-1).mean()), rel=1e-4)
-    nearest = min(students.values(), key=lambda student: student.distance)
+        assert distance == pytest.approx(float((full * (full / ours).log()).sum(-1).mean()), rel=1e-4)
+    nearest = min(students.values(), key=pruner.distance)
     assert pruner.best().shape.full.width == nearest.shape.full.width
     made = compress_to(size_mb(size), ready, config, tmp_path)
     assert Bundle.open(made.folder.path).architecture.width == nearest.shape.full.width

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from labelled import make_texts, write_csv
+from labelled import compress_learned, make_learned, make_texts
 from starlette.testclient import TestClient
 from tiny import make_tiny_checkpoint
 from verbs import run
@@ -25,8 +25,6 @@ from models.errors import FolderError, InputError
 from models.folder import ModelFolder
 from models.task import Task
 from models.tokens import Tokenizer
-from models.train.finetune import FinetuneConfig, Splits, finetune
-from models.train.loop import TrainingConfig
 from service.app import App
 from service.bundle import Bundle
 from service.desk import Desk
@@ -40,23 +38,14 @@ SAME = 1e-4
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
     """A model that learned, and its texts as files."""
-    folder = tmp_path_factory.mktemp("regression")
-    make_tiny_checkpoint(folder / "encoder")
-    write_csv(folder / "train.csv", TRAIN)
-    write_csv(folder / "dev.csv", DEV)
-    config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=8, batch_size=16, learning_rate=2e-3))
-    return folder, finetune(str(folder / "encoder"), Splits(TRAIN, DEV), config, folder / "store").folder
+    return make_learned(tmp_path_factory.mktemp("regression"), TRAIN, DEV)
 
 
 @pytest.fixture(scope="module")
 def bundle(made) -> Bundle:
     folder, classifier = made
     with pytest.MonkeyPatch.context() as patch:
-        code, told, err = run(
-            _Nothing(), patch, "compress", classifier.path, "--train", folder / "train.csv", "--validation",
-            folder / "dev.csv", "--size-mb", 0.1, "--tolerance", 0.1, "--max-loss", 100, "--epochs", 2, "--store",
-            folder / "store",
-        )  # fmt: skip
+        code, told, err = run(_Nothing(), patch, *compress_learned(folder, classifier))
     del told
     assert code == 0, err
     return Bundle.open(next((folder / "store").glob("bundle-*")))

@@ -89,7 +89,7 @@ def score(task: Task, targets: NDArray[Any], scores: Scores) -> Score:
     if task.kind == "single":
         return _single(task, targets, np.asarray(task.decide(scores)))
     if task.kind == "multi":
-        return _multi(task, targets.astype(bool), np.asarray(task.decide(scores)))
+        return score_labels(task, targets, np.asarray(task.decide(scores)))
     return _regression(targets.astype(np.float64), np.asarray(task.decide(scores), dtype=np.float64))
 
 
@@ -188,7 +188,9 @@ def _single(task: Task, targets: NDArray[np.int64], answers: NDArray[np.int64]) 
     )
 
 
-def _multi(task: Task, targets: NDArray[np.bool_], answers: NDArray[np.bool_]) -> MultiScore:
+def score_labels(task: Task, targets: NDArray[Any], answers: NDArray[np.bool_]) -> MultiScore:
+    """Return how good answers are that say for each label whether it is given; both are (rows, labels)."""
+    targets = targets.astype(bool)
     columns = [
         precision_recall_fscore_support(t, a, labels=[True], zero_division=0)
         for t, a in zip(targets.T, answers.T, strict=True)
