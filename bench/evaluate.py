@@ -1,4 +1,4 @@
-"""evaluate(): how well a bundle, or a classifier folder, answers labelled rows, in the words of its task."""
+"""evaluate(): how well a bundle, or a classifier folder, answers labelled rows; answer(): what it answers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.accuracy import Answers
 from bench.judging import AnyScore, score_of
 from models import task as task_file
 from models.data.texts import Texts
@@ -36,6 +37,11 @@ def evaluate(path: Path, data: Texts) -> AnyScore:
         FolderError: the folder is neither a bundle nor a classifier.
         InputError: a label is not the model's, or there are no labels.
     """
+    return score_of(read_task(path), *answer(path, data))
+
+
+def answer(path: Path, data: Texts) -> tuple[Answers, Answers]:
+    """Return the truth and the answers of the model in the folder `path`; arguments and errors are `evaluate`'s."""
     task = read_task(path)
     truth = data.targets(task)
     if data.pair != task.pair:
@@ -43,7 +49,7 @@ def evaluate(path: Path, data: Texts) -> AnyScore:
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
         )
     logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else _torch_logits(path, data, task)
-    return score_of(task, truth, task.decide(task.scores(logits)))
+    return truth, task.decide(task.scores(logits))
 
 
 def bundle_logits(path: Path, rows: Sequence[Row]) -> NDArray[np.float32]:

@@ -16,7 +16,7 @@ from models.atomic import write_text
 from models.errors import CheckError, InputError
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results" / "training"
-PRIVATE = ("folder", "report", "store")  # keys that name places on this machine
+PRIVATE = ("folder", "folders", "report", "store")  # keys that name places on this machine
 
 
 def record(name: str, command: list[str]) -> dict[str, Any]:

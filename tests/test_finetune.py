@@ -246,6 +246,7 @@ def test_mean_and_deviation_are_those_of_the_single_runs(encoder, tmp_path, name
     assert told["seeds"] == [3, 4, 5]
     single = [finetune(encoder, splits, change(steps=40, seed=seed), tmp_path) for seed in (3, 4, 5)]
     assert all(run.reused for run in single)
+    assert told["folders"] == [str(run.folder.path) for run in single]
     reports = [report_of(run.folder.path) for run in single]
     metrics = {"single": ("accuracy", "macro_f1", "micro_f1", "matthews"),
                "regression": ("spearman", "pearson", "rmse")}[name]  # fmt: skip

@@ -95,7 +95,7 @@ def test_several_seeds_come_with_their_spread(prune):
     code, out, err = prune("--seeds", 2, "--seed", 7)
     assert code == 0, err
     told = the_line(out)
-    assert told.keys() == KEYS | {"seeds", "chosen_seed", "spread"}
+    assert told.keys() == KEYS | {"seeds", "folders", "chosen_seed", "spread"}
     assert told["seeds"] == [7, 8]
     assert told["spread"].keys() == {"accuracy", "macro_f1", "micro_f1", "matthews"}
     step = ModelFolder.open(Path(told["folder"])).manifest.lineage[-1]
@@ -266,7 +266,7 @@ def test_the_page_on_training_names_every_flag_and_key(verb):
     flags = {name for option in options for name in (*option.opts, *option.secondary_opts)}
     missing = sorted(flag for flag in flags if not re.search(rf"{flag}(?![\w-])", page))
     assert not missing
-    keys = KEYS | {"test_rows", "test_sha256", "seeds", "chosen_seed", "spread", "micro_f1", "subset_accuracy",
-                   "spearman", "pearson", "rmse", "held_out_loss", "masked_accuracy", "hidden_tokens", "perplexity",
-                   "held_out_loss_before", "tokens_seen"}  # fmt: skip
+    keys = KEYS | {"test_rows", "test_sha256", "seeds", "folders", "chosen_seed", "spread", "micro_f1",
+                   "subset_accuracy", "spearman", "pearson", "rmse", "held_out_loss", "masked_accuracy",
+                   "hidden_tokens", "perplexity", "held_out_loss_before", "tokens_seen"}  # fmt: skip
     assert not sorted(key for key in keys if f"`{key}`" not in page)

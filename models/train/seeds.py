@@ -17,8 +17,8 @@ def finetune_seeds(
     """Train `seeds` models, from `config`'s seed on; each is a folder of its own, reused when it is there.
 
     Returns:
-        The one that is best on the validation rows by the task's usual metric, and for each metric the mean, the
-        sample standard deviation and the values in the order of the seeds.
+        The one that is best on the validation rows by the task's usual metric; and the seeds, the folders in their
+        order, and for each metric the mean, the sample standard deviation and the values.
     """
     first = config.training.seed
     numbers = range(first, first + seeds)
@@ -35,7 +35,8 @@ def finetune_seeds(
         }
         for name in names
     }
-    return made[best], {"seeds": list(numbers), "chosen_seed": numbers[best], "spread": spread}
+    folders = [str(m.folder.path) for m in made]
+    return made[best], {"seeds": list(numbers), "folders": folders, "chosen_seed": numbers[best], "spread": spread}
 
 
 def _with_seed(config: FinetuneConfig, seed: int) -> FinetuneConfig:

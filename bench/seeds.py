@@ -1,0 +1,80 @@
+"""`python -m bench.seeds DATA --before FOLDER… --after FOLDER…`: two series of models → their paired difference.
+
+The folders are given in the order of their seeds; `prunella finetune --seeds` names them. One seed is one draw, and
+so is each row: the interval draws both anew (a bootstrap of seeds and rows, Owen 2007), so that it is wider than the
+one of a single pair of models where seeds disagree.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from bench.accuracy import RESAMPLES, right
+from bench.evaluate import answer, read_task
+from models.console import show
+from models.data.texts import read_texts
+from models.errors import InputError
+from models.record import Record
+
+
+class SeedsDifference(Record):
+    """Accuracy after minus before, in points (1.0 is a hundredth); of several labels a row all must be right."""
+
+    rows: int
+    seeds: int
+    before: tuple[float, ...]  # accuracy by seed, 0 to 1
+    after: tuple[float, ...]
+    points: tuple[float, ...]  # by seed
+    mean_points: float
+    interval: tuple[float, float]  # 95 %
+    is_real: bool  # zero lies outside the interval
+
+
+def compare_seeds(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int = 0) -> SeedsDifference:
+    """Return the paired difference of whether rows are answered right, both (seeds, rows).
+
+    Raises:
+        InputError: the shapes differ, or there are fewer than two seeds.
+    """
+    if before.shape != after.shape or len(before) < 2:
+        raise InputError(
+            f"found {len(before)} models before and {len(after)} after: wanted as many, in pairs, two or more"
+        )
+    seeds, rows = before.shape
+    moved = after.astype(np.int8) - before.astype(np.int8)  # 1: won, -1: lost
+    by_seed = moved.mean(axis=1) * 100
+    drawn = np.random.default_rng(seed)
+    seed_shares = drawn.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # (resamples, seeds)
+    means = [(share @ moved) @ drawn.multinomial(rows, np.full(rows, 1 / rows)) / rows * 100 for share in seed_shares]
+    low, high = (float(bound) for bound in np.percentile(means, [2.5, 97.5]))
+    return SeedsDifference(
+        rows=rows,
+        seeds=seeds,
+        before=tuple(before.mean(axis=1).tolist()),
+        after=tuple(after.mean(axis=1).tolist()),
+        points=tuple(by_seed.tolist()),
+        mean_points=float(by_seed.mean()),
+        interval=(low, high),
+        is_real=bool(low > 0 or high < 0),
+    )
+
+
+def main(
+    data: Annotated[str, typer.Argument(help="labelled rows")],
+    before: Annotated[list[Path], typer.Option(help="a model, once for each seed")],
+    after: Annotated[list[Path], typer.Option(help="a model, once for each seed, in the same order")],
+) -> None:
+    """Say how much better the second series answers, and whether that is more than chance."""
+    texts = read_texts(data, kind=read_task(before[0]).kind)
+    if texts.kind == "regression":
+        raise InputError("a regression has no right and wrong rows: wanted models that give labels")
+    was, now = (np.stack([right(*answer(path, texts)) for path in series]) for series in (before, after))
+    found = compare_seeds(was, now)
+    show({"verb": "seeds", "data": data, **found.model_dump(mode="json")})
+
+
+if __name__ == "__main__":
+    typer.run(main)
