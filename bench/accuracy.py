@@ -75,6 +75,15 @@ def class_f1(confusion: Indices) -> list[float | None]:
     return [float(2 * h / (w + f)) if w else None for h, w, f in zip(hits, wanted, found, strict=True)]
 
 
+def mean_interval(values: NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
+    """Return the 95 % percentile bootstrap interval of the mean of values (rows,)."""
+    rows, generator = len(values), np.random.default_rng(seed)
+    shares = np.full(rows, 1 / rows)
+    means = [generator.multinomial(rows, shares) @ values / rows for _ in range(RESAMPLES)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def right(truth: Answers, answers: Answers) -> NDArray[np.bool_]:
     """Return for each row whether it is answered right: with several labels a row, whether all of them are."""
     same = np.asarray(truth == answers)

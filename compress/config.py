@@ -20,7 +20,7 @@ class CompressConfig(Record):
     hidden_width: int | Literal["auto"] | None = Field(
         None, description="of the hidden state, a multiple of 32; auto: the best of some, untrained; None: it stays"
     )
-    state_layers: int = Field(2, ge=0, description="layers whose hidden states the student learns from")
+    state_layers: int = Field(2, ge=1, description="layers whose hidden states the student learns from")
     augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 

@@ -146,19 +146,29 @@ class Pruner:
         """
         full = self.model.architecture if width is None else narrowed(self.model.architecture, width)
         shape = self._shape(full)
-        student = self._build(shape.plan.architecture)
-        if student is self.model and width is None:
-            say(f"int8 alone gives {self.target.told(shape.measured)}: nothing is cut")
+        student = self.fitted_to(shape.plan.architecture)
+        if width is None:
+            if student is self.model:
+                say(f"int8 alone gives {self.target.told(shape.measured)}: nothing is cut")
             return Student(student, shape)
-        fitted, channels = self._batches(self._fitted), None
+        fitted = self._batches(self._fitted)
+        chosen = choose_channels(student, fitted, full.width)
+        narrower = narrow(student, chosen)
+        if self.config.refit:
+            refit_narrow(narrower, student, self.model, fitted, chosen)
+        return Student(narrower, shape, chosen.stream)
+
+    def fitted_to(self, shape: Architecture) -> Classifier:
+        """Return a student of these layers, fitted to the full model; the full model itself where nothing is cut."""
+        student = self._build(shape)
         if self.config.refit and student is not self.model:
-            refit(student, self.model, fitted)
-        if width is not None:
-            wide, chosen = student, choose_channels(student, fitted, full.width)
-            student, channels = narrow(wide, chosen), chosen.stream
-            if self.config.refit:
-                refit_narrow(student, wide, self.model, fitted, chosen)
-        return Student(student, shape, channels)
+            refit(student, self.model, self._batches(self._fitted))
+        return student
+
+    def latency_table(self, full: Architecture) -> BudgetTable:
+        """Return what each sublayer takes at the lengths that are served, in seconds."""
+        lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
+        return load_latency(full, lengths, self.store)
 
     @torch.no_grad()
     def distance(self, student: Student) -> float:
@@ -209,11 +219,7 @@ class Pruner:
 
         empty = full.with_layers([(0, 0)] * len(full.layers))
         bare = measure(Plan(empty, Precision.all_int8(empty)))
-        if target.kind == "size_mb":
-            table = size_table(full, bare.bytes)
-        else:
-            lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
-            table = load_latency(full, lengths, self.store)
+        table = size_table(full, bare.bytes) if target.kind == "size_mb" else self.latency_table(full)
         space = Space(full, make_frontier(full, self.analysis.costs, self.analysis.rounding, table), table)
         return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
 
