@@ -1,5 +1,6 @@
 """open_source(): what is compressed; check_inputs(): refuses, before any long work, what cannot work."""
 
+import json
 import shutil
 import sys
 from dataclasses import dataclass
@@ -8,9 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import fisher_exact
 
 from bench.correlation import score_numbers
-from bench.judging import judge
+from bench.judging import METRICS, judge
 from models import task as task_file
 from models import tokens
 from models.checkpoint import (
@@ -24,7 +26,7 @@ from models.checkpoint import (
 )
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
-from models.folder import MANIFEST, ModelFolder
+from models.folder import MANIFEST, REPORT, ModelFolder
 from models.stage import Stage, run_stage
 from models.task import Kind, Task
 from models.tokens import Tokenizer
@@ -32,6 +34,7 @@ from models.train.predict import predict
 from models.train.source import load_source_id
 
 VERSION = 1
+LEARNED = 0.001  # chance that a model is so much better on rows it has not seen
 LONG_SHARE = 0.01  # of the training texts must be as long as the median served one
 
 
@@ -76,6 +79,8 @@ def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
 def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
     """Return what the source is worth on the validation rows, when all fits together: accuracy, or a correlation.
 
+    Warns where the model seems to have been trained on the validation rows.
+
     Raises:
         InputError: texts and model do not fit together, or the model is no better than the most frequent answer; a
             regression, when its correlation with the labels may be chance.
@@ -99,7 +104,25 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
         if not weak_teacher:
             raise InputError(f"{told}; fine-tune it better, or say --weak-teacher to go on")
         sys.stderr.write(f"prunella: WARNING: {told}\n")
-    return judge(asked.kind, truth, answers)
+    worth = judge(asked.kind, truth, answers)
+    _warn_if_learned(source, asked.kind, worth, validation)
+    return worth
+
+
+def _warn_if_learned(source: ModelFolder, kind: Kind, worth: float, validation: Texts) -> None:
+    """Say so where the model answers the validation rows better than rows that it had not seen."""
+    path, metric = source.path / REPORT, METRICS[kind]
+    told = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if kind == "regression" or not {metric, "rows"} <= told.keys():
+        return
+    shares, rows = np.array([worth, told[metric]]), np.array([len(validation), told["rows"]])
+    right = np.rint(shares * rows)
+    if fisher_exact([right, rows - right], alternative="greater").pvalue < LEARNED:
+        sys.stderr.write(
+            f"prunella: WARNING: the full model answers {worth:.1%} of {validation.source} right, and "
+            f"{told[metric]:.1%} of the rows that judged its training: it may have learned these by heart. A student "
+            "cannot, and will seem to lose more than it does: give --validation rows that no model was trained on\n"
+        )
 
 
 def _weakness(kind: Kind, truth: NDArray[Any], answers: NDArray[Any]) -> str | None:

@@ -22,8 +22,10 @@ from compress.family import Judge
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
+from models.data.texts import Texts
 from models.errors import InputError
 from models.folder import ModelFolder
+from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 
@@ -104,6 +106,21 @@ def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(s
     assert find_reference(bundle, store).path == next(store.glob("import-*"))
     with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
         check_inputs(Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64)))
+
+
+def test_rows_that_the_model_was_trained_on_are_called_so(tmp_path, capsys):
+    make_tiny_checkpoint(tmp_path / "encoder")
+    train, dev = make_texts(count=64, seed=1), make_texts(count=200, seed=2)
+    # labels that nothing tells: what is right on the training rows is learned by heart
+    train = Texts(train.rows, [("good", "bad")[i % 2] for i in range(64)], "train.csv")
+    dev = Texts(dev.rows, [("good", "bad")[i % 2] for i in range(200)], "dev.csv")
+    training = TrainingConfig(epochs=80, batch_size=16, learning_rate=3e-3, freeze_embeddings=False)
+    config = FinetuneConfig(max_tokens=32, dropout=0.0, training=training)
+    folder = finetune(str(tmp_path / "encoder"), Splits(train, dev), config, tmp_path / "store").folder
+    assert check_inputs(Inputs(folder, train, train)) > 0.9
+    assert "it may have learned these by heart" in capsys.readouterr().err
+    check_inputs(Inputs(folder, train, dev), weak_teacher=True)
+    assert "by heart" not in capsys.readouterr().err
 
 
 def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_path):
