@@ -2,8 +2,7 @@
 
 A text waits in the bucket of its model and length. A runner that is free takes the fullest bucket, or the one whose
 first text waited longer than the age limit; nothing ever waits for company. A text whose deadline passed, or whose
-client has gone, is dropped before it costs anything. A request is refused when it would wait too long; how long is
-predicted from the model's pace, and corrected by how long others waited who had been told so.
+client has gone, is dropped before it costs anything. A request is refused when it would wait too long.
 """
 
 from collections import deque
@@ -14,8 +13,6 @@ from typing import Any, Protocol
 from models.record import Record
 
 PATIENCE = 20  # times as long, and as many, may wait while models or workers are changed
-MEMORY = 0.95  # of what a batch taught about predictions, is left after the next one
-SLIP = (0.5, 4.0)  # least and most that a prediction is corrected by
 
 
 class Overloaded(Exception):
@@ -65,7 +62,6 @@ class Job:
     ticket: Any = None  # whom the answer goes to
     position: int = 0  # of the text in its request
     in_background: bool = False  # runs only when nothing else waits
-    promised: float = 0.0  # predicted seconds, uncorrected, until it would start; 0: it waits for nothing
 
 
 @dataclass(slots=True)
@@ -88,7 +84,6 @@ class Scheduler:
         self._queued = 0.0  # predicted seconds of all that waits
         self._running: dict[int, float] = {}  # runner → when it will be free
         self._patient_until = 0.0
-        self._promised = self._waited = 0.0  # seconds, of the texts that ran lately
 
     def be_patient(self, until: float) -> None:
         """Until then, let texts wait longer: what holds them up is a change that will be over soon."""
@@ -96,7 +91,8 @@ class Scheduler:
 
     def predicted_wait(self, now: float) -> float:
         """Return the seconds until a text that came now would start."""
-        return self._before(now) * self._slip()
+        left = sum(max(0.0, end - now) for end in self._running.values())
+        return (self._queued + left) / self.rules.runners if len(self._running) >= self.rules.runners else 0.0
 
     def add(self, jobs: list[Job], now: float) -> None:
         """Let the texts of one request wait, all or none.
@@ -105,9 +101,7 @@ class Scheduler:
             Overloaded: they would wait too long.
         """
         self.check(len(jobs), jobs[0].deadline, now)
-        promised = self._before(now)
         for job in jobs:
-            job.promised = promised
             self._buckets.setdefault(self._key(job), deque()).append(job)
             self._queued += job.cost
         self.waiting += len(jobs)
@@ -144,7 +138,6 @@ class Scheduler:
             taken.batch.append(self._background.popleft())
         if taken.batch:
             self._running[runner] = now + sum(job.cost for job in taken.batch)
-            self._learn(taken.batch, now)
         return taken
 
     def idle(self) -> bool:
@@ -180,25 +173,6 @@ class Scheduler:
         self._background.clear()
         self._forget(found)
         return found
-
-    def _before(self, now: float) -> float:
-        """Return the seconds that the model will need for what comes before a text that came now."""
-        left = sum(max(0.0, end - now) for end in self._running.values())
-        return (self._queued + left) / self.rules.runners if len(self._running) >= self.rules.runners else 0.0
-
-    def _slip(self) -> float:
-        """Return what a prediction is multiplied by: reading and writing requests takes its part of the core too."""
-        if not self._promised:
-            return 1.0
-        least, most = SLIP
-        return min(most, max(least, self._waited / self._promised))
-
-    def _learn(self, batch: list[Job], now: float) -> None:
-        """Compare how long these texts waited with what the model's pace had promised."""
-        told = [job for job in batch if job.promised]
-        if told and now >= self._patient_until:  # a change holds up everything, and says nothing about the pace
-            self._promised = MEMORY * self._promised + sum(job.promised for job in told)
-            self._waited = MEMORY * self._waited + sum(now - job.arrived for job in told)
 
     def _key(self, job: Job) -> tuple[int, int]:
         return job.model.serial, (job.tokens - 1) // self.rules.bucket

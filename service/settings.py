@@ -43,7 +43,7 @@ class Settings(Record):
     max_batch: int = Field(32, ge=1, description="texts in one request; more get 413")
     max_queue: int = Field(4096, ge=1, description="texts that wait; more get 429")
     free_queue: int = Field(32, ge=0, description="texts that may wait whatever the predicted wait is")
-    max_wait_ms: float = Field(100, gt=0, description="predicted wait beyond which a request gets 429")
+    max_wait_ms: float = Field(50, gt=0, description="predicted wait beyond which a request gets 429")
     request_timeout_ms: float = Field(10_000, gt=0, description="deadline of a request that names none")
 
     header_timeout_s: float = Field(10, gt=0, description="a client that has not sent its headers by then is cut off")

@@ -98,32 +98,6 @@ def test_the_predicted_wait_is_what_is_left_and_what_waits():
     assert busy(3).predicted_wait(9.0) == pytest.approx(0.3)  # one that takes longer than it should is no credit
 
 
-def run_slowly(scheduler, texts, factor):
-    """Run texts of 0.1 s that really take `factor` times as long, three in the line behind each; the last runs."""
-    now = 0.0
-    for _ in range(texts):
-        scheduler.done(0)
-        scheduler.take(0, now)
-        while scheduler.waiting < 3:
-            scheduler.add([job(5, arrived=now, model=ALONE)], now)
-        now += factor * 0.1
-    return now - factor * 0.1
-
-
-@pytest.mark.parametrize(("factor", "told"), [(1.0, 1.0), (2.0, 2.0), (50.0, 4.0), (0.1, 0.5)])
-def test_a_prediction_learns_from_how_long_texts_really_waited(factor, told):
-    scheduler = line(max_wait=99)
-    now = run_slowly(scheduler, 200, factor)
-    assert scheduler.predicted_wait(now) == pytest.approx(0.4 * told, rel=0.01)
-
-
-def test_what_a_change_holds_up_teaches_nothing():
-    scheduler = busy(2)
-    scheduler.be_patient(until=60.0)
-    scheduler.take(0, 50.0)
-    assert scheduler.predicted_wait(50.0) == pytest.approx(0.2)  # two that run, nothing slipped
-
-
 def test_two_runners_halve_the_wait():
     scheduler = line(job(5), runners=2)
     scheduler.take(0, 0.0)
