@@ -32,7 +32,7 @@ from compress.target import Target
 from export.precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
 from models.atomic import write_text
-from models.checkpoint import save_checkpoint
+from models.checkpoint import read_architecture, save_checkpoint
 from models.console import STORE, Store, say, show
 from models.data.texts import Texts, read_texts
 from models.errors import InputError, TargetError
@@ -79,7 +79,7 @@ class Row(Record):
 
     name: str
     healed: bool
-    shape: str
+    shape: str  # heads/neurons of each layer
     accuracy: float  # 0 to 1, computed in fp32
     points: float  # of accuracy that the whole has more
     points_interval: tuple[float, float]  # 95 %
@@ -197,8 +197,8 @@ def ablate(asked: Ablation) -> Iterator[Row]:
                 continue
             found = asked.logits(student)
             whole = found if whole is None else whole
-            told = Row(name=name, healed=healed, shape=open_classifier(student)[0].architecture.summary(),
-                       **_held_against(task, truth, full, whole, found))  # fmt: skip
+            shape = " ".join(f"{layer.heads}/{layer.ffn}" for layer in read_architecture(student.path).layers)
+            told = Row(name=name, healed=healed, shape=shape, **_held_against(task, truth, full, whole, found))
             say(f"{'healed, ' if healed else ''}{name}: {told.accuracy:.2%}, divergence {told.divergence:.4f}")
             yield told
 

@@ -13,6 +13,7 @@ import typer
 from labelled import make_texts, write_csv
 from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint
+from verbs import run_plain
 from watching import steps_saved
 
 import prunella
@@ -45,15 +46,7 @@ def prune(capsys, monkeypatch, given, tmp_path):
     """Run `prunella finetune` in this process; return exit code, stdout and stderr."""
 
     def run(*arguments: object, **changed: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["prunella", *command(given, tmp_path / "store", *arguments, **changed)])
-        capsys.readouterr()
-        code = 0
-        try:
-            prunella.main()
-        except SystemExit as end:
-            code = end.code or 0
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        return run_plain(capsys, monkeypatch, *command(given, tmp_path / "store", *arguments, **changed))
 
     return run
 
