@@ -37,12 +37,12 @@ def evaluate(path: Path, data: Texts) -> AnyScore:
         FolderError: the folder is neither a bundle nor a classifier.
         InputError: a label is not the model's, or there are no labels.
     """
-    return score_of(read_task(path), *answer(path, data))
-
-
-def answer(path: Path, data: Texts) -> tuple[Answers, Answers]:
-    """Return the truth and the answers of the model in the folder `path`; arguments and errors are `evaluate`'s."""
     task = read_task(path)
+    return score_of(task, *answer(path, task, data))
+
+
+def answer(path: Path, task: Task, data: Texts) -> tuple[Answers, Answers]:
+    """Return the truth and the model's answers; `task` is what `read_task(path)` gives, the rest as in `evaluate`."""
     truth = data.targets(task)
     if data.pair != task.pair:
         raise FolderError(

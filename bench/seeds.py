@@ -71,7 +71,9 @@ def main(
     texts = read_texts(data, kind=read_task(before[0]).kind)
     if texts.kind == "regression":
         raise InputError("a regression has no right and wrong rows: wanted models that give labels")
-    was, now = (np.stack([right(*answer(path, texts)) for path in series]) for series in (before, after))
+    was, now = (
+        np.stack([right(*answer(path, read_task(path), texts)) for path in paths]) for paths in (before, after)
+    )
     found = compare_seeds(was, now)
     show({"verb": "seeds", "data": data, **found.model_dump(mode="json")})
 

@@ -184,7 +184,11 @@ def _alike(variant: Variant, full: Architecture) -> Iterator[Plan]:
 
 
 def ablate(asked: Ablation) -> Iterator[Row]:
-    """Yield a row for each student; the whole comes first, before healing and after."""
+    """Yield a row for each student; the whole comes first, before healing and after.
+
+    Raises:
+        TargetError: pruning with every part does not reach the budget.
+    """
     task = Task.read(asked.inputs.source.path / FILE)
     truth, full = asked.test.targets(task), asked.logits(asked.inputs.source)
     for healed, variants in ((False, UNHEALED), (True, HEALED)):
@@ -193,6 +197,8 @@ def ablate(asked: Ablation) -> Iterator[Row]:
             try:
                 student = asked.student(variant, healed)
             except TargetError as error:
+                if whole is None:  # nothing is there to hold the others against
+                    raise
                 say(f"{name}: {error}")
                 continue
             found = asked.logits(student)

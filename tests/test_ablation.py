@@ -1,6 +1,7 @@
 """What each part of pruning is worth: students of one budget, and what they are held against."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ from labelled import make_learned, make_texts, write_csv
 
 from bench.accuracy import mean_interval
 from compress import prune
-from compress.ablation import HEALED, UNHEALED, WHOLE, Ablation, Variant, main
+from compress.ablation import HEALED, UNHEALED, WHOLE, Ablation, Variant, ablate, main
 from compress.analysis import AnalysisConfig
 from compress.budget import size_table
 from compress.distill import DistillConfig
 from compress.source import Inputs
 from models.checkpoint import read_architecture
+from models.errors import TargetError
 from models.train.loop import TrainingConfig
 
 
@@ -53,6 +55,11 @@ def test_each_variant_is_of_its_kind(asked):
     assert shape_of(whole) == shape_of(refitted_not)
     assert not np.allclose(asked.logits(whole), asked.logits(refitted_not), atol=1e-4)
     assert np.array_equal(asked.logits(whole), asked.logits(asked.student(Variant(), healed=False)))
+
+
+def test_no_student_is_held_against_another_than_the_whole(asked):
+    with pytest.raises(TargetError, match="no shape takes"):
+        next(ablate(replace(asked, speedup=1e6)))
 
 
 def test_the_interval_of_a_mean_holds_it_and_shrinks_with_the_rows():
