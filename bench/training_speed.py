@@ -25,8 +25,9 @@ from models.data.builtin import MINILM
 from models.data.texts import Texts, read_texts
 from models.task import Task
 from models.tokens import Tokenizer
-from models.train.loop import TrainingConfig, uses_bf16
+from models.train.loop import TrainingConfig
 from models.train.losses import LossConfig, loss_for
+from models.train.precision import uses_bf16
 from models.train.source import resolve_encoder
 from models.train.step import Place, Stepper
 from models.train.text_objective import TextObjective

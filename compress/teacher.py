@@ -24,7 +24,8 @@ from models.distributed import join
 from models.stage import scratch_folder
 from models.tokens import Encoded, Tokenizer
 from models.train.batches import length_batches
-from models.train.config import TrainingConfig, uses_bf16
+from models.train.config import TrainingConfig
+from models.train.precision import uses_bf16
 
 LOGITS, STATES, INFO = "logits.bin", "states.bin", "teacher.json"
 KEEP_EVERY = 32  # batches between two notes of how far it is: a killed run goes on from there

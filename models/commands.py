@@ -10,7 +10,7 @@ from models.task import Kind
 
 Batch = Annotated[int, typer.Option(help="rows of one step, on each process")]
 Accumulate = Annotated[int, typer.Option(help="pieces in which a step is computed, to save memory")]
-Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16; auto: bf16 where the processor has it")]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16; auto: bf16 where this processor is faster with it")]
 WeightDecay = Annotated[float, typer.Option(help="of matrices; biases and norms have none")]
 Warmup = Annotated[float, typer.Option(help="part of the steps over which the learning rate rises")]
 SnapshotMinutes = Annotated[float, typer.Option(help="minutes between snapshots, from which a killed run goes on")]

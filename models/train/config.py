@@ -7,7 +7,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.processor import has_bf16
 from models.record import Record
 
 
@@ -25,7 +24,7 @@ class TrainingConfig(Record):
     layer_decay: float = Field(1.0, gt=0, le=1, description="factor on the learning rate from a layer to that below")
     freeze_embeddings: bool = Field(True, description="leave the embedding tables as they are (faster)")
     sparse_embeddings: bool = Field(False, description="update only the rows of a step's tokens; not for tied tables")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the processor has it")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where it is faster")
     evaluate_every: int | None = Field(None, ge=1, description="steps between evaluations; default: an epoch")
     metric: str | None = Field(None, description="watched on the held-out rows; the best step's weights are kept")
     patience: int | None = Field(None, ge=1, description="evaluations without a better metric before it stops")
@@ -50,12 +49,3 @@ class Objective(Protocol):
 
     def tokens(self, batch: Any) -> int:
         """Return the number of real tokens."""
-
-
-def uses_bf16(config: TrainingConfig) -> bool:
-    """Whether matrices are multiplied in bf16; torch emulates it, slowly, on processors that do not have it."""
-    if config.precision != "auto":
-        return config.precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return has_bf16()

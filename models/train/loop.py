@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from models.distributed import by_main, rank, world_size
 from models.errors import InputError
-from models.train.config import Objective, TrainingConfig, uses_bf16
+from models.train.config import Objective, TrainingConfig
 from models.train.history import Evaluation, History, Log, draw_training
 from models.train.resume import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
 from models.train.step import Place, Stepper, Taken
 
-__all__ = ["Objective", "Run", "TrainingConfig", "fit", "uses_bf16"]
+__all__ = ["Objective", "Run", "TrainingConfig", "fit"]
 LOG_STEPS = 20  # between two lines of the log
 
 
@@ -123,7 +123,7 @@ class _Training:
             )  # fmt: skip
         bar.set_postfix_str(
             f"loss {taken.loss:.3f}, {counters.texts / counters.seconds:,.0f} texts/s, "
-            f"{counters.tokens / counters.seconds:,.0f} tokens/s",
+            f"{counters.tokens / counters.seconds:,.0f} tokens/s, {'bf16' if self.stepper.in_bf16 else 'fp32'}",
             refresh=False,
         )
         bar.update()

@@ -16,8 +16,9 @@ from torch import nn
 
 from models.distributed import join, rank, world_size
 from models.errors import CheckError
-from models.train.config import Objective, TrainingConfig, uses_bf16
+from models.train.config import Objective, TrainingConfig
 from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_then_linear
+from models.train.precision import uses_bf16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Stepper:
         join()
         self._objective, self._config = objective, config
         # autocast is torch's own: accelerate keeps one precision a process, and leaves it on the model afterwards
-        self._accelerator, self._bf16 = Accelerator(), uses_bf16(config)
+        self._accelerator, self.in_bf16 = Accelerator(), uses_bf16(config)
         self.device = self._accelerator.device
         embeddings = model.get_submodule("encoder.embeddings")
         embeddings.requires_grad_(not config.freeze_embeddings)
@@ -80,7 +81,7 @@ class Stepper:
             torch.manual_seed(_seed_of(config.seed, place.step, number))  # of dropout
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
                     loss = self._objective.loss(self._wrapped, batch) * (factor / weight)
                 self._accelerator.backward(loss * world_size())  # processes' gradients are averaged: undo that
             local += float(loss.detach())
