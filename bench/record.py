@@ -1,6 +1,7 @@
-"""`python -m bench.record NAME COMMAND…`: run a command and keep its last line, with what it takes to believe it.
+"""`python -m bench.record KIND/NAME COMMAND…`: run a command and keep its last line, and what it takes to believe it.
 
-The file is docs/results/training/NAME.json; `python -m bench.tables` makes the page's table from it.
+The file is docs/results/KIND/NAME.json; `python -m bench.tables` makes the tables of `training`, `compression` and
+`ablation` from such files.
 """
 
 import json
@@ -15,8 +16,8 @@ from bench.timing import machine_card
 from models.atomic import write_text
 from models.errors import CheckError, InputError
 
-FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results" / "training"
-PRIVATE = ("folder", "folders", "report", "store")  # keys that name places on this machine
+RESULTS = Path(__file__).resolve().parent.parent / "docs" / "results"
+PRIVATE = {"folder", "folders", "report", "store"}  # keys that name places on this machine
 
 
 def record(name: str, command: list[str]) -> dict[str, Any]:
@@ -26,8 +27,9 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
         InputError: no command was given.
         CheckError: it failed, or its last line is no JSON.
     """
-    if not command:
-        raise InputError("usage: python -m bench.record NAME COMMAND…")
+    path = RESULTS / f"{name}.json"
+    if not command or path.parent.parent != RESULTS:
+        raise InputError("usage: python -m bench.record KIND/NAME COMMAND…")
     begun = time.perf_counter()
     # the checkout at hand, and not whichever is installed
     own = [sys.executable, "-m", "prunella", *command[1:]] if command[0] == "prunella" else command
@@ -42,12 +44,24 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
         "command": " ".join(_short(part) for part in command),
         "date": datetime.now(UTC).date().isoformat(),
         "wall_seconds": round(time.perf_counter() - begun, 1),
-        "result": {key: value for key, value in told.items() if key not in PRIVATE},
+        "result": _public(told),
         "machine": machine_card(),
     }
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    write_text(FOLDER / f"{name}.json", json.dumps(kept, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(kept, indent=1) + "\n")
     return kept
+
+
+def kept_runs(folder: Path) -> dict[str, Any]:
+    """Return what is kept in a folder of docs/results, by name."""
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+
+
+def _public(told: Any) -> Any:
+    """Return a result without the keys that are private, at any depth."""
+    if isinstance(told, dict):
+        return {key: _public(value) for key, value in told.items() if key not in PRIVATE}
+    return [_public(one) for one in told] if isinstance(told, list) else told
 
 
 def _short(part: str) -> str:

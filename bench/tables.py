@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench.compression_table import ablation_table, compression_table
 from bench.markdown import engines_table, machine_sentence
 from bench.records import Report
 from bench.training_table import speed_table, training_table
@@ -14,7 +15,12 @@ from models.errors import FolderError
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "docs" / "results"
-TRAINING = {"training": training_table, "training-speed": speed_table}
+FOLDERS = {  # a table's name → the folder of its runs, and what makes it of them
+    "training": ("training", training_table),
+    "training-speed": ("training", speed_table),
+    "compression": ("compression", compression_table),
+    "ablation": ("ablation", ablation_table),
+}
 MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
 
@@ -29,8 +35,9 @@ def with_tables(text: str) -> str:
 
 
 def _told(name: str) -> str:
-    if name in TRAINING:
-        return TRAINING[name](RESULTS / "training") + "\n"
+    if name in FOLDERS:
+        folder, make = FOLDERS[name]
+        return make(RESULTS / folder) + "\n"
     path = RESULTS / f"{name}.json"
     if not path.is_file():
         raise FolderError(f"{path} is not there: copy the report.json of a run to it")

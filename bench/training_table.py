@@ -1,8 +1,9 @@
 """training_table() and speed_table(): the runs kept in docs/results/training → their scores and their speed."""
 
-import json
 from pathlib import Path
 from typing import Any
+
+from bench.record import kept_runs
 
 METRICS = ("accuracy", "macro_f1")
 
@@ -13,7 +14,7 @@ def training_table(folder: Path) -> str:
     A line gives the scores on the test rows, or on the validation rows where there is no test set, as mean ± sample
     standard deviation over the seeds, and the seconds that one seed trained.
     """
-    runs = _runs(folder)
+    runs = kept_runs(folder)
     lines = [
         "| run | judged on | rows | accuracy | macro F1 | seeds | training, s a seed | tokens/s |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
@@ -30,7 +31,7 @@ def speed_table(folder: Path) -> str:
         "| FLOP utilisation, ours | Trainer |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    told = [run for run in _runs(folder).values() if "flop_utilisation" in run["result"].get("ours", {})]
+    told = [run for run in kept_runs(folder).values() if "flop_utilisation" in run["result"].get("ours", {})]
     for run in told:
         found = run["result"]
         ours, theirs = found["ours"], found["trainer"]
@@ -46,10 +47,6 @@ def speed_table(folder: Path) -> str:
 
 def _range(spread: dict[str, float], form: str) -> str:
     return f"{spread['median']:{form}} [{spread['least']:{form}}, {spread['most']:{form}}]"
-
-
-def _runs(folder: Path) -> dict[str, Any]:
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
 def _line(name: str, result: dict[str, Any]) -> str:

@@ -2,10 +2,10 @@
 
 One budget of time, read from the latency table and not timed anew, so that every student may spend the same. Each
 part is left out in turn, or replaced by something simpler, before healing and after it, and the student is held
-against the whole on the same test rows.
+against the whole on the same test rows. `python -m bench.record ablation/NAME python -m compress.ablation …` keeps
+what it tells.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import typer
 from numpy.typing import NDArray
 
 from bench.accuracy import compare, mean_interval
+from bench.compression_table import students_table
 from bench.judging import judge
 from compress.analysis import Analysis, AnalysisConfig, Order
 from compress.budget import BudgetTable, widths
@@ -31,7 +32,6 @@ from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
 from export.precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
-from models.atomic import write_text
 from models.checkpoint import read_architecture, save_checkpoint
 from models.console import STORE, Store, say, show
 from models.data.texts import Texts, read_texts
@@ -223,25 +223,6 @@ def _held_against(
     }  # fmt: skip
 
 
-def table_of(rows: list[Row]) -> str:
-    """Return the rows as a Markdown table."""
-    lines = [
-        "| | heads/ffn | accuracy | points lost | divergence | more by |",
-        "| --- | --- | ---: | ---: | ---: | ---: |",
-    ]
-    for row in rows:
-        (low, high), (less, more) = row.points_interval, row.more_divergence_interval
-        first = row.name == WHOLE
-        lines.append(
-            f"| {'healed: ' if row.healed else ''}{row.name} | {row.shape} | {row.accuracy:.2%} | "
-            + ("" if first else f"{row.points:+.1f} [{low:+.1f}, {high:+.1f}]")
-            + f" | {row.divergence:.3f} | "
-            + ("" if first else f"{row.more_divergence:+.3f} [{less:+.3f}, {more:+.3f}]")
-            + " |"
-        )
-    return "\n".join(lines)
-
-
 def main(
     model: Path,
     train: Annotated[str, typer.Option(help="texts to prune and to heal on")],
@@ -251,7 +232,6 @@ def main(
     epochs: Annotated[int, typer.Option(help="of healing")] = 10,
     texts: Annotated[int, typer.Option(help="whose activations correct what stays")] = 1024,
     cost_texts: Annotated[int, typer.Option(help="on which the cost of each width is measured")] = 128,
-    out: Annotated[Path | None, typer.Option(help="write the rows into this JSON file")] = None,
     store: Store = STORE,
 ) -> None:
     """Say what each part of pruning is worth for this model. A killed run goes on where it was."""
@@ -264,12 +244,10 @@ def main(
     training = DistillConfig().training.model_copy(update={"epochs": epochs})
     analysis = AnalysisConfig(texts=texts, cost_texts=cost_texts)
     asked = Ablation(inputs, read_texts(test, kind=kind), speedup, analysis, DistillConfig(training=training), store)
-    rows = list(ablate(asked))
-    say("\n" + table_of(rows))
+    rows = [row.model_dump(mode="json") for row in ablate(asked)]
+    say("\n" + students_table(rows))
     told = {"verb": "ablation", "model": source.id, "speedup": speedup, "epochs": epochs, "rows": len(asked.test),
-            "students": [row.model_dump(mode="json") for row in rows]}  # fmt: skip
-    if out is not None:
-        write_text(out, json.dumps(told, indent=1) + "\n")
+            "students": rows}  # fmt: skip
     show(told)
 
 

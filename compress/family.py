@@ -151,6 +151,7 @@ def pick(points: Sequence[Point], max_loss: float) -> Point:
 def summary(point: Point, max_loss: float) -> dict[str, Any]:
     """Return the keys that the verb prints for a point, and that the bundle's report.json holds."""
     return {
+        "asked": point.target.told(),
         point.metric: point.score, f"reference_{point.metric}": point.reference_score, "loss_is": point.metric,
         "loss_points": _rounded(point.difference.loss_points),
         "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
@@ -189,7 +190,7 @@ def family_table(points: Sequence[Point], picked: Point | None, max_loss: float)
         lines.append(
             f"| {mark}{p.target.told()}{mark} | {p.measured.speedup:.2f}x | {p.measured.ours_ms:.2f} "
             f"| {p.measured.bytes / 1e6:.1f} | {told(p.metric, p.score, 2)} | {lost:+.2f} [{low:+.2f}, {high:+.2f}] "
-            f"| {p.sureness(max_loss)} | {p.architecture.rsplit(' ffn ', 1)[-1].removeprefix('heads/')} |"
+            f"| {p.sureness(max_loss)} | {p.architecture.rsplit('heads/ffn ', 1)[-1]} |"
         )
     return "\n".join(lines) + "\n"
 

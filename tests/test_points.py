@@ -21,7 +21,7 @@ def point(folder, asked: float, loss: float, spread: float = 0.5) -> Point:
         target=Target(kind="speedup", value=asked),
         folder=str(path),
         id=f"{asked:g}",
-        architecture="2 layers, ffn 1/8 2/8",
+        architecture="2 layers, width 64, heads/ffn 2/288 1/96",
         measured=Measured(ours_ms=8 / asked, reference_ms=8.0, speedup=asked, bytes=1_000_000),
         score=0.9 - loss / 100,
         reference_score=0.9,
@@ -78,7 +78,7 @@ def test_a_family_is_written_as_table_figure_and_each_bundles_report(tmp_path):
     assert told["picked"] == "4"
     assert [Point.model_validate(p) for p in told["points"]] == points
     table = (tmp_path / "report" / "family.md").read_text()
-    assert "| **4x** | 4.00x | 2.00 | 1.0 | 89.10% | +0.90 [+0.40, +1.40] | likely |" in table
+    assert "| **4x** | 4.00x | 2.00 | 1.0 | 89.10% | +0.90 [+0.40, +1.40] | likely | 2/288 1/96 |" in table
     root = ElementTree.parse(tmp_path / "report" / "pareto.svg").getroot()
     assert root.tag.endswith("svg")
     for one in points:

@@ -1,0 +1,63 @@
+"""compression_table() and ablation_table(): the runs kept in docs/results → Markdown."""
+
+from pathlib import Path
+from typing import Any
+
+from bench.record import kept_runs
+
+
+def compression_table(folder: Path) -> str:
+    """Return a Markdown table: a line for each point of each `prunella compress` in `folder`; and the commands."""
+    lines = [
+        "| run | asked | speed-up | ms, fp32 before | MB | accuracy | loss, points [95 %] | rows | heads/ffn |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    runs = kept_runs(folder)
+    for name, run in runs.items():
+        lines += [_point(name, point) for point in run["result"].get("family", [run["result"]])]
+    return "\n".join([*lines, "", *[f"- `{name}`: {_commanded(run)}" for name, run in runs.items()]])
+
+
+def _point(name: str, point: dict[str, Any]) -> str:
+    low, high = point["loss_interval"]
+    cells = [
+        name, point["asked"], f"{point['speedup']['ort_fp32']:.2f}x",
+        f"{point['p50_ms']['ours']:.2f}, {point['p50_ms']['ort_fp32']:.2f}", f"{point['bytes'] / 1e6:.1f}",
+        f"{100 * point[point['loss_is']]:.2f}", f"{point['loss_points']:+.2f} [{low:+.2f}, {high:+.2f}]",
+        point["rows"], point["architecture"].rsplit("heads/ffn ", 1)[-1],
+    ]  # fmt: skip
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def _commanded(run: dict[str, Any]) -> str:
+    told, machine = f"`{run['command']}`", run.get("machine", {})
+    return f"{told} ({run['wall_seconds'] / 60:.0f} minutes, {machine.get('processor', 'a processor not kept')})"
+
+
+def ablation_table(folder: Path) -> str:
+    """Return the runs of `compress.ablation` in `folder` as Markdown tables, each with its command."""
+    return "\n\n".join(
+        f"{students_table(run['result']['students'])}\n\n- `{name}`: `{run['command']}`"
+        for name, run in kept_runs(folder).items()
+    )
+
+
+def students_table(students: list[dict[str, Any]]) -> str:
+    """Return the students of an ablation as a Markdown table; of the whole ones nothing is a difference."""
+    lines = [
+        "| | heads/ffn | accuracy | points lost | divergence | more by |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    wholes = {student["healed"]: student["name"] for student in reversed(students)}  # the first of its kind
+    for found in students:
+        (low, high), (less, more) = found["points_interval"], found["more_divergence_interval"]
+        is_whole = found["name"] == wholes[found["healed"]]
+        lines.append(
+            f"| {'healed: ' if found['healed'] else ''}{found['name']} | {found['shape']} "
+            f"| {found['accuracy']:.2%} | "
+            + ("" if is_whole else f"{found['points']:+.1f} [{low:+.1f}, {high:+.1f}]")
+            + f" | {found['divergence']:.3f} | "
+            + ("" if is_whole else f"{found['more_divergence']:+.3f} [{less:+.3f}, {more:+.3f}]")
+            + " |"
+        )
+    return "\n".join(lines)

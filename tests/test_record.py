@@ -1,0 +1,73 @@
+"""bench.record keeps what a command told, and the tables are made of it."""
+
+import json
+import sys
+
+import pytest
+
+from bench import record as module
+from bench.compression_table import compression_table, students_table
+from bench.record import kept_runs, record
+from models.errors import CheckError, InputError
+
+POINT = {
+    "asked": "8x", "accuracy": 0.8945, "loss_is": "accuracy", "loss_points": 0.46, "loss_interval": [-0.57, 1.49],
+    "speedup": {"ort_fp32": 7.91}, "p50_ms": {"ours": 0.5, "ort_fp32": 3.95}, "bytes": 9_870_000, "rows": 872,
+    "architecture": "6 layers, width 384, heads/ffn 2/288 1/96", "folder": "/home/somebody/store/bundle-1",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def results(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def telling(told):
+    return [sys.executable, "-c", f"print('for people'); print({json.dumps(told)!r})"]
+
+
+def test_what_is_kept_names_no_place_on_this_machine(results):
+    told = {"verb": "compress", "folder": "/tmp/x", "family": [POINT, POINT | {"asked": "12x"}], "report": "/tmp/y"}
+    kept = record("compression/a", telling(told))
+    assert kept_runs(results / "compression") == {"a": kept}
+    assert kept["result"]["family"][0] == {key: value for key, value in POINT.items() if key != "folder"}
+    assert set(kept["result"]) == {"verb", "family"}
+    assert kept["command"].startswith("python -c")
+    assert kept["machine"]["processor"]
+
+
+def test_a_table_has_a_line_for_each_point_and_the_command(results):
+    record("compression/many", telling({"family": [POINT, POINT | {"asked": "12x"}]}))
+    record("compression/one", telling(POINT))
+    lines = compression_table(results / "compression").splitlines()
+    assert [line.split(" | ")[:2] for line in lines if line.startswith(("| many", "| one"))] == [
+        ["| many", "8x"], ["| many", "12x"], ["| one", "8x"],
+    ]  # fmt: skip
+    wanted = "| many | 8x | 7.91x | 0.50, 3.95 | 9.9 | 89.45 | +0.46 [-0.57, +1.49] | 872 | 2/288 1/96 |"
+    assert wanted in lines
+    assert sum(line.startswith("- `") for line in lines) == 2
+
+
+def test_only_a_whole_student_has_no_differences():
+    found = {
+        "healed": False, "name": "all of it", "shape": "1/96", "accuracy": 0.9, "points": 0.0, "divergence": 0.1,
+        "points_interval": [0.0, 0.0], "more_divergence": 0.0, "more_divergence_interval": [0.0, 0.0],
+    }  # fmt: skip
+    other = found | {"name": "no refit", "points": 2.0, "points_interval": [1.0, 3.0]}
+    _, _, whole, refitted_not = students_table([found, other]).splitlines()
+    assert whole == "| all of it | 1/96 | 90.00% |  | 0.100 |  |"
+    assert refitted_not == "| no refit | 1/96 | 90.00% | +2.0 [+1.0, +3.0] | 0.100 | +0.000 [+0.000, +0.000] |"
+
+
+@pytest.mark.parametrize("name", ["", "alone", "too/many/parts"])
+def test_a_name_without_a_kind_is_refused(name):
+    with pytest.raises(InputError, match="usage"):
+        record(name, telling({}))
+
+
+def test_a_command_that_fails_or_tells_nothing_leaves_no_file(results):
+    for command in ([sys.executable, "-c", "raise SystemExit(1)"], [sys.executable, "-c", "print('no JSON')"]):
+        with pytest.raises(CheckError, match=r"exit code 1|is no JSON"):
+            record("compression/a", command)
+    assert not list(results.rglob("*.json"))
