@@ -15,7 +15,7 @@ def compression_table(folder: Path) -> str:
     runs = kept_runs(folder)
     for name, run in runs.items():
         lines += [_point(name, point) for point in run["result"].get("family", [run["result"]])]
-    return "\n".join([*lines, "", *[f"- `{name}`: {_commanded(run)}" for name, run in runs.items()]])
+    return "\n".join([*lines, "", *[f"- `{name}`: `{run['command']}`" for name, run in runs.items()]])
 
 
 def _point(name: str, point: dict[str, Any]) -> str:
@@ -27,11 +27,6 @@ def _point(name: str, point: dict[str, Any]) -> str:
         point["rows"], point["architecture"].rsplit("heads/ffn ", 1)[-1],
     ]  # fmt: skip
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
-
-
-def _commanded(run: dict[str, Any]) -> str:
-    told, machine = f"`{run['command']}`", run.get("machine", {})
-    return f"{told} ({run['wall_seconds'] / 60:.0f} minutes, {machine.get('processor', 'a processor not kept')})"
 
 
 def ablation_table(folder: Path) -> str:
