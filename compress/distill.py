@@ -53,9 +53,9 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     """Train `student` in place.
 
     A layer of the student learns from the states after the same layer of the teacher, a narrower one from those of
-    the channels that it has. The error of the states is a share of the teacher's own square, so that its weight means
-    the same for every model. Numbers of a regression are standardized by the spread of the teacher's, for the same
-    reason.
+    the channels that it has. The error of a text's states is a share of the teacher's own square, so that its weight
+    means the same for every model. Numbers of a regression are standardized by the spread of the teacher's, for the
+    same reason.
 
     With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
     when it answered them most like the teacher.
@@ -78,9 +78,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         if config.hidden_weight:
             known = teacher.states(texts.tolist(), batch.ids.shape[1])
             known = known if lessons.channels is None else known[..., lessons.channels]
-            loss = loss + len(rows) * config.hidden_weight * _distance(
-                [states[layer] for layer in teacher.layers], known.to(found.device), batch.mask
-            )
+            far = distances([states[layer] for layer in teacher.layers], known.to(found.device), batch.mask)
+            loss = loss + config.hidden_weight * far.sum()
         return loss
 
     def judge(model: nn.Module) -> dict[str, float]:
@@ -107,11 +106,19 @@ def _hold_out(count: int, training: TrainingConfig) -> tuple[Tensor, Tensor]:
     return order[held:].sort().values, order[:held].sort().values
 
 
-def _distance(states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
-    """Return the squared distance of states (batch, tokens, width) a layer, as a share of the wanted ones' square."""
+def distances(states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:
+    """Return how far each text's states are, (texts,): the squared error as a share of the wanted ones' square.
+
+    A share a text, and not one a batch, so that a text weighs the same whoever is in its batch or process.
+
+    Args:
+        states: of some layers, (texts, tokens, width) each.
+        wanted: of the same layers, (layers, texts, tokens, width).
+        mask: 1 for a real token, (texts, tokens).
+    """
     real = mask[:, :, None].float()
     shares = [
-        ((one.float() - other).pow(2) * real).sum() / (other.pow(2) * real).sum().clamp(min=1e-9)
+        ((one.float() - other).pow(2) * real).sum((1, 2)) / (other.pow(2) * real).sum((1, 2)).clamp(min=1e-9)
         for one, other in zip(states, wanted, strict=True)
     ]
-    return torch.stack(shares).mean()
+    return torch.stack(shares).mean(0)

@@ -26,7 +26,7 @@ from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 
-VERSION = 3
+VERSION = 4
 CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 

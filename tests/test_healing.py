@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from compressing import SMALL, compress_tiny, tiny_config
 from labelled import make_texts
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from watching import steps_saved
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
 from compress.config import CompressConfig
+from compress.distill import distances
 from compress.family import Judge
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
@@ -145,3 +147,14 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     assert task.kind == "multi"
     assert point.score == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
     assert point.difference.rows == 48
+
+
+def test_a_texts_states_are_as_far_alone_as_in_a_batch():
+    draw = torch.Generator().manual_seed(0)
+    wanted, found = (torch.randn(2, 3, 5, 4, generator=draw) for _ in range(2))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 1, 1, 0, 0]])
+    together = distances(list(found), wanted, mask)
+    for text, count in enumerate(mask.sum(1).tolist()):
+        error = (found[:, text, :count] - wanted[:, text, :count]).pow(2).sum((1, 2))
+        share = (error / wanted[:, text, :count].pow(2).sum((1, 2))).mean()
+        torch.testing.assert_close(together[text], share)
