@@ -18,6 +18,7 @@ from models.tokens import Encoded, Row, Tokenizer
 from service.bundle import Bundle
 from service.engine import Engine, run_session
 from service.runtime import RuntimeSettings, open_session
+from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +99,27 @@ def tokenized(tokenizer: Tokenizer) -> Callable[[Sequence[Row], int | None], lis
 def _ours(spec: EngineSpec) -> OpenEngine:
     bundle = Bundle.open(spec.folder)
     engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads))
-    return OpenEngine(
-        tokenized(engine.tokenizer), engine.infer, bundle.served_bytes(engine.variant_name), mates_matter=False
-    )
+
+    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
+        runs = served_runs([len(one.ids) for one in encoded])
+        found = np.concatenate([engine.infer([encoded[i] for i in run]) for run in runs])
+        return found[np.argsort(np.concatenate(runs))]
+
+    size = bundle.served_bytes(engine.variant_name)
+    return OpenEngine(tokenized(engine.tokenizer), answer, size, mates_matter=False)
+
+
+def served_runs(lengths: Sequence[int]) -> list[list[int]]:
+    """Return the numbers of the texts that share a run of the model when the service gets them in one request.
+
+    Texts of like length (in tokens) share one, so many as the settings' defaults say: see service/scheduler.py.
+    """
+    rules = Settings()
+    buckets: dict[int, list[int]] = {}
+    for number, length in enumerate(lengths):
+        buckets.setdefault((length - 1) // rules.bucket_tokens, []).append(number)
+    most = rules.max_batch_items
+    return [bucket[i : i + most] for bucket in buckets.values() for i in range(0, len(bucket), most)]
 
 
 def _stock(spec: EngineSpec) -> OpenEngine:

@@ -4,9 +4,11 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from tiny import tiny_texts
 import prunella
 from bench.accuracy import compare, score
 from bench.cores import choose_cores, pinning
-from bench.engines import EngineSpec, fixed_length
+from bench.engines import EngineSpec, fixed_length, served_runs
 from bench.evaluate import evaluate
 from bench.html import to_html
 from bench.markdown import to_markdown
@@ -40,6 +42,8 @@ from models.task import Task
 from models.tokens import Encoded
 from service.bundle import Bundle
 from service.engine import Engine
+from service.scheduler import Job, Rules, Scheduler
+from service.settings import Settings
 
 
 @pytest.fixture
@@ -89,6 +93,21 @@ def test_speedup_of_twice_the_time_is_two():
     assert low <= 2 <= high
     low, high = median_interval(seconds)
     assert low < np.median(seconds) < high
+
+
+def test_texts_of_a_request_run_as_the_scheduler_lets_them():
+    lengths = np.random.default_rng(0).integers(1, 40, 60).tolist()
+    runs = served_runs(lengths)
+    assert sorted(number for run in runs for number in run) == list(range(60))
+    rules, job = Settings(), partial(Job, SimpleNamespace(serial=0, alone=False), None)
+    line = Scheduler(Rules(
+        items=rules.max_batch_items, tokens=rules.max_batch_tokens, bucket=rules.bucket_tokens, age_limit=9,
+        max_queue=99, free_queue=99, max_wait=9,
+    ))  # fmt: skip
+    line.add([job(n, 1.0, 0.0, 9.0, lambda: False, position=i) for i, n in enumerate(lengths)], 0.0)
+    taken = [[one.position for one in line.take(0, 0.0).batch] for _ in runs]
+    assert line.waiting == 0
+    assert sorted(taken) == sorted(runs)
 
 
 def test_fixed_length_is_exact():
