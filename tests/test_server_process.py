@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import bentoml
 import pytest
 from bundles import copy_with_other_golden_logits
 from container_steps import check
+from watching import wait_until
 
 pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,13 +61,6 @@ def answers(url):
             return answer.status == 200
     except OSError:
         return False
-
-
-def wait_until(is_true, seconds):
-    deadline = time.monotonic() + seconds
-    while not is_true():
-        assert time.monotonic() < deadline, f"nothing within {seconds} s"
-        time.sleep(0.05)
 
 
 def descendants(pid):

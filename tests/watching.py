@@ -1,5 +1,6 @@
-"""Looking at a training from outside while it runs."""
+"""Looking at what runs from outside, and waiting for it."""
 
+import time
 from pathlib import Path
 
 from models.errors import FolderError
@@ -13,3 +14,10 @@ def steps_saved(scratch: Path) -> int:
     except FolderError:
         return 0
     return snapshot.counters.step if snapshot else 0
+
+
+def wait_until(is_true, seconds):
+    deadline = time.monotonic() + seconds
+    while not is_true():
+        assert time.monotonic() < deadline, f"nothing within {seconds} s"
+        time.sleep(0.05)
