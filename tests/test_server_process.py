@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import bentoml
+import psutil
 import pytest
 from bundles import copy_with_other_golden_logits
 from container_steps import check
@@ -65,8 +66,7 @@ def answers(url):
 
 def descendants(pid):
     """Return the processes that `pid` started, and theirs: BentoML puts its workers into groups of their own."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [found for child in children for found in (int(child), *descendants(int(child)))]
+    return [child.pid for child in psutil.Process(pid).children(recursive=True)]
 
 
 def run(command, environment):
