@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from bench.record import kept_runs
+from bench.record import command_line, kept_runs
+from models.architecture import shape_in
 
 
 def compression_table(folder: Path) -> str:
@@ -15,7 +16,7 @@ def compression_table(folder: Path) -> str:
     runs = kept_runs(folder)
     for name, run in runs.items():
         lines += [_point(name, point) for point in run["result"].get("family", [run["result"]])]
-    return "\n".join([*lines, "", *[f"- `{name}`: `{run['command']}`" for name, run in runs.items()]])
+    return "\n".join([*lines, "", *[command_line(name, run) for name, run in runs.items()]])
 
 
 def _point(name: str, point: dict[str, Any]) -> str:
@@ -24,7 +25,7 @@ def _point(name: str, point: dict[str, Any]) -> str:
         name, point["asked"], f"{point['speedup']['ort_fp32']:.2f}x",
         f"{point['p50_ms']['ours']:.2f}, {point['p50_ms']['ort_fp32']:.2f}", f"{point['bytes'] / 1e6:.1f}",
         f"{100 * point[point['loss_is']]:.2f}", f"{point['loss_points']:+.2f} [{low:+.2f}, {high:+.2f}]",
-        point["rows"], point["architecture"].rsplit("heads/ffn ", 1)[-1],
+        point["rows"], shape_in(point["architecture"]),
     ]  # fmt: skip
     return "| " + " | ".join(str(cell) for cell in cells) + " |"
 
@@ -32,7 +33,7 @@ def _point(name: str, point: dict[str, Any]) -> str:
 def ablation_table(folder: Path) -> str:
     """Return the runs of `compress.ablation` in `folder` as Markdown tables, each with its command."""
     return "\n\n".join(
-        f"{students_table(run['result']['students'])}\n\n- `{name}`: `{run['command']}`"
+        f"{students_table(run['result']['students'])}\n\n{command_line(name, run)}"
         for name, run in kept_runs(folder).items()
     )
 

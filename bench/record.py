@@ -24,7 +24,7 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
     """Run `command`, whose last line on stdout is JSON, and return what is kept.
 
     Raises:
-        InputError: no command was given.
+        InputError: no command was given, or the name is not KIND/NAME.
         CheckError: it failed, or its last line is no JSON.
     """
     path = RESULTS / f"{name}.json"
@@ -44,7 +44,7 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
         "command": " ".join(_short(part) for part in command),
         "date": datetime.now(UTC).date().isoformat(),
         "wall_seconds": round(time.perf_counter() - begun, 1),
-        "result": _public(told),
+        "result": public(told),
         "machine": machine_card(),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +57,22 @@ def kept_runs(folder: Path) -> dict[str, Any]:
     return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
 
 
-def _public(told: Any) -> Any:
-    """Return a result without the keys that are private, at any depth."""
-    if isinstance(told, dict):
-        return {key: _public(value) for key, value in told.items() if key not in PRIVATE}
-    return [_public(one) for one in told] if isinstance(told, list) else told
+def command_line(name: str, run: dict[str, Any]) -> str:
+    """Return the line of a page that says how a run was made."""
+    return f"- `{name}`: `{run['command']}`"
+
+
+def public(told: Any) -> Any:
+    """Return a result, or a report, without places on this machine: at any depth, in keys and in sentences."""
+    match told:
+        case dict():
+            return {key: public(value) for key, value in told.items() if key not in PRIVATE}
+        case list():
+            return [public(one) for one in told]
+        case str():
+            return " ".join(_short(word) for word in told.split(" "))
+        case _:
+            return told
 
 
 def _short(part: str) -> str:

@@ -1,16 +1,20 @@
 """`python -m bench.tables`: write the tables of README.md and docs/ again from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails when a page differs.
+Files that name places on the machine that wrote them lose these first.
 """
 
+import json
 import re
 import sys
 from pathlib import Path
 
 from bench.compression_table import ablation_table, compression_table
 from bench.markdown import engines_table, machine_sentence
+from bench.record import public
 from bench.records import Report
 from bench.training_table import speed_table, training_table
+from models.atomic import write_text
 from models.errors import FolderError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +51,12 @@ def _told(name: str) -> str:
 
 
 def main() -> None:
-    """Rewrite every page whose tables are old."""
+    """Rewrite every kept file that names a place on this machine, and every page whose tables are old."""
+    for path in RESULTS.rglob("*.json"):
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if (kept := public(told)) != told:
+            write_text(path, json.dumps(kept, indent=2) + "\n")  # as reports are written
+            sys.stderr.write(f"shortened {path.relative_to(ROOT)}\n")
     for page in pages():
         text = page.read_text(encoding="utf-8")
         if (renewed := with_tables(text)) != text:

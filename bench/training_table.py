@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.record import kept_runs
+from bench.record import command_line, kept_runs
 
 METRICS = ("accuracy", "macro_f1")
 
@@ -21,7 +21,7 @@ def training_table(folder: Path) -> str:
     ]
     told = {name: run for name, run in runs.items() if run["result"].get("verb") == "finetune"}
     lines += [_line(name, run["result"]) for name, run in told.items()]
-    return "\n".join([*lines, "", *[f"- `{name}`: `{run['command']}`" for name, run in told.items()]])
+    return "\n".join([*lines, "", *[command_line(name, run) for name, run in told.items()]])
 
 
 def speed_table(folder: Path) -> str:

@@ -203,7 +203,7 @@ def ablate(asked: Ablation) -> Iterator[Row]:
                 continue
             found = asked.logits(student)
             whole = found if whole is None else whole
-            shape = " ".join(f"{layer.heads}/{layer.ffn}" for layer in read_architecture(student.path).layers)
+            shape = read_architecture(student.path).shape()
             told = Row(name=name, healed=healed, shape=shape, **_held_against(task, truth, full, whole, found))
             say(f"{'healed, ' if healed else ''}{name}: {told.accuracy:.2%}, divergence {told.divergence:.4f}")
             yield told

@@ -16,6 +16,7 @@ from compress.clock import Measured
 from compress.prune import Prepared, open_clock
 from compress.target import Target
 from models import task as task_file
+from models.architecture import shape_in
 from models.atomic import write_text
 from models.checkpoint import load_checkpoint, read_architecture
 from models.console import say
@@ -190,7 +191,7 @@ def family_table(points: Sequence[Point], picked: Point | None, max_loss: float)
         lines.append(
             f"| {mark}{p.target.told()}{mark} | {p.measured.speedup:.2f}x | {p.measured.ours_ms:.2f} "
             f"| {p.measured.bytes / 1e6:.1f} | {told(p.metric, p.score, 2)} | {lost:+.2f} [{low:+.2f}, {high:+.2f}] "
-            f"| {p.sureness(max_loss)} | {p.architecture.rsplit('heads/ffn ', 1)[-1]} |"
+            f"| {p.sureness(max_loss)} | {shape_in(p.architecture)} |"
         )
     return "\n".join(lines) + "\n"
 

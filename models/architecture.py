@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from models.record import Record
 
 FILE = "architecture.json"
+SHAPE = ", heads/ffn "  # before the shape in a summary
 FamilyName = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert"]
 
 
@@ -90,7 +91,15 @@ class Architecture(Record):
         first = self.layers[0]
         return len(set(self.layers)) == 1 and first.heads * self.head_size == self.width and first.ffn > 0
 
+    def shape(self) -> str:
+        """Return heads/neurons of each layer."""
+        return " ".join(f"{layer.heads}/{layer.ffn}" for layer in self.layers)
+
     def summary(self) -> str:
-        """Return the shape in one line, for people: heads/neurons of each layer."""
-        layers = " ".join(f"{layer.heads}/{layer.ffn}" for layer in self.layers)
-        return f"{len(self.layers)} layers, width {self.width}, heads/ffn {layers}"
+        """Return the shape in one line, for people."""
+        return f"{len(self.layers)} layers, width {self.width}{SHAPE}{self.shape()}"
+
+
+def shape_in(summary: str) -> str:
+    """Return heads/neurons of each layer, as `summary()` told them."""
+    return summary.rpartition(SHAPE)[2]

@@ -28,11 +28,15 @@ def telling(told):
 
 
 def test_what_is_kept_names_no_place_on_this_machine(results):
-    told = {"verb": "compress", "folder": "/tmp/x", "family": [POINT, POINT | {"asked": "12x"}], "report": "/tmp/y"}
+    told = {
+        "verb": "compress", "folder": "/tmp/x", "family": [POINT, POINT | {"asked": "12x"}], "report": "/tmp/y",
+        "unreached": {"4x": "/home/somebody/store/bundle-2 has 3.8x, 4x was asked for"},
+    }  # fmt: skip
     kept = record("compression/a", telling(told))
     assert kept_runs(results / "compression") == {"a": kept}
     assert kept["result"]["family"][0] == {key: value for key, value in POINT.items() if key != "folder"}
-    assert set(kept["result"]) == {"verb", "family"}
+    assert set(kept["result"]) == {"verb", "family", "unreached"}
+    assert kept["result"]["unreached"] == {"4x": "store/bundle-2 has 3.8x, 4x was asked for"}
     assert kept["command"].startswith("python -c")
     assert kept["machine"]["processor"]
 
