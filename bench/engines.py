@@ -4,6 +4,7 @@ What is timed starts at token ids and ends at logits, padding included; `tfidf` 
 No engine loads another's libraries: they would count as its memory and its start (a test keeps torch out of ours).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from models.tokens import Encoded, Row, Tokenizer
 from service.bundle import Bundle
 from service.engine import Engine, run_session
 from service.runtime import RuntimeSettings, open_session
+from service.scheduler import Job, Rules, Scheduler, Served
 from service.settings import Settings
 
 
@@ -99,27 +101,28 @@ def tokenized(tokenizer: Tokenizer) -> Callable[[Sequence[Row], int | None], lis
 def _ours(spec: EngineSpec) -> OpenEngine:
     bundle = Bundle.open(spec.folder)
     engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads))
+    rules, size = Settings().rules(), bundle.served_bytes(engine.variant_name)
 
     def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
-        runs = served_runs([len(one.ids) for one in encoded])
-        found = np.concatenate([engine.infer([encoded[i] for i in run]) for run in runs])
-        return found[np.argsort(np.concatenate(runs))]
+        runs = served_runs(engine, encoded, rules)
+        found = np.concatenate([engine.infer([job.work for job in run]) for run in runs])
+        return found[np.argsort([job.position for run in runs for job in run])]
 
-    size = bundle.served_bytes(engine.variant_name)
     return OpenEngine(tokenized(engine.tokenizer), answer, size, mates_matter=False)
 
 
-def served_runs(lengths: Sequence[int]) -> list[list[int]]:
-    """Return the numbers of the texts that share a run of the model when the service gets them in one request.
+def served_runs(engine: Served, encoded: Sequence[Encoded], rules: Rules) -> list[list[Job]]:
+    """Return the runs of the model in which the service answers a request of these texts, by its own scheduler."""
+    line = Scheduler(rules)
+    line.add([_waiting(engine, one, place) for place, one in enumerate(encoded)], 0.0)
+    runs = []
+    while line.waiting:
+        runs.append(line.take(0, 0.0).batch)
+    return runs
 
-    Texts of like length (in tokens) share one, so many as the settings' defaults say: see service/scheduler.py.
-    """
-    rules = Settings()
-    buckets: dict[int, list[int]] = {}
-    for number, length in enumerate(lengths):
-        buckets.setdefault((length - 1) // rules.bucket_tokens, []).append(number)
-    most = rules.max_batch_items
-    return [bucket[i : i + most] for bucket in buckets.values() for i in range(0, len(bucket), most)]
+
+def _waiting(engine: Served, work: Encoded, place: int) -> Job:
+    return Job(engine, work, len(work.ids), 0.0, 0.0, math.inf, lambda: False, position=place)
 
 
 def _stock(spec: EngineSpec) -> OpenEngine:

@@ -12,7 +12,7 @@ from service.dialects import Answer, BadRequest, Request, ranked
 from service.engine import Cut, Engine
 from service.rotation import Rotation
 from service.runners import Outcome, Runners
-from service.scheduler import Job, Overloaded, Rules
+from service.scheduler import Job, Overloaded
 from service.settings import Settings
 from service.shadow import Shadow
 from service.telemetry import Telemetry
@@ -67,17 +67,7 @@ class Desk:
         self.settings, self.telemetry = settings, Telemetry()
         self.rotation = Rotation(engine, settings.runtime(worker), self.telemetry.serves)
         self.telemetry.serves(engine)
-        rules = Rules(
-            items=settings.max_batch_items,
-            tokens=settings.max_batch_tokens,
-            bucket=settings.bucket_tokens,
-            age_limit=settings.age_limit_ms / 1e3,
-            max_queue=settings.max_queue,
-            free_queue=settings.free_queue,
-            max_wait=settings.max_wait_ms / 1e3,
-            runners=settings.runners_each(),
-        )
-        self.runners = Runners(rules, self._from_runner)
+        self.runners = Runners(settings.rules(), self._from_runner)
         self.shadow = Shadow(self.rotation, self.runners, self.telemetry)
         self.draining = False
         self._inline_seconds = settings.inline_ms / 1e3

@@ -10,6 +10,7 @@ from models.errors import InputError
 from models.record import Record, explain
 from service.cores import usable_cores
 from service.runtime import DEVICES, RuntimeSettings
+from service.scheduler import Rules
 
 PREFIX = "PRUNELLA_"
 ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
@@ -97,6 +98,19 @@ class Settings(Record):
     def runners_each(self) -> int:
         """Return how many batches run at once in one process."""
         return self.runners or max(1, usable_cores() // self.threads // self.workers)
+
+    def rules(self) -> Rules:
+        """Return what the scheduler of one process goes by."""
+        return Rules(
+            items=self.max_batch_items,
+            tokens=self.max_batch_tokens,
+            bucket=self.bucket_tokens,
+            age_limit=self.age_limit_ms / 1e3,
+            max_queue=self.max_queue,
+            free_queue=self.free_queue,
+            max_wait=self.max_wait_ms / 1e3,
+            runners=self.runners_each(),
+        )
 
     def origins(self) -> frozenset[str]:
         """Return the origins that may ask from a browser."""

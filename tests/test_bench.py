@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +27,7 @@ from bench.openings import OpeningError, combine, measure_openings
 from bench.operators import operator_times
 from bench.plots import figures
 from bench.quality import quality
+from bench.record import public
 from bench.records import Report
 from bench.report import BenchConfig, Inputs, find_reference, run_bench
 from bench.specs import engine_specs
@@ -42,7 +42,6 @@ from models.task import Task
 from models.tokens import Encoded
 from service.bundle import Bundle
 from service.engine import Engine
-from service.scheduler import Job, Rules, Scheduler
 from service.settings import Settings
 
 
@@ -96,18 +95,23 @@ def test_speedup_of_twice_the_time_is_two():
 
 
 def test_texts_of_a_request_run_as_the_scheduler_lets_them():
+    rules = Settings().rules()
     lengths = np.random.default_rng(0).integers(1, 40, 60).tolist()
-    runs = served_runs(lengths)
-    assert sorted(number for run in runs for number in run) == list(range(60))
-    rules, job = Settings(), partial(Job, SimpleNamespace(serial=0, alone=False), None)
-    line = Scheduler(Rules(
-        items=rules.max_batch_items, tokens=rules.max_batch_tokens, bucket=rules.bucket_tokens, age_limit=9,
-        max_queue=99, free_queue=99, max_wait=9,
-    ))  # fmt: skip
-    line.add([job(n, 1.0, 0.0, 9.0, lambda: False, position=i) for i, n in enumerate(lengths)], 0.0)
-    taken = [[one.position for one in line.take(0, 0.0).batch] for _ in runs]
-    assert line.waiting == 0
-    assert sorted(taken) == sorted(runs)
+    encoded = [Encoded([1] * n, [0] * n) for n in lengths]
+    runs = served_runs(SimpleNamespace(serial=0, alone=False), encoded, rules)
+    taken = [[job.position for job in run] for run in runs]
+    buckets = [[i for i, n in enumerate(lengths) if (n - 1) // rules.bucket == key] for key in range(40)]
+    wanted = [bucket[i : i + rules.items] for bucket in buckets for i in range(0, len(bucket), rules.items)]
+    assert sorted(taken) == sorted(wanted)
+    assert all(job.work is encoded[job.position] for run in runs for job in run)
+
+
+def test_a_run_has_no_more_tokens_than_the_service_allows():
+    rules = Settings().rules()
+    long = [Encoded([1] * 512, [0] * 512) for _ in range(5)]
+    runs = served_runs(SimpleNamespace(serial=0, alone=False), long, rules)
+    assert [len(run) for run in runs] == [rules.tokens // 512, rules.tokens // 512, 1]
+    assert [len(run) for run in served_runs(SimpleNamespace(serial=0, alone=True), long, rules)] == [1] * 5
 
 
 def test_fixed_length_is_exact():
@@ -222,6 +226,12 @@ def test_pages_hold_the_stored_results():
     for page in pages():
         text = page.read_text()
         assert with_tables(text) == text, f"{page} is old: run python -m bench.tables"
+
+
+def test_no_kept_file_names_a_place_on_a_machine():
+    for path in RESULTS.rglob("*.json"):
+        told = json.loads(path.read_text())
+        assert public(told) == told, f"{path} names a place: run python -m bench.tables"
 
 
 def test_page_needs_nothing_else_and_tells_the_numbers(report):
