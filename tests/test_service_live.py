@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import InferenceClient
-from test_server_process import PRUNELLA, answers, descendants, running, wait_until
+from test_server_process import PRUNELLA, answers, descendants, running
+from watching import wait_until
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -26,8 +26,8 @@ def uses_bf16(config: TrainingConfig) -> bool:
 def bf16_pays() -> bool:
     """Whether this processor multiplies bf16 matrices faster than fp32 ones, timed once a process (some 30 ms).
 
-    Processors without bf16 emulate it, slowly. Of those that have it some are twice as fast as in fp32 (AMD since
-    Zen 4, Intel with AMX), and Intel ones whose AMX is hidden, as virtual machines do, half as fast.
+    Processors without bf16 emulate it, slowly. Of those that have it some are faster with it, and Intel ones whose
+    AMX is hidden, as virtual machines do, half as fast: docs/results/training.md.
     """
     if not has_bf16():
         return False
