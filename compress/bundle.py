@@ -31,7 +31,8 @@ from models.tokens import Tokenizer
 from service import bundle as bundle_file
 from service.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
-VERSION = 3
+VERSION = 4
+AGREEMENT = "agreement.json"  # what was found of each form of the model
 # limits of |Δlogit|; those of a regression grow with its numbers
 FP32_LIMIT = 1e-4  # torch against ONNX fp32: rounding only
 FP16_LIMIT = 0.05  # about ten times what fp16 shows
@@ -94,6 +95,12 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
     return run_stage(Stage("bundle", VERSION, settings), [source], store, make)
 
 
+def fallen_back(folder: Path) -> tuple[str, ...]:
+    """Return the sublayers of a bundle, such as "5.ffn", that went back to fp32: int8 would have lost too much."""
+    told = json.loads((folder / AGREEMENT).read_text(encoding="utf-8"))
+    return tuple(told.get("fallen_back", ()))
+
+
 def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) -> None:
     asked = Task.read(source / task.FILE)
     tokenizer = Tokenizer.open(source, asked.max_tokens)
@@ -145,6 +152,7 @@ class _Forms:
         agreement = check_agreement(taken.fallen.agreement, "ONNX int8", INT8_LIMIT * spread)
         self._told["fp32_int8"] = agreement.model_dump()
         self._told["precision"] = precision.model_dump()
+        self._told["fallen_back"] = [f"{sublayer.layer}.{sublayer.part}" for sublayer in taken.fallen.kept]
         if choice.scales is not None:
             rows = self._subject.calibration[:SATURATION_ROWS]
             found = saturation(self._subject.model, rows, self._subject.tokenizer, choice.scales, precision)
@@ -176,7 +184,7 @@ class _Forms:
         report = self._report(choice, info)
         if choice is not None:
             self._told["tried"] = [one.model_dump(exclude={"ms", "rejected"}) for one in choice.tried]
-        _write_json(self._target / "agreement.json", self._told)
+        _write_json(self._target / AGREEMENT, self._told)
         _write_json(self._target / REPORT, report)
 
     def _report(self, choice: Choice | None, info: BundleInfo) -> dict[str, Any]:

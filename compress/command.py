@@ -1,5 +1,6 @@
 """The verb `prunella compress`."""
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -57,7 +58,7 @@ def compress(
     family, targets out of reach are named, and the others made.
     """
     need("torch", "train")
-    from compress.family import Judge, Point, pick, reach, summary, write_family
+    from compress.family import Judge, Point, judged, pick, reach, summary, write_family
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source
@@ -91,8 +92,10 @@ def compress(
     judge = cache(lambda: Judge(ready))  # opened where it is used: in the main process
 
     def make(target: "Target") -> tuple[Made, Point]:
-        made = compress_to(target, ready, config, store)
-        return made, by_main(lambda: judge().point(made.folder, target, tolerance))
+        return judged(
+            lambda held: compress_to(target, replace(ready, held=held), config, store),
+            lambda made: by_main(lambda: judge().point(made.folder, target, tolerance)),
+        )
 
     made, unreached = reach(targets, make)
     points = [point for _, point in made]

@@ -57,6 +57,8 @@ def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store
     }  # fmt: skip
     if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
+    if ready.held:
+        settings |= {"held": sorted(ready.held)}
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
         lambda folder: prune(target, ready, config, store, folder),

@@ -58,6 +58,7 @@ class Prepared:
     analysis: ModelFolder
     teacher: Taught | None
     reference: Path  # the source's graph in fp32, as optimum exports it
+    held: frozenset[str] = frozenset()  # sublayers, such as "5.ffn", that are left in fp32
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +221,8 @@ class Pruner:
         empty = full.with_layers([(0, 0)] * len(full.layers))
         bare = measure(Plan(empty, Precision.all_int8(empty)))
         table = size_table(full, bare.bytes) if target.kind == "size_mb" else self.latency_table(full)
-        space = Space(full, make_frontier(full, self.analysis.costs, self.analysis.rounding, table), table)
+        rounding = self.analysis.rounding | dict.fromkeys(self.ready.held, math.inf)
+        space = Space(full, make_frontier(full, self.analysis.costs, rounding, table), table)
         return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
 
 

@@ -72,6 +72,7 @@ def make_frontier(
 ) -> Frontier:
     """Return the frontier of what can be made of `shape`: every width in int8 and in fp32, or in one of `kinds`.
 
+    A sublayer whose rounding costs infinitely much is offered in fp32 only.
     Rounding that costs next to nothing beside what sublayers are worth counts as nothing: of what costs the same,
     the fastest is taken, and no time is spent on fp32 for an error nobody will see.
     """
@@ -81,7 +82,7 @@ def make_frontier(
         rounded = rounding.get(name, 0.0)
         harm: dict[Kind, float] = {"int8": rounded if rounded > negligible else 0.0, "fp32": 0.0}
         sublayers.append([
-            Option(width, kind, cost + harm[kind] * (width > 0), table.amounts(name, layers, kind)[width])
+            Option(width, kind, cost + (harm[kind] if width else 0.0), table.amounts(name, layers, kind)[width])
             for kind in kinds for width, cost in sorted(costs.get(name, GONE).items()) if width or kind == kinds[0]
         ])  # fmt: skip
     room = 1 + len(sublayers) / BUCKETS  # so that the full shape fits though each amount is rounded up

@@ -8,6 +8,7 @@ PrunellaError                 something a person can act on; the command line pr
     ├── DisagreementError     two forms of one model answer differently
     ├── NoEffectError         work that changed nothing
     └── TargetError           the asked speed or loss was not reached
+        └── FallBackError     because sublayers stayed in fp32 that were to be int8
 """
 
 
@@ -45,3 +46,11 @@ class NoEffectError(CheckError):
 
 class TargetError(CheckError):
     """The asked speed or loss was not reached."""
+
+
+class FallBackError(TargetError):
+    """The asked speed was not reached because `sublayers`, such as "5.ffn", stayed in fp32 that were to be int8."""
+
+    def __init__(self, message: str, sublayers: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.sublayers = sublayers

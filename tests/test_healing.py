@@ -1,7 +1,9 @@
 """Healing as `compress_to` runs it: killed, it goes on; and the bundle it ends in."""
 
+import dataclasses
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
@@ -18,14 +20,16 @@ from watching import steps_saved
 
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
+from compress.bundle import AGREEMENT, fallen_back
 from compress.config import CompressConfig
 from compress.distill import distances
 from compress.family import Judge
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
+from export.precision import PARTS
 from models.data.texts import Texts
-from models.errors import InputError
+from models.errors import FallBackError, InputError, TargetError
 from models.folder import ModelFolder
 from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
@@ -55,6 +59,13 @@ def straight(source, tmp_path_factory) -> ModelFolder:
 @pytest.fixture(scope="module")
 def varied(source, straight) -> ModelFolder:
     return compress_tiny(source, straight.path.parent, VARIED)
+
+
+def labelled_inputs(source: Path, store: Path) -> Inputs:
+    texts = tiny_texts(64)
+    names = {"negative": "LABEL_0", "positive": "LABEL_1"}  # as the source calls them
+    texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
+    return Inputs(open_source(source, store, 32), texts, texts)
 
 
 def steps_in(store: Path) -> int:
@@ -147,6 +158,44 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     assert task.kind == "multi"
     assert point.score == np.mean([(a == t).all() for a, t in zip(answers, truth, strict=True)])
     assert point.difference.rows == 48
+
+
+def test_a_miss_in_size_is_refused_one_in_time_told_and_a_fall_back_named(source, tmp_path, capsys, monkeypatch):
+    config = CONFIG.model_copy(update={"heal": None})
+    ready = prepare(labelled_inputs(source, tmp_path), config, tmp_path)
+    made, judge = compress_to(SMALL, ready, config, tmp_path), Judge(ready)
+    with pytest.raises(TargetError, match=r"has 0\.1.* MB, 0\.2 MB within 10% was asked for: allow") as caught:
+        judge.point(made.folder, Target(kind="size_mb", value=0.2), 0.1)
+    assert not isinstance(caught.value, FallBackError)
+    capsys.readouterr()
+    point = judge.point(made.folder, Target(kind="latency_ms", value=1e-5), 0.1)
+    assert point.measured.ours_ms > 1e-4
+    assert (
+        "1e-05 ms within 10% was asked for: WARNING: this shape had it when it was chosen" in capsys.readouterr().err
+    )
+    assert fallen_back(made.folder.path) == ()
+    monkeypatch.setattr("compress.family.fallen_back", lambda _: ("1.ffn",))
+    with pytest.raises(FallBackError, match=r"1\.ffn went back to fp32 after the search") as caught:
+        judge.point(made.folder, Target(kind="latency_ms", value=1e-5), 0.1)
+    assert pickle.loads(pickle.dumps(caught.value)).sublayers == ("1.ffn",)  # as other processes are told
+
+
+def test_what_is_held_in_fp32_is_not_offered_in_int8(source, tmp_path):
+    config = CONFIG.model_copy(update={"heal": None})
+    ready = prepare(labelled_inputs(source, tmp_path), config, tmp_path)
+    held = frozenset({"0.attention", "1.ffn"})
+    for asked in (ready, dataclasses.replace(ready, held=held)):
+        made = compress_to(SMALL, asked, config, tmp_path)
+        told = json.loads((made.folder.path / AGREEMENT).read_text())["precision"]["layers"]
+        sizes = Bundle.open(made.folder.path).architecture.layers
+        int8 = {f"{i}.{part}" for i, kinds in enumerate(told) for part, kind in kinds.items() if kind == "int8"}
+        there = {
+            f"{i}.{part}"
+            for i, one in enumerate(sizes)
+            for part, n in zip(PARTS, (one.heads, one.ffn), strict=True)
+            if n
+        }
+        assert bool(there & held & int8) == (asked is ready)
 
 
 def test_a_texts_states_are_as_far_alone_as_in_a_batch():

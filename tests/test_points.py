@@ -7,9 +7,9 @@ import pytest
 
 from bench.accuracy import Difference
 from compress.clock import Measured
-from compress.family import Point, pick, reach, write_family
+from compress.family import Point, judged, pick, reach, write_family
 from compress.target import Target
-from models.errors import CheckError, DisagreementError, TargetError
+from models.errors import CheckError, DisagreementError, FallBackError, TargetError
 from models.folder import REPORT
 
 
@@ -59,6 +59,29 @@ def test_one_target_out_of_reach_does_not_take_the_others_with_it(capsys):
         reach(targets[1::2], make)
     with pytest.raises(TargetError, match=r"^8x: too fast$"):  # alone, it is the answer
         reach(targets[1:2], make)
+
+
+def test_what_fell_back_is_cut_again_in_fp32_from_the_start(tmp_path, capsys):
+    asked: list[frozenset[str]] = []
+    fallen = [("1.ffn",), ("0.attention",), ()]
+
+    def build(held):
+        asked.append(held)
+        return held
+
+    def judge(made):
+        if gone := fallen[len(asked) - 1]:
+            raise FallBackError("slow", gone)
+        return point(tmp_path, 4, 0.1)
+
+    made, _ = judged(build, judge)
+    assert asked == [frozenset(), {"1.ffn"}, {"1.ffn", "0.attention"}]
+    assert made == asked[-1]
+    assert "slow: cut again, with 0.attention, 1.ffn in fp32 from the start" in capsys.readouterr().err
+    asked.clear()
+    fallen[2] = ("2.ffn",)
+    with pytest.raises(FallBackError):
+        judged(build, judge)
 
 
 def test_a_point_whose_int8_disagrees_does_not_take_the_others_with_it(capsys):
