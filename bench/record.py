@@ -5,6 +5,7 @@ The file is docs/results/KIND/NAME.json; `python -m bench.tables` makes the tabl
 """
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -77,7 +78,7 @@ def public(told: Any) -> Any:
 
 def _short(part: str) -> str:
     """Return an argument without the folders above the last two: where data lies differs from machine to machine."""
-    if part.endswith("/python"):
+    if re.search(r"/python[\d.]*$", part):
         return "python"
     return "/".join(part.split("/")[-2:]) if part.startswith(("/", "../")) else part
 
