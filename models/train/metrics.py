@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import confusion_matrix, f1_score, matthews_corrcoef, precision_recall_fscore_support
 
+from models.correlation import varies
 from models.errors import CheckError, InputError
 from models.record import Record
 from models.task import EVEN, Kind, Task
@@ -176,13 +177,13 @@ def _single(task: Task, targets: NDArray[np.int64], answers: NDArray[np.int64]) 
     places = np.arange(len(task.labels))
     found = precision_recall_fscore_support(targets, answers, labels=places, zero_division=0)
     confusion = confusion_matrix(targets, answers, labels=places)
-    varies = _varies(targets) and _varies(answers)
+    both_vary = varies(targets) and varies(answers)
     return SingleScore(
         rows=len(targets),
         accuracy=float((answers == targets).mean()),
         macro_f1=_macro(found),
         micro_f1=float(f1_score(targets, answers, labels=places, average="micro", zero_division=0)),
-        matthews=float(matthews_corrcoef(targets, answers)) if varies else 0.0,
+        matthews=float(matthews_corrcoef(targets, answers)) if both_vary else 0.0,
         labels=_label_scores(task, found, [None] * len(places)),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
     )
@@ -206,18 +207,13 @@ def score_labels(task: Task, targets: NDArray[Any], answers: NDArray[np.bool_]) 
 
 
 def _regression(targets: NDArray[np.float64], answers: NDArray[np.float64]) -> RegressionScore:
-    varies = _varies(targets) and _varies(answers)
+    both_vary = varies(targets) and varies(answers)
     return RegressionScore(
         rows=len(targets),
-        pearson=float(pearsonr(targets, answers).statistic) if varies else 0.0,
-        spearman=float(spearmanr(targets, answers).statistic) if varies else 0.0,
+        pearson=float(pearsonr(targets, answers).statistic) if both_vary else 0.0,
+        spearman=float(spearmanr(targets, answers).statistic) if both_vary else 0.0,
         rmse=float(np.sqrt(np.mean((targets - answers) ** 2))),
     )
-
-
-def _varies(values: NDArray[Any]) -> bool:
-    # a difference that floating point makes is none: below this, scipy warns that it cannot correlate
-    return bool(np.ptp(values) > 1e-12 * np.abs(values).max())
 
 
 def _macro(found: tuple[Any, ...]) -> float:

@@ -12,6 +12,7 @@ from models.tokens import Row
 
 Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # label and score
+FUNCTIONS: dict[str, Function] = {"single": "softmax", "multi": "sigmoid", "regression": "none"}  # by kind of task
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +63,6 @@ class Answer:
     tokens: int = 0
     characters: int = 0
     compute: str = ""  # device and variant
-
-
-FUNCTIONS: dict[str, Function] = {"single": "softmax", "multi": "sigmoid", "regression": "none"}  # by kind of task
 
 
 def score(function: Function, logits: list[float]) -> list[float]:
