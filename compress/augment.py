@@ -18,16 +18,16 @@ LONGEST_SPAN = 0.5  # of a segment
 REPLACED = 0.1  # of the tokens
 
 
-def augment(encoded: Sequence[Encoded], special: Collection[int], copies: int, seed: int) -> list[Encoded]:
-    """Return `copies` variants of each row: all rows once, all rows again, and so on.
+def augment(encoded: Sequence[Encoded], numbers: Sequence[int], special: Collection[int], seed: int) -> list[Encoded]:
+    """Return a variant of row `numbers[0]`, one of row `numbers[1]`, and so on; a row may be varied many times.
 
     A row keeps its special tokens, in their order, and its segments: the first text of a pair is mixed with first
-    texts only. No variant is longer than its row. Variant c of row r is a function of the rows and (seed, c, r).
+    texts only. No variant is longer than its row. Variant v is a function of the rows, `numbers[v]` and (seed, v).
 
     Args:
-        encoded: rows as the tokenizer splits them.
+        encoded: all rows, as the tokenizer splits them: ends and single tokens are taken from any of them.
+        numbers: of the rows that are varied.
         special: ids that are put around texts.
-        copies: variants of each row.
         seed: of all that is random.
     """
     rows = [_segments(e, special) for e in encoded]
@@ -35,18 +35,17 @@ def augment(encoded: Sequence[Encoded], special: Collection[int], copies: int, s
     known = np.array(sorted(counts))
     cumulative = np.cumsum([counts[int(token)] for token in known])
     found = []
-    for copy in range(copies):
-        for number, e in enumerate(encoded):
-            generator = np.random.default_rng([seed, copy, number])
-            donor = rows[int(generator.integers(len(rows)))]
-            changed = []
-            for place, segment in enumerate(rows[number]):
-                other = donor[place] if place < len(donor) else []
-                one = _mixed(segment, other, generator) if generator.random() < MIXED else _cut(segment, generator)
-                drawn = generator.random(len(one)) < REPLACED
-                places = np.searchsorted(cumulative, generator.integers(cumulative[-1], size=len(one)), side="right")
-                changed.append([int(known[p]) if d else t for t, d, p in zip(one, drawn, places, strict=True)])
-            found.append(_joined(e, special, changed))
+    for variant, number in enumerate(numbers):
+        generator = np.random.default_rng([seed, variant])
+        donor = rows[int(generator.integers(len(rows)))]
+        changed = []
+        for place, segment in enumerate(rows[number]):
+            other = donor[place] if place < len(donor) else []
+            one = _mixed(segment, other, generator) if generator.random() < MIXED else _cut(segment, generator)
+            drawn = generator.random(len(one)) < REPLACED
+            places = np.searchsorted(cumulative, generator.integers(cumulative[-1], size=len(one)), side="right")
+            changed.append([int(known[p]) if d else t for t, d, p in zip(one, drawn, places, strict=True)])
+        found.append(_joined(encoded[number], special, changed))
     return found
 
 

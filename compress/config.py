@@ -21,7 +21,7 @@ class CompressConfig(Record):
         None, description="of the hidden state, a multiple of 32; auto: the best of some, untrained; None: it stays"
     )
     state_layers: int = Field(2, ge=1, description="layers whose hidden states the student learns from")
-    augment: int = Field(0, ge=0, description="variants of each text that the student learns from too")
+    augment: int = Field(0, ge=0, description="times as many variants as texts, which the student learns from too")
     seed: int = Field(0, ge=0, description="of the texts that are measured on")
 
     @model_validator(mode="after")

@@ -10,15 +10,16 @@ import numpy as np
 import torch
 
 from compress.augment import augment
+from compress.calibration import draw_texts, lengths_of
 from compress.config import CompressConfig
 from compress.distill import Lessons, distill
+from compress.source import Inputs
 from compress.teacher import Teacher, teach
 from export import precision
 from models import task as task_file
 from models import tokens
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier
-from models.data.texts import Texts
 from models.distributed import processes
 from models.folder import REPORT, ModelFolder
 from models.stage import Made, Stage, run_stage, scratch_folder
@@ -32,24 +33,33 @@ CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narr
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """Texts, and the folder of the full model's answers to them and to their variants."""
+    """What is learned, and the folder of the full model's answers to it."""
 
     folder: ModelFolder
-    texts: Texts
+    encoded: list[Encoded]  # the texts, then their variants
 
 
-def teach_texts(full: ModelFolder, texts: Texts, config: CompressConfig, store: Path) -> Taught:
-    """Let the full model answer the texts and, where `config.augment` asks for them, their variants."""
+def teach_texts(full: ModelFolder, inputs: Inputs, config: CompressConfig, store: Path) -> Taught:
+    """Let the full model answer the training texts and, where `config.augment` asks for them, variants.
+
+    There are `config.augment` times as many variants as texts, and they are as long as the texts that are served.
+    """
     layers = _state_layers(config, len(read_architecture(full.path).layers))
-    settings: dict[str, Any] = {"texts": texts.sha256, "layers": layers}
+    settings: dict[str, Any] = {"texts": inputs.train.sha256, "layers": layers}
     if config.augment:
-        settings |= {"augment": config.augment, "seed": config.seed}
+        settings |= {"augment": config.augment, "seed": config.seed, "served": inputs.validation.sha256}
+    task = Task.read(full.path / task_file.FILE)
+    tokenizer = Tokenizer.open(full.path, task.max_tokens)
+    encoded = tokenizer.encode(inputs.train.rows)
+    if config.augment:
+        served = lengths_of(tokenizer.encode(inputs.validation.rows))
+        varied = draw_texts(lengths_of(encoded), served, config.augment * len(encoded), config.seed)
+        encoded = encoded + augment(encoded, varied, tokenizer.special_ids, config.seed)
 
     def make(folder: Path) -> None:
-        model, _, tokenizer = open_classifier(full)
-        teach(model, _encoded(texts, tokenizer, config), tokenizer, layers, folder)
+        teach(load_checkpoint(full.path), encoded, tokenizer, layers, folder)
 
-    return Taught(run_stage(Stage("teach", VERSION, settings), [full], store, make).folder, texts)
+    return Taught(run_stage(Stage("teach", VERSION, settings), [full], store, make).folder, encoded)
 
 
 def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Path) -> Made:
@@ -59,7 +69,7 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
 
     def make(folder: Path) -> None:
         student, task, _ = open_classifier(pruned)
-        history = distill(student, _lessons(taught, pruned, config), asked, scratch_folder(folder))
+        history = distill(student, _lessons(taught, pruned), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
     decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
@@ -85,18 +95,12 @@ def _state_layers(config: CompressConfig, layers: int) -> list[int]:
     return [round((i + 1) * layers / count) - 1 for i in range(count)]
 
 
-def _encoded(texts: Texts, tokenizer: Tokenizer, config: CompressConfig) -> list[Encoded]:
-    """Return what is answered and learned: the texts, then their variants."""
-    rows = tokenizer.encode(texts.rows)
-    return rows + augment(rows, tokenizer.special_ids, config.augment, config.seed)
-
-
-def _lessons(taught: Taught, student: ModelFolder, config: CompressConfig) -> Lessons:
+def _lessons(taught: Taught, student: ModelFolder) -> Lessons:
     task = Task.read(student.path / task_file.FILE)
     tokenizer, path = Tokenizer.open(student.path, task.max_tokens), student.path / CHANNELS
-    rows = _encoded(taught.texts, tokenizer, config)
     channels = torch.from_numpy(np.load(path)) if path.is_file() else None
-    return Lessons(Teacher.open(taught.folder.path, rows), rows, tokenizer, task.kind, channels)
+    teacher = Teacher.open(taught.folder.path, taught.encoded)
+    return Lessons(teacher, taught.encoded, tokenizer, task.kind, channels)
 
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:

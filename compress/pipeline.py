@@ -8,10 +8,10 @@ from pathlib import Path
 
 from compress.analysis import analyse
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
-from compress.calibration import choose_texts, pad_texts
+from compress.calibration import choose_texts, lengths_of, pad_texts
 from compress.config import CompressConfig
 from compress.healing import heal, open_classifier, teach_texts
-from compress.prune import Prepared, lengths_of, prune
+from compress.prune import Prepared, prune
 from compress.source import Inputs
 from compress.target import Target
 from compress.trim import trim_source
@@ -34,7 +34,7 @@ def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     base = _trimmed(inputs, store) if config.vocabulary else inputs.source
     analysis, teacher = _analysed(base, inputs, config, store), None
     if config.heal is not None:
-        teacher = teach_texts(base, inputs.train, config, store)
+        teacher = teach_texts(base, inputs, config, store)
     reference = stock_export(inputs.source, store).folder.path / FP32
     return Prepared(inputs, base, analysis, teacher, reference)
 

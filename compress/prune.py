@@ -17,7 +17,7 @@ import torch
 
 from compress.analysis import Analysis
 from compress.budget import BudgetTable, size_table
-from compress.calibration import choose_texts, pad_texts
+from compress.calibration import choose_texts, lengths_of, pad_texts
 from compress.clock import Clock, Job, Measured
 from compress.config import CompressConfig
 from compress.divergence import divergence
@@ -235,8 +235,3 @@ def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
     chosen = [rows[int(order[place])] for place in places]
     reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
     return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
-
-
-def lengths_of(encoded: list[Encoded]) -> list[int]:
-    """Return the number of tokens of each row."""
-    return [len(e.ids) for e in encoded]

@@ -21,9 +21,11 @@ from watching import steps_saved
 from bench.evaluate import bundle_logits
 from bench.report import find_reference
 from compress.bundle import AGREEMENT, fallen_back
+from compress.calibration import lengths_of
 from compress.config import CompressConfig
 from compress.distill import distances
 from compress.family import Judge
+from compress.healing import teach_texts
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
 from compress.target import Target
@@ -108,6 +110,19 @@ def test_variants_of_texts_are_answered_and_learned_in_stages_of_their_own(strai
     assert steps == [STEPS // 2, STEPS]
     with pytest.raises(ValueError, match="nothing is trained"):
         CompressConfig(heal=None, augment=2)
+
+
+def test_variants_are_as_long_as_what_is_served_though_the_texts_are_shorter(source, tmp_path):
+    rows = tiny_texts(64).rows
+    long = [" ".join([text] * 3) for (text,) in rows[:8]]
+    train = Texts([*rows[8:], *((text,) for text in long)], None, "train")
+    inputs = Inputs(open_source(source, tmp_path, 32), train, Texts([(text,) for text in long], None, "served"))
+    encoded = teach_texts(inputs.source, inputs, CONFIG.model_copy(update={"augment": 2}), tmp_path).encoded
+    assert len(encoded) == 3 * 64
+    texts, variants = lengths_of(encoded[:64]), lengths_of(encoded[64:])
+    served = lengths_of(encoded[56:64])
+    assert max(variants) <= max(served)
+    assert np.mean(texts) < 0.6 * np.mean(served) < np.mean(variants)  # half of the variants lost up to a half
 
 
 def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(source, straight, tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.calibration import choose_texts, pad_texts
+from compress.calibration import choose_texts, draw_texts, pad_texts
 from compress.costs import measure_costs
 from compress.divergence import divergence
 from compress.importance import fisher, fisher_order, open_gates
@@ -205,6 +205,14 @@ def test_chosen_texts_have_the_served_lengths():
     assert found[-1] <= 40
     assert np.mean(found) == pytest.approx(np.mean(served), abs=0.7)
     assert sorted(choose_texts(lengths[:40], served, 500, seed=0)) == list(range(40))  # all, when there are no more
+
+
+def test_drawn_texts_are_the_nearest_to_each_served_length_and_all_of_one_length_are_drawn():
+    lengths, served = [3, 3, 3, 10, 40, 40], [1, 3, 9, 26, 90]  # nearest: 3, 3, 10, 40, 40
+    drawn = draw_texts(lengths, served, 4000, seed=1)
+    assert drawn == draw_texts(lengths, served, 4000, seed=1) != draw_texts(lengths, served, 4000, seed=2)
+    shares = np.bincount(drawn, minlength=6) / 4000
+    np.testing.assert_allclose(shares, [2 / 15] * 3 + [1 / 5] * 3, atol=0.03)
 
 
 def test_calibration_batches_hold_the_rows(tiny):
