@@ -12,7 +12,7 @@ from torch import Tensor
 
 from compress.ladder import Units
 from models.classifier import Classifier, TensorBatch
-from models.encoder import Gates
+from models.layered import Gates
 from models.task import Kind
 
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from models import architecture as architecture_file
 from models.architecture import Architecture
-from models.classifier import AnyEncoder, Classifier, Head, make_encoder
+from models.classifier import Classifier, Head, make_encoder
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
+from models.layered import LayeredEncoder
 from models.task import Task
 
 WEIGHTS = "model.safetensors"
@@ -112,7 +113,7 @@ def load_checkpoint(
     return model.eval()
 
 
-def load_encoder(folder: Path, dropout: float = 0.1) -> AnyEncoder:
+def load_encoder(folder: Path, dropout: float = 0.1) -> LayeredEncoder:
     """Return the encoder whose weights are in `folder`, without any head, ready to answer."""
     folder = Path(folder)
     shape = read_architecture(folder)
@@ -139,7 +140,7 @@ def save_checkpoint(model: Classifier, task: Task, folder: Path) -> None:
 
 
 def save_encoder(
-    encoder: AnyEncoder, folder: Path, extra: dict[str, Tensor] | None = None, architectures: str | None = None
+    encoder: LayeredEncoder, folder: Path, extra: dict[str, Tensor] | None = None, architectures: str | None = None
 ) -> None:
     """Write an encoder into `folder` in the form of `save_checkpoint`.
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from models.architecture import Architecture
 from models.dropout import Dropout
-from models.encoder import Encoder, Gates
+from models.encoder import Encoder
+from models.layered import Gates, LayeredEncoder
 from models.modernbert import ModernEncoder, make_norm
 from models.tokens import TokenBatch
 
-AnyEncoder = Encoder | ModernEncoder  # both take (ids, mask, types, gates) and give (last hidden, states)
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": functional.relu,
@@ -20,7 +20,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def make_encoder(architecture: Architecture, dropout: float = 0.1) -> AnyEncoder:
+def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEncoder:
     """Return a new encoder of the architecture's family."""
     return (ModernEncoder if architecture.family == "modernbert" else Encoder)(architecture, dropout)
 

@@ -6,30 +6,17 @@ one matrix, and the 1/sqrt(head_size) of attention is left to the kernel. Output
 on the same weights.
 """
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from models.architecture import Architecture, LayerShape
+from models.architecture import Architecture
 from models.attention import attend
 from models.dropout import Dropout
+from models.layered import Layer, LayeredEncoder, TokenEmbeddings
 
 
-@dataclass(frozen=True, slots=True)
-class Gates:
-    """Factors on each head's output and on each FFN neuron: 1 keeps, 0 removes.
-
-    Shapes: heads[l] (batch or 1, heads), neurons[l] (batch or 1, ffn), one entry a layer. The gradient of the loss
-    at 1 says what a head or a neuron is worth; zeros give the model that surgery must equal.
-    """
-
-    heads: list[Tensor]
-    neurons: list[Tensor]
-
-
-class Embeddings(nn.Module):
+class Embeddings(TokenEmbeddings):
     """Token + position + segment embeddings, normalized; projected where the tables are narrower than the layers."""
 
     def __init__(self, architecture: Architecture, dropout: float) -> None:
@@ -103,53 +90,16 @@ class FeedForward(nn.Module):
         return self.norm(hidden + self.dropout(self.fall(inner)))
 
 
-class Layer(nn.Module):
-    """Attention, then feed-forward."""
-
-    def __init__(self, architecture: Architecture, shape: LayerShape, dropout: float) -> None:
-        super().__init__()
-        self.attention = Attention(architecture, shape.heads, dropout)
-        self.ffn = FeedForward(architecture, shape.ffn, dropout)
-
-    def forward(self, hidden: Tensor, mask: Tensor, gates: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return (batch, tokens, width)."""
-        head_gate, neuron_gate = gates if gates is not None else (None, None)
-        return self.ffn(self.attention(hidden, mask, head_gate), neuron_gate)
-
-
-class Encoder(nn.Module):
-    """Token ids → hidden states."""
+class Encoder(LayeredEncoder):
+    """BERT's encoder, and that of its like."""
 
     def __init__(self, architecture: Architecture, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.embeddings = Embeddings(architecture, dropout)
-        self.layers = nn.ModuleList(Layer(architecture, shape, dropout) for shape in architecture.layers)
-
-    def forward(
-        self, ids: Tensor, mask: Tensor, types: Tensor, gates: Gates | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the last hidden state and those after each layer, all (batch, tokens, width).
-
-        Args:
-            ids: token ids, (batch, tokens).
-            mask: 1 on real tokens, 0 on padding, (batch, tokens).
-            types: segment of each token, (batch, tokens).
-            gates: factors on heads and neurons; None leaves the encoder as it is.
-        """
-        views = self.views(mask)
-        hidden = self.embeddings(ids, types)
-        states = []
-        for index, layer in enumerate(self.layers):
-            gate = (gates.heads[index], gates.neurons[index]) if gates is not None else None
-            hidden = layer(hidden, views[index], gate)
-            states.append(hidden)
-        return self.finish(hidden), states
+        layers = (
+            Layer(Attention(architecture, shape.heads, dropout), FeedForward(architecture, shape.ffn, dropout))
+            for shape in architecture.layers
+        )
+        super().__init__(architecture, Embeddings(architecture, dropout), layers)
 
     def views(self, mask: Tensor) -> list[Tensor]:
-        """Return what each layer sees of a text besides its states: the real tokens, (batch, 1, 1, tokens)."""
+        """Return the real tokens, (batch, 1, 1, tokens), for each layer."""
         return [mask[:, None, None, :].bool()] * len(self.layers)
-
-    def finish(self, hidden: Tensor) -> Tensor:
-        """Return what the head reads, of the states after the last layer: the same."""
-        return hidden

@@ -1,4 +1,4 @@
-"""ModernEncoder: ModernBERT over an Architecture (Warner et al. 2024), with the interface of models.encoder.Encoder.
+"""ModernEncoder: ModernBERT over an Architecture (Warner et al. 2024).
 
 What differs from BERT: norms stand before the sublayers, and one more after the last layer; positions are angles by
 which queries and keys are turned (rotary, Su et al. 2021); the FFN multiplies a GELU by a linear part (GeGLU, Shazeer
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from models.architecture import Architecture, ModernSettings
 from models.attention import attend
 from models.dropout import Dropout
-from models.encoder import Gates
+from models.layered import Layer, LayeredEncoder, TokenEmbeddings
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class View:
     sine: Tensor
 
 
-class ModernEmbeddings(nn.Module):
+class ModernEmbeddings(TokenEmbeddings):
     """Token embeddings, normalized: positions come in as angles, segments are none."""
 
     def __init__(self, architecture: Architecture, dropout: float) -> None:
@@ -95,47 +95,19 @@ class ModernFeedForward(nn.Module):
         return hidden + self.fall(self.dropout(inner))
 
 
-class ModernLayer(nn.Module):
-    """Attention, then feed-forward."""
-
-    def __init__(self, architecture: Architecture, layer: int, dropout: float) -> None:
-        super().__init__()
-        self.attention = ModernAttention(architecture, layer, dropout)
-        self.ffn = ModernFeedForward(architecture, layer, dropout)
-
-    def forward(self, hidden: Tensor, view: View, gates: tuple[Tensor, Tensor] | None) -> Tensor:
-        """Return (batch, tokens, width)."""
-        head_gate, neuron_gate = gates if gates is not None else (None, None)
-        return self.ffn(self.attention(hidden, view, head_gate), neuron_gate)
-
-
-class ModernEncoder(nn.Module):
-    """Token ids → hidden states."""
+class ModernEncoder(LayeredEncoder):
+    """ModernBERT's encoder: the states after the layers are not normalized, what the head reads is."""
 
     def __init__(self, architecture: Architecture, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.architecture = architecture
-        self.embeddings = ModernEmbeddings(architecture, dropout)
-        self.layers = nn.ModuleList(ModernLayer(architecture, i, dropout) for i in range(len(architecture.layers)))
+        layers = (
+            Layer(ModernAttention(architecture, i, dropout), ModernFeedForward(architecture, i, dropout))
+            for i in range(len(architecture.layers))
+        )
+        super().__init__(architecture, ModernEmbeddings(architecture, dropout), layers)
         self.norm = make_norm(architecture)
 
-    def forward(
-        self, ids: Tensor, mask: Tensor, types: Tensor, gates: Gates | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Return the last hidden state, normalized, and those after each layer, which are not.
-
-        Arguments and shapes are those of `Encoder.forward`; `types` is not read.
-        """
-        views, hidden = self.views(mask), self.embeddings(ids, types)
-        states = []
-        for index, layer in enumerate(self.layers):
-            gate = (gates.heads[index], gates.neurons[index]) if gates is not None else None
-            hidden = layer(hidden, views[index], gate)
-            states.append(hidden)
-        return self.finish(hidden), states
-
     def views(self, mask: Tensor) -> list[View]:
-        """Return what each layer sees of a text besides its states: all tokens or a window, and their angles."""
+        """Return all tokens or a window, and their angles, for each layer."""
         both, every = make_views(mask, self.architecture), settings_of(self.architecture).global_every
         return [both[index % every == 0] for index in range(len(self.layers))]
 
