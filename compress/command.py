@@ -39,7 +39,7 @@ def compress(
     mode: Annotated[str, typer.Option(help="instant (no training), standard (within the hour) or max")] = "standard",
     epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="of healing")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="of healing; default: 1e-4")] = None,
     augment: Annotated[int | None, typer.Option(help="so many variants for each text, as long as served")] = None,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,

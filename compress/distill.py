@@ -33,8 +33,8 @@ class DistillConfig(Record):
     temperature: float = Field(2.0, gt=0, description="softens both answers")
     hidden_weight: float = Field(1.0, ge=0, description="weight of the hidden states' squared error")
     minutes: float | None = Field(None, gt=0, description="most time to train: fewer epochs where they take longer")
-    training: TrainingConfig = TrainingConfig(
-        epochs=6, learning_rate=5e-4, freeze_embeddings=False, sparse_embeddings=True
+    training: TrainingConfig = TrainingConfig(  # the student is fitted already: five times the rate undoes that first
+        epochs=6, learning_rate=1e-4, freeze_embeddings=False, sparse_embeddings=True
     )
 
 
