@@ -159,10 +159,12 @@ def publish(bundle: Path) -> None:
 @app.command()
 def serve(
     bundle: str,
-    device: str = "auto",
+    device: Annotated[str, typer.Option(envvar="PRUNELLA_DEVICE", help="auto, cpu, cuda[:i], tensorrt")] = "auto",
     port: int = 3000,
     host: str = "127.0.0.1",
-    require_device: Annotated[bool, typer.Option(help="refuse to start on another device than --device")] = False,
+    require_device: Annotated[
+        bool, typer.Option(envvar="PRUNELLA_REQUIRE_DEVICE", help="refuse to start on another device than --device")
+    ] = False,
 ) -> None:
     """Serve a bundle folder or a tag of BentoML's model store."""
     run_server(bundle, device, port, host, require_device)

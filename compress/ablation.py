@@ -28,7 +28,7 @@ from compress.healing import copy_texts, heal, open_classifier
 from compress.pipeline import prepare
 from compress.prune import Prepared, Pruner
 from compress.search import Plan, choose, make_frontier
-from compress.source import Inputs, check_inputs, open_source
+from compress.source import Inputs, check_inputs, open_source, source_kind
 from compress.target import Target
 from export.precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
@@ -235,19 +235,20 @@ def main(
     store: Store = STORE,
 ) -> None:
     """Say what each part of pruning is worth for this model. A killed run goes on where it was."""
-    source = open_source(model, store)
-    kind = Task.read(source.path / FILE).kind
+    kind = source_kind(model)
     if kind == "regression":
         raise InputError("a regression has no right and wrong rows: wanted a model that gives labels")
-    inputs = Inputs(source, read_texts(train, kind=kind), read_texts(validation, kind=kind))
+    rows = read_texts(train, kind=kind)
+    source = open_source(model, store, rows.pair)
+    inputs = Inputs(source, rows, read_texts(validation, kind=kind))
     check_inputs(inputs)
     training = DistillConfig().training.model_copy(update={"epochs": epochs})
     analysis = AnalysisConfig(texts=texts, cost_texts=cost_texts)
     asked = Ablation(inputs, read_texts(test, kind=kind), speedup, analysis, DistillConfig(training=training), store)
-    rows = [row.model_dump(mode="json") for row in ablate(asked)]
-    say("\n" + students_table(rows))
+    told_rows = [row.model_dump(mode="json") for row in ablate(asked)]
+    say("\n" + students_table(told_rows))
     told = {"verb": "ablation", "model": source.id, "speedup": speedup, "epochs": epochs, "rows": len(asked.test),
-            "students": rows}  # fmt: skip
+            "students": told_rows}  # fmt: skip
     show(told)
 
 

@@ -213,6 +213,7 @@ class _Forms:
             ours = milliseconds[choice.taken.recipe]
             told["p50_ms"] = {"ours": ours, **milliseconds}
             told["speedup"] = {name: ms / ours for name, ms in milliseconds.items()}
+            told["reference"] = "fp32"
         return told
 
     def _answers(self, variant: Variant, rows: int | None = None) -> Logits:

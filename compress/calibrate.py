@@ -23,7 +23,7 @@ from models.tokens import Encoded, Row, TokenBatch, Tokenizer
 
 BATCH_TOKENS = 2048
 ENCODED_AT_ONCE = 256
-POWER = 0.75  # of a column's size in smoothing, the rest is the weights' (docs/results/quantization.md)
+POWER = 0.75  # of a column's size in smoothing, the rest is the weights' (0.5 in SmoothQuant)
 WORTH = 0.02  # fall of a product's relative error from which smoothing is worth an operator of its own
 See = Callable[[str, Floats, Floats], None]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from models.console import STORE, Out, Store, finish, need
+from models.console import STORE, MaxTokens, Out, Store, finish, need
 from models.distributed import by_main
 from models.errors import InputError
 
@@ -26,7 +26,8 @@ def compress(
     model: Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")],
     train: Annotated[str, typer.Option(help="texts to learn from: CSV, TSV, JSONL, Parquet; labels are not needed")],
     validation: Annotated[
-        str | None, typer.Option(help="labelled rows as they are served: timed and judged on; default: a tenth")
+        str | None,
+        typer.Option(help="labelled rows as they are served: timed and judged on (a tenth of --train)"),
     ] = None,
     texts: Annotated[str | None, typer.Option(help="more texts to learn from; the full model labels them")] = None,
     speedup: Annotated[float | None, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = None,
@@ -42,6 +43,7 @@ def compress(
     learning_rate: Annotated[float | None, typer.Option(help="of healing; default: 1e-4")] = None,
     augment: Annotated[int | None, typer.Option(help="so many variants for each text, as long as served")] = None,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
+    max_tokens: MaxTokens = None,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
         str | None,
@@ -61,13 +63,11 @@ def compress(
     from compress.family import Judge, Point, judged, pick, reach, summary, write_family
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
-    from compress.source import Inputs, check_inputs, open_source
-    from models import task
+    from compress.source import Inputs, check_inputs, open_source, source_kind
     from models.checkpoint import read_architecture
-    from models.data.texts import Texts, read_texts
+    from models.data.texts import read_texts
     from models.folder import identity
     from models.stage import Made
-    from models.task import Task
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
@@ -78,14 +78,13 @@ def compress(
         "seed": seed,
     }  # fmt: skip
     config = make_config(mode, healing, settings)
-    source = open_source(model, store)
-    if isinstance(config.hidden_width, int):
-        narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
-    kind = Task.read(source.path / task.FILE).kind
+    kind = source_kind(model)
     rows = read_texts(train, kind=kind)
     rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
-    if texts:
-        rows = Texts([*rows.rows, *read_texts(texts, kind=kind).rows], None, f"{train} and {texts}", kind)
+    rows = rows.joined(read_texts(texts, kind=kind)) if texts else rows
+    source = open_source(model, store, rows.pair, max_tokens)
+    if isinstance(config.hidden_width, int):
+        narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
     inputs = Inputs(source, rows, held_out)
     by_main(lambda: check_inputs(inputs, weak_teacher))
     ready = prepare(inputs, config, store)

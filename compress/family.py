@@ -191,7 +191,7 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
         "loss_points": _rounded(point.difference.loss_points),
         "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
         "loss_is_inside": point.sureness(max_loss), "max_loss": max_loss, "rows": point.difference.rows,
-        "speedup": {"ort_fp32": _rounded(point.measured.speedup)},
+        "speedup": {"ort_fp32": _rounded(point.measured.speedup)}, "reference": "ort_fp32",
         "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
         "bytes": point.measured.bytes, "architecture": point.architecture,
     }  # fmt: skip

@@ -5,18 +5,18 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from models.console import STORE, Out, Store, finish, need
+from models.console import STORE, MaxTokens, Out, Store, finish, need
 from models.errors import FolderError, InputError
 
 if TYPE_CHECKING:
     from compress.bundle import BundleTexts
-    from models.folder import ModelFolder
-    from models.task import Task
+    from models.task import Kind
 
 Model = Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")]
 MaxLoss = Annotated[float, typer.Option(help="points that int8 may lose against fp32; sublayers stay fp32 for it")]
 Rows = Annotated[
-    str | None, typer.Option(help="labelled rows that the loss is judged on; default: calibration texts")
+    str | None,
+    typer.Option(help="labelled rows to judge the loss on, at most 1,000; default: others of --calibration"),
 ]
 MOST_JUDGED = 1000  # rows of --data; `prunella bench` and `evaluate` answer all of them
 VARIANTS = ("cpu-fp32", "cpu-int8", "gpu-fp16")
@@ -40,6 +40,7 @@ def quantize(
         int, typer.Option(min=7, max=8, help="7: for other programs that serve the file on processors without VNNI")
     ] = 8,
     max_loss: MaxLoss = 0.5,
+    max_tokens: MaxTokens = None,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
@@ -49,9 +50,11 @@ def quantize(
     """
     need("torch", "train")
     from compress.bundle import BundleConfig, make_bundle
+    from compress.source import open_source, source_kind
 
-    source, task = open_model(model, store)
-    texts = read_rows(task, calibration, data, calibration_rows)
+    refuse_finished(model)
+    texts = read_rows(source_kind(model), calibration, data, calibration_rows)
+    source = open_source(model, store, texts.calibration.pair, max_tokens)
     config = BundleConfig.model_validate({
         "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
         "timed": True,
@@ -67,40 +70,44 @@ def export(
     data: Annotated[
         str | None, typer.Option(help="texts for the checks, and for cpu-int8's scales; default: made up")
     ] = None,
+    pair: Annotated[bool, typer.Option(help="without --data: a Hugging Face folder's rows are two texts")] = False,
     max_loss: MaxLoss = 0.5,
+    max_tokens: MaxTokens = None,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
     """A classifier folder → a bundle of ONNX files, each checked against torch; cpu-fp32 is in every bundle."""
     need("torch", "train")
     from compress.bundle import CALIBRATION_ROWS, BundleConfig, BundleTexts, make_bundle
+    from compress.source import open_source, source_kind
     from compress.suited import made_up_texts
+    from models import task as task_file
+    from models.task import Task
 
     asked = set(variant or ["cpu-fp32"])
     if unknown := sorted(asked - set(VARIANTS)):
         raise InputError(f"--variant is {unknown[0]!r}: there are {', '.join(VARIANTS)}")
-    source, task = open_model(model, store)
-    if data:
-        texts = read_rows(task, data, None, CALIBRATION_ROWS)
-    elif "cpu-int8" in asked:
+    refuse_finished(model)
+    texts = read_rows(source_kind(model), data, None, CALIBRATION_ROWS) if data else None
+    if texts is None and "cpu-int8" in asked:
         raise InputError("--variant cpu-int8 needs --data FILE: texts like those that will be served")
-    else:
-        texts = BundleTexts.of(made_up_texts(source.path, task.pair))
+    source = open_source(model, store, texts.calibration.pair if texts else pair, max_tokens)
+    if texts is None:
+        made_up = made_up_texts(source.path, Task.read(source.path / task_file.FILE).pair)
+        texts = BundleTexts.of(made_up)
     recipe: Literal["static", "fp32"] = "static" if "cpu-int8" in asked else "fp32"
     config = BundleConfig(recipe=recipe, max_loss=max_loss, gpu="gpu-fp16" in asked)
     finish("export", make_bundle(source, texts, config, store), out)
 
 
-def open_model(path: Path, store: Path) -> "tuple[ModelFolder, Task]":
-    """Return a classifier folder, imported where it is Hugging Face's, and its task.
+def refuse_finished(path: Path) -> None:
+    """Refuse what holds no classifier any more, but a graph.
 
     Raises:
-        InputError: it is something else, or is quantized already.
+        InputError: it is an ONNX file, or a folder of one.
+        FolderError: it is a bundle.
     """
-    from compress.source import open_source
     from export.foreign import refuse_onnx
-    from models import task as task_file
-    from models.task import Task
     from service.bundle import FILE
 
     if path.is_file():
@@ -112,21 +119,19 @@ def open_model(path: Path, store: Path) -> "tuple[ModelFolder, Task]":
     graphs = sorted(path.glob("*.onnx"))
     if graphs and not (path / "config.json").is_file():
         refuse_onnx(graphs[0])
-    source = open_source(path, store)
-    return source, Task.read(source.path / task_file.FILE)
 
 
-def read_rows(task: "Task", calibration: str, data: str | None, count: int) -> "BundleTexts":
+def read_rows(kind: "Kind", calibration: str, data: str | None, count: int) -> "BundleTexts":
     """Return `count` rows drawn from `calibration`; judged are those of `data`, or else rows that were not drawn."""
     import numpy as np
 
     from compress.bundle import BundleTexts
     from models.data.texts import Columns, Texts, read_texts
 
-    found = read_texts(calibration, Columns(), task.kind)
+    found = read_texts(calibration, Columns(), kind)
     found = found.take(np.random.default_rng(0).permutation(len(found))[: 2 * count])
     if data:
-        judged = read_texts(data, Columns(), task.kind)
+        judged = read_texts(data, Columns(), kind)
         judged = judged.take(np.random.default_rng(0).permutation(len(judged))[:MOST_JUDGED])
         return BundleTexts(found.take(range(min(count, len(found)))), judged)
-    return BundleTexts.of(Texts(found.rows, None, found.source, task.kind), count)
+    return BundleTexts.of(Texts(found.rows, None, found.source, kind), count)

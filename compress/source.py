@@ -24,6 +24,7 @@ from models.checkpoint import (
     read_config,
     save_checkpoint,
 )
+from models.console import say
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.folder import MANIFEST, REPORT, ModelFolder
@@ -34,6 +35,8 @@ from models.train.predict import predict
 from models.train.source import load_source_id
 
 VERSION = 1
+MOST_TOKENS = 512  # of a model that has positions for more, or none (ModernBERT), unless more are asked for
+PLAIN_LABELS = ("LABEL_0", "LABEL_1")  # what transformers takes a config.json without names to have
 LEARNED = 0.001  # chance that a model is so much better on rows it has not seen
 LONG_SHARE = 0.01  # of the training texts must be as long as the median served one
 
@@ -47,33 +50,60 @@ class Inputs:
     validation: Texts  # labelled rows, as they are served: shapes are timed and points are judged on them
 
 
-def open_source(path: Path, store: Path, max_tokens: int = 128) -> ModelFolder:
+def source_kind(path: Path) -> Kind:
+    """Return how the labels of a classifier folder, ours or Hugging Face's, are read."""
+    if (path / task_file.FILE).is_file():
+        return Task.read(path / task_file.FILE).kind
+    config = read_config(path)
+    return _kind(config, len(config.get("id2label") or PLAIN_LABELS), path)
+
+
+def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | None = None) -> ModelFolder:
     """Return a classifier folder of ours, or import a fine-tuned Hugging Face folder into the store.
+
+    Args:
+        path: the folder.
+        store: finished work.
+        pair: whether its rows are two texts: a Hugging Face folder does not say so, one of ours knows.
+        max_tokens: longest input of a Hugging Face folder, in tokens; None: what it has positions for, 512 at most.
 
     Raises:
         FolderError: the folder holds no classifier that can be cut.
+        InputError: `max_tokens` was given for a folder of ours, or is more than the model has positions for.
     """
     if (path / MANIFEST).is_file():
-        folder = ModelFolder.open(path)
-        if not (folder.path / WEIGHTS).is_file() or not (folder.path / task_file.FILE).is_file():
-            stage = folder.manifest.lineage[-1].stage
-            raise FolderError(f"{path} is the result of '{stage}': wanted a classifier folder, as finetune makes it")
-        return folder
+        return _open_own(path, max_tokens)
     if not (path / CONFIG).is_file():
         raise FolderError(f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's")
-    settings = {"source": load_source_id(path), "max_tokens": max_tokens}
+    settings: dict[str, Any] = {"source": load_source_id(path), "max_tokens": max_tokens}
+    if pair:
+        settings |= {"pair": True}
 
     def make(target: Path) -> None:
         model = load_checkpoint(path)
-        config = read_config(path)
-        labels = label_names(config, model.labels)
-        kind = _kind(config, model.labels, path)
-        task = Task(kind=kind, labels=labels, max_tokens=min(max_tokens, model.architecture.positions))
+        config, positions = read_config(path), model.architecture.positions
+        if max_tokens is not None and max_tokens > positions:
+            raise InputError(f"--max-tokens is {max_tokens}: {path} has {positions} positions")
+        kind, longest = _kind(config, model.labels, path), max_tokens or min(MOST_TOKENS, positions)
+        task = Task(kind=kind, labels=label_names(config, model.labels), pair=pair, max_tokens=longest)
+        rows = "pairs" if pair else "single texts"
+        say(f"{path}: taken as a model of {rows} of at most {longest} tokens; longer ones are cut (--max-tokens)")
         save_checkpoint(model, task, target)
         task.write(target / task_file.FILE)
         shutil.copyfile(path / tokens.FILE, target / tokens.FILE)
 
     return run_stage(Stage("import", VERSION, settings), [], store, make).folder
+
+
+def _open_own(path: Path, max_tokens: int | None) -> ModelFolder:
+    folder = ModelFolder.open(path)
+    if not (folder.path / WEIGHTS).is_file() or not (folder.path / task_file.FILE).is_file():
+        stage = folder.manifest.lineage[-1].stage
+        raise FolderError(f"{path} is the result of '{stage}': wanted a classifier folder, as finetune makes it")
+    if max_tokens is not None:
+        known = Task.read(folder.path / task_file.FILE).max_tokens
+        raise InputError(f"--max-tokens is for Hugging Face folders: {path} was trained on {known} tokens at most")
+    return folder
 
 
 def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:

@@ -2,24 +2,14 @@
 
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from compress.ladder import Ladder, Rung, columns_of
-from compress.statistics import output_bias, output_matrix, sublayer_names
+from compress.statistics import output_matrix, sublayer_names
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import NoEffectError
-
-
-def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
-    """Return a sublayer with the units `kept` only, its output matrix as it is."""
-    matrix = output_matrix(model, name)
-    assert matrix is not None, f"{name} is dropped already"
-    size = model.architecture.head_size if name.endswith("attention") else 1
-    kept = np.sort(kept)
-    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
 
 
 def choose_rungs(ladders: Mapping[str, Ladder], shape: Architecture) -> dict[str, Rung]:

@@ -22,7 +22,6 @@ from models.classifier import Classifier
 
 PROJECTION = "encoder.embeddings.project"
 # never quantized: no time in them, and answers are made in the head; ELECTRA's projection is where texts come in
-HEAD_NODES = ("head.dense", "head.out", PROJECTION)
 
 
 def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = False) -> None:

@@ -20,7 +20,7 @@ def finetune(
     train: Annotated[
         str,
         typer.Option(
-            help="CSV, TSV, JSONL or Parquet with columns text, [text_pair,] label; hub:NAME:SPLIT; builtin:…"
+            help="CSV, TSV, JSONL or Parquet with columns text, label (and text_pair); hub:NAME:SPLIT; builtin:…"
         ),
     ],
     encoder: Annotated[str, typer.Option(help="Hugging Face folder, or builtin:minilm-l6")] = "builtin:minilm-l6",

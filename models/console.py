@@ -15,6 +15,10 @@ from models.stage import Made, copy_folder
 
 STORE = Path("store")
 Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="where finished stages are kept and reused")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option(min=4, help="of a Hugging Face folder: longer inputs are cut; default: its positions, 512 at most"),
+]
 Out = Annotated[Path | None, typer.Option(help="copy the finished folder here")]
 
 

@@ -89,14 +89,6 @@ class Tokenizer:
         """Return what its file says, as JSON."""
         return str(self._backend.to_str())
 
-    def token_count(self, row: Row) -> int:
-        """Return the number of tokens of a row before it is cut, special tokens included."""
-        self._backend.no_truncation()
-        try:
-            return len(self._backend.encode(*row).ids)
-        finally:
-            self._cut(self._direction)
-
     def pad(self, encoded: Sequence[Encoded]) -> TokenBatch:
         """Return the rows as one batch, padded on the right to the longest."""
         longest = max((len(e.ids) for e in encoded), default=0)

@@ -113,6 +113,6 @@ class Bundle:
         return sum(path.stat().st_size for path in (graph, graph.with_suffix(WEIGHTS), tokenizer) if path.is_file())
 
     def report(self) -> dict[str, Any] | None:
-        """Return the summary of the last `prunella bench`, or None when there was none yet."""
+        """Return what the verb that made or last measured the bundle said of it, or None when none did."""
         path = self.folder.path / REPORT
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

@@ -61,7 +61,6 @@ class Job:
     gone: Callable[[], bool]  # whether nobody waits for the answer any more
     ticket: Any = None  # whom the answer goes to
     position: int = 0  # of the text in its request
-    in_background: bool = False  # runs only when nothing else waits
 
 
 @dataclass(slots=True)

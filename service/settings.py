@@ -14,7 +14,6 @@ from service.scheduler import Rules
 
 PREFIX = "PRUNELLA_"
 ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
-SECRETS = {"PRUNELLA_API_KEY", "PRUNELLA_ADMIN_TOKEN"}
 
 
 class Settings(Record):

@@ -51,7 +51,7 @@ class Shadow:
         for one, row in zip(encoded, rows, strict=True):
             assert row is not None, "a ticket is done when every row is there"
             ticket = _Comparison(self, row, candidate.serial)
-            job = Job(candidate, one, len(one.ids), 0.0, 0.0, math.inf, lambda: False, ticket, 0, True)
+            job = Job(candidate, one, len(one.ids), 0.0, 0.0, math.inf, lambda: False, ticket)
             if not self._runners.put_in_background(job, MOST):
                 self.skipped += 1
 

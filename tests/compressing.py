@@ -26,5 +26,5 @@ def tiny_config(training: TrainingConfig, **more: Any) -> CompressConfig:
 
 def compress_tiny(source: Path, store: Path, config: CompressConfig, target: Target = SMALL) -> ModelFolder:
     """Return the bundle of the classifier in `source` that reaches `target`."""
-    inputs = Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64))
+    inputs = Inputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64))
     return compress_to(target, prepare(inputs, config, store), config, store).folder

@@ -4,8 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compress.surgery import cut, plain_rung
+from compress.ladder import Rung, columns_of
+from compress.statistics import output_bias, output_matrix
+from compress.surgery import cut
 from models.classifier import Classifier
+
+
+def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
+    """Return a sublayer with the units `kept` only, its output matrix as it is."""
+    matrix = output_matrix(model, name)
+    assert matrix is not None, f"{name} is dropped already"
+    size = model.architecture.head_size if name.endswith("attention") else 1
+    kept = np.sort(kept)
+    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
 
 
 def cut_units(model: Classifier, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> Classifier:

@@ -67,7 +67,7 @@ def labelled_inputs(source: Path, store: Path) -> Inputs:
     texts = tiny_texts(64)
     names = {"negative": "LABEL_0", "positive": "LABEL_1"}  # as the source calls them
     texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
-    return Inputs(open_source(source, store, 32), texts, texts)
+    return Inputs(open_source(source, store, max_tokens=32), texts, texts)
 
 
 def steps_in(store: Path) -> int:
@@ -116,7 +116,9 @@ def test_variants_are_as_long_as_what_is_served_though_the_texts_are_shorter(sou
     rows = tiny_texts(64).rows
     long = [" ".join([text] * 3) for (text,) in rows[:8]]
     train = Texts([*rows[8:], *((text,) for text in long)], None, "train")
-    inputs = Inputs(open_source(source, tmp_path, 32), train, Texts([(text,) for text in long], None, "served"))
+    inputs = Inputs(
+        open_source(source, tmp_path, max_tokens=32), train, Texts([(text,) for text in long], None, "served")
+    )
     encoded = teach_texts(inputs.source, inputs, CONFIG.model_copy(update={"augment": 2}), tmp_path).encoded
     assert len(encoded) == 3 * 64
     texts, variants = lengths_of(encoded[:64]), lengths_of(encoded[64:])
@@ -133,7 +135,12 @@ def test_a_foreign_checkpoint_is_imported_cut_and_found_again_as_the_reference(s
     store = straight.path.parent
     assert find_reference(bundle, store).path == next(store.glob("import-*"))
     with pytest.raises(InputError, match=r"is not the model.s"):  # LABEL_0, LABEL_1: the folder names no others
-        check_inputs(Inputs(open_source(source, store, 32), tiny_texts(64), tiny_texts(64)))
+        check_inputs(Inputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64)))
+
+
+def test_texts_of_another_form_are_not_mixed():
+    with pytest.raises(InputError, match="has pairs, tiny single texts: wanted rows of one form"):
+        tiny_texts(4).joined(tiny_texts(4, pair=True))
 
 
 def test_rows_that_the_model_was_trained_on_are_called_so(tmp_path, capsys):
@@ -157,7 +164,7 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     names = {"0": "bad", "1": "good", "2": "rich"}
     config |= {"problem_type": "multi_label_classification", "id2label": names}
     (tmp_path / "source" / "config.json").write_text(json.dumps(config))
-    folder = open_source(tmp_path / "source", tmp_path, 32)
+    folder = open_source(tmp_path / "source", tmp_path, max_tokens=32)
     inputs = Inputs(folder, make_texts("multi", 64, 1), make_texts("multi", 48, 2))
     with pytest.raises(InputError, match="the most frequent answer alone"):
         check_inputs(inputs)  # it never learned anything

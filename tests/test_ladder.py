@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from cutting import plain_rung
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.calibration import choose_texts, draw_texts, pad_texts
@@ -12,7 +13,7 @@ from compress.importance import fisher, fisher_order, open_gates
 from compress.ladder import build_ladder, least_squares, removal_order
 from compress.refit import refit
 from compress.statistics import collect_grams, output_matrix, sublayer_names
-from compress.surgery import choose_rungs, cut, plain_rung
+from compress.surgery import choose_rungs, cut
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.errors import NoEffectError

@@ -117,7 +117,7 @@ def _states_error(student: Classifier, teacher: Classifier, batch: TensorBatch) 
 
 def test_static_int8_never_depends_on_batch_padding_or_order(made):
     _, _, folder = made
-    source = open_source(folder / "source", folder, 40)
+    source = open_source(folder / "source", folder, max_tokens=40)
     config = BundleConfig(recipe="static", max_loss=100)
     bundle = Bundle.open(
         make_bundle(source, BundleTexts.of(Texts(tiny_texts(96).rows, None, "tiny")), config, folder).folder.path
@@ -132,7 +132,7 @@ def test_static_int8_never_depends_on_batch_padding_or_order(made):
 
 def test_modernbert_is_compressed_to_a_size_and_served(tmp_path):
     make_tiny_family(tmp_path / "source", "modernbert")
-    source = open_source(tmp_path / "source", tmp_path, 40)
+    source = open_source(tmp_path / "source", tmp_path, max_tokens=40)
     texts = tiny_texts(64)
     names = {"negative": "LABEL_0", "positive": "LABEL_1"}
     texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")

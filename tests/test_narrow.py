@@ -171,7 +171,10 @@ def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
     config = CompressConfig(
         analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
     )
-    inputs, target = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64)), size_mb(size)
+    inputs, target = (
+        Inputs(open_source(folder, tmp_path, max_tokens=32), tiny_texts(64), tiny_texts(64)),
+        size_mb(size),
+    )
     ready = prepare(inputs, config, tmp_path)
     pruner = Pruner(target, ready, config, tmp_path)
     students = {}
@@ -203,7 +206,7 @@ def test_auto_says_what_was_near_when_no_width_reaches_the_target(folder, tmp_pa
     config = CompressConfig(
         analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
     )
-    inputs = Inputs(open_source(folder, tmp_path, 32), tiny_texts(64), tiny_texts(64))
+    inputs = Inputs(open_source(folder, tmp_path, max_tokens=32), tiny_texts(64), tiny_texts(64))
     with pytest.raises(TargetError, match="no shape"):
         compress_to(size_mb(0.001), prepare(inputs, config, tmp_path), config, tmp_path)
 

@@ -46,10 +46,11 @@ def make_classifier(store: Path, kind: str = "single", pair: bool = False, famil
     return run_stage(Stage("finetune", 1, {"kind": kind, "pair": pair, "family": family}), [], store, make).folder
 
 
-def write_texts(path: Path, count: int = 80, labelled: bool = True) -> Path:
-    data = tiny_texts(count)
+def write_texts(path: Path, count: int = 80, labelled: bool = True, pair: bool = False) -> Path:
+    data = tiny_texts(count, pair)
     given = [{"label": label} for label in data.labels] if labelled else [{}] * count
-    lines = [{"text": row[0]} | label for row, label in zip(data.rows, given, strict=True)]
+    texts = [dict(zip(("text", "text_pair"), row, strict=False)) for row in data.rows]
+    lines = [text | label for text, label in zip(texts, given, strict=True)]
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return path
 
@@ -242,6 +243,39 @@ def test_an_import_of_a_hugging_face_folder_is_quantized_too(tmp_path, capsys, m
     assert (code, told["recipe"]) == (0, "dynamic"), err
     engine = Engine.open(Bundle.open(Path(told["folder"])))
     assert engine.alone  # rows are answered one by one: a batch would share its scale
+
+
+def test_a_hugging_face_folder_is_of_pairs_where_the_rows_are_and_as_long_as_its_positions(
+    tmp_path, capsys, monkeypatch
+):
+    hub, store = tmp_path / "hub", tmp_path / "store"
+    make_tiny_checkpoint(hub)
+    pairs = write_texts(tmp_path / "pairs.jsonl", labelled=False, pair=True)
+    quick = ("--recipe", "dynamic", "--calibrator", "minmax", "--max-loss", 100)
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", hub, "--calibration", pairs, *quick, "--max-tokens", 20, "--store", store
+    )
+    assert code == 0, err
+    assert "pairs of at most 20 tokens" in err
+    found = Bundle.open(Path(told["folder"])).task
+    assert (found.pair, found.max_tokens) == (True, 20)
+    for flags, pair in (((), False), (("--pair",), True)):
+        code, told, err = run(capsys, monkeypatch, "export", hub, *flags, "--store", store)
+        assert code == 0, err
+        found = Bundle.open(Path(told["folder"])).task
+        assert (found.pair, found.max_tokens) == (pair, 48)
+
+
+def test_an_input_length_that_cannot_be_is_refused(made, tmp_path, capsys, monkeypatch):
+    folder, classifier = made
+    make_tiny_checkpoint(tmp_path / "hub")
+    for model, told in ((tmp_path / "hub", "has 48 positions"), (classifier.path, "trained on 32 tokens at most")):
+        code, _, err = run(
+            capsys, monkeypatch, "quantize", model, "--calibration", folder / "texts.jsonl", "--max-tokens", 64,
+            "--store", tmp_path / "store",
+        )  # fmt: skip
+        assert code == 2
+        assert told in err
 
 
 def test_a_classifier_of_very_large_logits_is_judged_in_their_own_size(made, tmp_path, capsys, monkeypatch):

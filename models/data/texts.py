@@ -92,6 +92,17 @@ class Texts:
             digest.update(json.dumps([row, label]).encode())
         return digest.hexdigest()
 
+    def joined(self, more: "Texts") -> "Texts":
+        """Return these rows and `more`, without labels.
+
+        Raises:
+            InputError: one has pairs, the other single texts.
+        """
+        if more.pair != self.pair:
+            found, wanted = ("pairs", "single texts") if more.pair else ("single texts", "pairs")
+            raise InputError(f"{more.source} has {found}, {self.source} {wanted}: wanted rows of one form")
+        return Texts([*self.rows, *more.rows], None, f"{self.source} and {more.source}", self.kind)
+
     def label_names(self) -> tuple[str, ...]:
         """Return the labels that occur, sorted (numbers by their value); a regression's one output is `value`.
 
