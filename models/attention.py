@@ -1,8 +1,8 @@
 """attend(): scaled dot-product attention (Vaswani et al. 2017), by the kernel that is fastest where it runs.
 
-On processors three plain operations train 1.2 to 4.8 times as fast as torch's kernels at up to 256 tokens (docs/log.md);
-on GPUs torch's fused kernel is used. Attention weights have no dropout, as in later encoders (ModernBERT): it would
-cost a draw for each pair of tokens.
+On processors three plain operations train 1.2 to 4.8 times as fast as torch's kernels at up to 256 tokens
+(docs/log.md); on GPUs torch's fused kernel is used. Attention weights have no dropout, as in later encoders
+(ModernBERT): it would cost a draw for each pair of tokens.
 """
 
 import torch.nn.functional as functional

@@ -47,4 +47,4 @@ def finish(verb: str, made: Made, out: Path | None, **more: Any) -> None:
 def need(module: str, extra: str) -> None:
     """Refuse a verb whose packages are not installed."""
     if importlib.util.find_spec(module) is None:
-        raise MissingExtraError(f"this verb needs {module}: pip install 'prunella[{extra}]'")
+        raise MissingExtraError(f"this verb needs {module}: pip install -e '.[{extra}]'")

@@ -19,7 +19,7 @@ class Tracer:
         except ImportError:
             raise InputError(
                 f"{' or '.join(ENDPOINTS)} is set and the exporter is not installed: "
-                "pip install 'prunella[otel]', or unset it"
+                "pip install -e '.[otel]', or unset it"
             ) from None
         from opentelemetry.propagate import extract
         from opentelemetry.sdk.resources import Resource

@@ -217,7 +217,7 @@ def test_builtin_sets_have_one_label_a_row():
 )
 def test_a_missing_package_is_named_with_the_extra_that_brings_it(monkeypatch, source, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: pip install 'prunella\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"{package} is not installed: pip install -e '\.\[{extra}\]'"):
         read_texts(source)
 
 

@@ -56,5 +56,5 @@ def _decoded(data: bytes) -> str:
 def _package_folder(package: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(f"the package {package} is not installed: pip install 'prunella[demo]'")
+        raise MissingExtraError(f"the package {package} is not installed: pip install -e '.[demo]'")
     return Path(found.submodule_search_locations[0])

@@ -84,7 +84,7 @@ def _load(name: str, repo: str, config: str | None, split: str) -> Any:
     if int(datasets.__version__.split(".")[0]) < _OLDEST_DATASETS:
         raise MissingExtraError(
             f"datasets {datasets.__version__} runs code that data sets bring: wanted {_OLDEST_DATASETS} or newer; "
-            "pip install 'prunella[hub]'"
+            "pip install -e '.[hub]'"
         )
     if not datasets.config.HF_HUB_OFFLINE:
         _ask_hub(name, repo)
@@ -126,7 +126,7 @@ def _class_names(feature: Any) -> Callable[[Any], Any]:
 
 
 def _missing(error: ImportError, extra: str) -> MissingExtraError:
-    return MissingExtraError(f"{error.name} is not installed: pip install 'prunella[{extra}]'")
+    return MissingExtraError(f"{error.name} is not installed: pip install -e '.[{extra}]'")
 
 
 def _sentence(error: Exception) -> str:
