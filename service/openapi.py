@@ -104,6 +104,7 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
     name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
     model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
     infer = _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
+    ready = _get("whether it is ready", ANYTHING, secured, missing=True)
     metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
         "/v1/classify": _post(
@@ -115,12 +116,10 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
         "/": _post("Hugging Face Inference API", _schema(schemas, "HfRequest", hf.Body), BATCH, secured),
         "/classify": _post("for BentoML's clients", BENTOML_BODY, {"anyOf": [ANYTHING, {"type": "array"}]}, secured),
         "/v2/models/{name}": {**metadata, "parameters": [name]},
-        "/v2/models/{name}/ready": {
-            **_get("whether it is ready", ANYTHING, secured, missing=True),
-            "parameters": [name],
-        },
+        "/v2/models/{name}/ready": {**ready, "parameters": [name]},
         "/v2/models/{name}/infer": {**infer, "parameters": [name]},
         "/v2/models/{name}/versions/{version}": {**metadata, "parameters": [name, model_version]},
+        "/v2/models/{name}/versions/{version}/ready": {**ready, "parameters": [name, model_version]},
         "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
     }
     del paths["/classify"]["post"]["parameters"]  # BentoML's dispatch knows no deadline of a request
@@ -129,7 +128,10 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
 
 
 def _operations(secured: list[Any]) -> Document:
-    paths: Document = {"/info": _get("what is served, what it cost, the limits", ANYTHING, secured)}
+    paths: Document = {
+        "/info": _get("what is served, what it cost, the limits", ANYTHING, secured),
+        "/schema.json": _get("what BentoML's clients ask first", ANYTHING, secured, missing=True),
+    }
     for path in ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"):
         paths[path] = _get("probe", ANYTHING, [])
         paths[path]["get"]["responses"]["503"] = _told("it is not", ANYTHING)
