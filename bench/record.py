@@ -6,6 +6,7 @@ The file is docs/results/KIND/NAME.json; `python -m bench.tables` makes the tabl
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import time
@@ -45,6 +46,7 @@ def record(name: str, command: list[str]) -> dict[str, Any]:
         "command": " ".join(_short(part) for part in command),
         "date": datetime.now(UTC).date().isoformat(),
         "wall_seconds": round(time.perf_counter() - begun, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024,  # of its largest process
         "result": public(told),
         "machine": machine_card(),
     }
