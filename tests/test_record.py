@@ -43,7 +43,7 @@ def test_what_is_kept_names_no_place_on_this_machine(results):
 
 def test_the_largest_process_is_told():
     code = "import json; taken = bytearray(200_000_000); print(json.dumps({'a': len(taken)}))"
-    assert 190 < record("compression/a", [sys.executable, "-c", code])["peak_mb"] < 1000
+    assert record("compression/a", [sys.executable, "-c", code])["peak_mb"] > 190
 
 
 def test_a_table_has_a_line_for_each_point_and_the_command(results):
