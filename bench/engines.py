@@ -1,10 +1,9 @@
-"""The engines that a report compares, by name. Each is opened in its own process (bench.worker) and answers texts.
+"""What an engine is that a report compares, and the names of all. bench.worker opens each in its own process.
 
 What is timed starts at token ids and ends at logits, padding included; `tfidf` has no tokens: its time is from text.
 No engine loads another's libraries: they would count as its memory and its start (a test keeps torch out of ours).
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,6 @@ from numpy.typing import NDArray
 from models.data.texts import Texts
 from models.task import Kind, Task
 from models.tokens import Encoded, Row, Tokenizer
-from service.bundle import Bundle
-from service.engine import Engine, run_session
-from service.runtime import RuntimeSettings, open_session
-from service.scheduler import Job, Rules, Scheduler, Served
-from service.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +64,6 @@ def simple_model(kind: Kind) -> str:
     return "ridge regression" if kind == "regression" else "logistic regression"
 
 
-def open_engine(spec: EngineSpec) -> OpenEngine:
-    """Return the engine of that name, ready to answer."""
-    from bench import peers, pytorch, tfidf  # here, because they take what is above
-
-    openers = {
-        "ours": _ours, "pytorch": pytorch.eager_engine, "ort_fp32": _stock, "stock_int8": _stock,
-        "tfidf": tfidf.tfidf_engine, "openvino": peers.openvino_engine, "ctranslate2": peers.ctranslate2_engine,
-        "torch_compile": pytorch.compiled_engine,
-    }  # fmt: skip
-    return openers[spec.name](spec)
-
-
 def fixed_length(encoded: Encoded, tokens: int) -> Encoded:
     """Return `encoded` cut, or its own tokens repeated, to exactly `tokens` tokens; for timing only."""
     repeats = -(-tokens // len(encoded.ids))
@@ -96,42 +78,3 @@ def tokenized(tokenizer: Tokenizer) -> Callable[[Sequence[Row], int | None], lis
         return [fixed_length(e, tokens) for e in encoded] if tokens else encoded
 
     return prepare
-
-
-def _ours(spec: EngineSpec) -> OpenEngine:
-    bundle = Bundle.open(spec.folder)
-    engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads))
-    rules, size = Settings().rules(), bundle.served_bytes(engine.variant_name)
-
-    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
-        runs = served_runs(engine, encoded, rules)
-        found = np.concatenate([engine.infer([job.work for job in run]) for run in runs])
-        return found[np.argsort([job.position for run in runs for job in run])]
-
-    return OpenEngine(tokenized(engine.tokenizer), answer, size, mates_matter=False)
-
-
-def served_runs(engine: Served, encoded: Sequence[Encoded], rules: Rules) -> list[list[Job]]:
-    """Return the runs of the model in which the service answers a request of these texts, by its own scheduler."""
-    line = Scheduler(rules)
-    line.add([_waiting(engine, one, place) for place, one in enumerate(encoded)], 0.0)
-    runs = []
-    while line.waiting:
-        runs.append(line.take(0, 0.0).batch)
-    return runs
-
-
-def _waiting(engine: Served, work: Encoded, place: int) -> Job:
-    return Job(engine, work, len(work.ids), 0.0, 0.0, math.inf, lambda: False, position=place)
-
-
-def _stock(spec: EngineSpec) -> OpenEngine:
-    file = spec.folder / spec.file
-    tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)
-    session = open_session(file, spec.threads)
-
-    def answer(encoded: list[Encoded]) -> NDArray[np.float32]:
-        return run_session(session, tokenizer.pad(encoded))
-
-    size = file.stat().st_size + (spec.folder / "tokenizer.json").stat().st_size
-    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=spec.name == "stock_int8")

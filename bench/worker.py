@@ -7,7 +7,7 @@ engine, never a failed report.
 import multiprocessing
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.cores import pinned
-from bench.engines import EngineSpec, OpenEngine, open_engine
+from bench.engines import EngineSpec, OpenEngine
+from bench.onnx_engines import our_engine, stock_engine
+from bench.peers import ctranslate2_engine, openvino_engine
+from bench.pytorch import compiled_engine, eager_engine
+from bench.tfidf import tfidf_engine
 from models.errors import CheckError, PrunellaError
 from models.tokens import Row
 
 START_SECONDS = 180  # importing torch and transformers from a cold disk takes most of a minute
 CALL_SECONDS = 3600
+OPENERS: dict[str, Callable[[EngineSpec], OpenEngine]] = {
+    "ours": our_engine, "pytorch": eager_engine, "ort_fp32": stock_engine, "stock_int8": stock_engine,
+    "tfidf": tfidf_engine, "openvino": openvino_engine, "ctranslate2": ctranslate2_engine,
+    "torch_compile": compiled_engine,
+}  # fmt: skip
 
 
 class WorkerError(CheckError):
@@ -130,7 +139,7 @@ class _Desk:
 def _serve(pipe: Connection, spec: EngineSpec) -> None:
     os.environ["OMP_NUM_THREADS"] = str(spec.threads)
     try:
-        engine = open_engine(spec)
+        engine = OPENERS[spec.name](spec)
         desk = _Desk(engine, spec.handicap)
         pipe.send(("ok", engine.bytes))
     except Exception as error:  # whatever a foreign engine raises becomes its row in the report

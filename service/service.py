@@ -24,9 +24,9 @@ from models.errors import PrunellaError
 from service.app import KEPT, App
 from service.desk import Caller, Desk
 from service.dialects import BadRequest, Request, native, predictions
+from service.opening import open_desk
 from service.publish import resolve
 from service.settings import Settings
-from service.worker import open_desk
 
 log = logging.getLogger("prunella")
 STAYS = ("development", "reload", "ssl_certfile")  # flags of `bentoml serve` that only BentoML's own parent knows

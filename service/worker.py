@@ -22,12 +22,10 @@ import uvicorn
 from models.errors import PrunellaError
 from service.app import App
 from service.bento import BentoRoutes
-from service.bundle import Bundle
 from service.connection import Connection
 from service.desk import Desk
-from service.engine import Engine
 from service.logs import set_up_logs
-from service.publish import resolve
+from service.opening import open_desk
 from service.settings import Settings
 from service.tracing import Tracer
 
@@ -39,17 +37,6 @@ STUCK = 70  # exit code: an internal error, in sysexits.h
 IDLE_SECONDS = 2.0  # that a connection without a request may stay once the server is ending
 # of the interpreter's lock: a runner that comes back from the model would wait 5 ms for the event loop to let go
 SWITCH_SECONDS = 0.0005
-
-
-def open_desk(settings: Settings, worker: int = 0) -> Desk:
-    """Return a desk whose model has passed its self-check.
-
-    Raises:
-        PrunellaError: the bundle or the device cannot be had.
-    """
-    engine = Engine.open(Bundle.open(resolve(settings.bundle)), settings.runtime(worker))
-    engine.self_check()  # also the warm-up
-    return Desk(engine, settings, worker)
 
 
 class Server(uvicorn.Server):

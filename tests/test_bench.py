@@ -18,11 +18,12 @@ from tiny import tiny_texts
 import prunella
 from bench.accuracy import compare, score
 from bench.cores import choose_cores, pinning
-from bench.engines import EngineSpec, fixed_length, served_runs
+from bench.engines import EngineSpec, fixed_length
 from bench.evaluate import evaluate
 from bench.html import to_html
 from bench.markdown import to_markdown
 from bench.measure import Cell, open_fleet, time_cell
+from bench.onnx_engines import served_runs
 from bench.openings import OpeningError, combine, measure_openings
 from bench.operators import operator_times
 from bench.plots import figures

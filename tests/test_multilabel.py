@@ -84,14 +84,15 @@ def test_compress_a_report_and_a_second_one(made, compressed, tmp_path):
 
 
 def test_tfidf_gives_a_label_from_one_half_on(made):
-    from bench.engines import EngineSpec, open_engine
+    from bench.engines import EngineSpec
+    from bench.tfidf import tfidf_engine
 
     _, classifier = made
     plain = Task(kind="multi", labels=("bad", "good", "rich"))
     odd = plain.model_copy(update={"thresholds": (0.9, 0.2, 0.6)})
     found = []
     for task in (plain, odd):
-        engine = open_engine(EngineSpec("tfidf", classifier.path, task, train=TRAIN))
+        engine = tfidf_engine(EngineSpec("tfidf", classifier.path, task, train=TRAIN))
         found.append(task.decide(task.scores(engine.answer(engine.prepare(DEV.rows, None)))))
     assert np.array_equal(*found)
 
