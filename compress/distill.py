@@ -24,6 +24,7 @@ from models.train.predict import predict
 from models.train.text_objective import TextObjective
 
 DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
+ENOUGH_TEXTS = 20_000  # a cut model that learns from so many hardly learns them by heart, and dropout only disturbs it
 HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all, but of few a fifth or 64
 
 
@@ -32,10 +33,16 @@ class DistillConfig(Record):
 
     temperature: float = Field(2.0, gt=0, description="softens both answers")
     hidden_weight: float = Field(1.0, ge=0, description="weight of the hidden states' squared error")
+    dropout: float | None = Field(None, ge=0, lt=1, description="None: 0.1 for fewer texts than ENOUGH_TEXTS, else 0")
     minutes: float | None = Field(None, gt=0, description="most time to train: fewer epochs where they take longer")
     training: TrainingConfig = TrainingConfig(  # the student is fitted already: five times the rate undoes that first
         epochs=6, learning_rate=1e-4, freeze_embeddings=False, sparse_embeddings=True
     )
+
+
+    def dropout_of(self, texts: int) -> float:
+        """Return the rate of dropout for so many texts."""
+        return self.dropout if self.dropout is not None else 0.0 if texts >= ENOUGH_TEXTS else 0.1
 
 
 @dataclass(frozen=True, slots=True)

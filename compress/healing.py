@@ -27,7 +27,7 @@ from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 
-VERSION = 4
+VERSION = 5
 CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 
@@ -66,13 +66,14 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     """Return the student after it learned what the full model answers."""
     asked = config.heal
     assert asked is not None
+    dropout = asked.dropout_of(len(taught.encoded))
 
     def make(folder: Path) -> None:
-        student, task, _ = open_classifier(pruned)
+        student, task = load_checkpoint(pruned.path, dropout=dropout), Task.read(pruned.path / task_file.FILE)
         history = distill(student, _lessons(taught, pruned), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
-    decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}})
+    decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}) | {"dropout": dropout}
     stage = Stage("heal", VERSION, {**decides, **processes()})
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
 

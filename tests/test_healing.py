@@ -23,7 +23,7 @@ from bench.report import find_reference
 from compress.bundle import AGREEMENT, fallen_back
 from compress.calibration import lengths_of
 from compress.config import CompressConfig
-from compress.distill import distances
+from compress.distill import ENOUGH_TEXTS, DistillConfig, distances
 from compress.family import Judge
 from compress.healing import teach_texts
 from compress.pipeline import compress_to, prepare
@@ -229,3 +229,18 @@ def test_a_texts_states_are_as_far_alone_as_in_a_batch():
         error = (found[:, text, :count] - wanted[:, text, :count]).pow(2).sum((1, 2))
         share = (error / wanted[:, text, :count].pow(2).sum((1, 2))).mean()
         torch.testing.assert_close(together[text], share)
+
+
+def test_many_texts_are_learned_without_dropout_unless_it_is_asked_for():
+    few, enough = ENOUGH_TEXTS - 1, ENOUGH_TEXTS
+    assert [DistillConfig().dropout_of(texts) for texts in (few, enough)] == [0.1, 0.0]
+    assert [DistillConfig(dropout=0.2).dropout_of(texts) for texts in (few, enough)] == [0.2, 0.2]
+
+
+def test_healing_drops_what_it_is_told_to(straight, source):
+    """The healed weights differ from those of another rate, and the rate is part of what the folder is named by."""
+    config = CONFIG.model_copy(update={"heal": CONFIG.heal.model_copy(update={"dropout": 0.0})})
+    without = compress_tiny(source, straight.path.parent, config)
+    one, other = (load_file(healed(bundle) / "model.safetensors") for bundle in (straight, without))
+    assert healed(straight).name != healed(without).name
+    assert not all(one[name].equal(other[name]) for name in one)

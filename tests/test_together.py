@@ -1,6 +1,5 @@
 """Compression on two processes: all heal, the main one does the rest, and its end is everybody's end."""
 
-import functools
 import json
 import sys
 from pathlib import Path
@@ -15,7 +14,6 @@ from tiny import make_tiny_checkpoint, tiny_texts
 from bench.evaluate import bundle_logits
 from compress import healing
 from compress.distill import DISTANCE
-from models.checkpoint import load_checkpoint
 from models.distributed import by_main, rank, world_size
 from models.errors import TargetError
 from models.folder import REPORT, ModelFolder
@@ -25,12 +23,13 @@ from models.train.predict import predict
 
 def compress(source: Path, store: Path, batch: int) -> ModelFolder:
     """Compress without dropout, which differs from process to process."""
-    healing.load_checkpoint = functools.partial(load_checkpoint, dropout=0.0)
     training = TrainingConfig(
         epochs=2, batch_size=batch, learning_rate=3e-4, freeze_embeddings=False, sparse_embeddings=True,
         metric=DISTANCE, patience=2, precision="fp32",
     )  # fmt: skip
-    return compress_tiny(source, store, tiny_config(training))
+    config = tiny_config(training)
+    config = config.model_copy(update={"heal": config.heal.model_copy(update={"dropout": 0.0})})
+    return compress_tiny(source, store, config)
 
 
 @pytest.fixture(scope="module")
@@ -45,8 +44,7 @@ def logits_of(folder: Path) -> np.ndarray:
     return predict(model, tokenizer.encode(tiny_texts(64).rows), tokenizer)
 
 
-def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(healing, "load_checkpoint", load_checkpoint)  # put back what `compress` exchanges
+def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp_path):
     one = compress(source, tmp_path / "one", 8)
     done = run_two([__file__, "compress", str(source), str(tmp_path / "two"), "4"])
     assert [d.returncode for d in done] == [0, 0], done[0].stderr[-2000:] + done[1].stderr[-2000:]
