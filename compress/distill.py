@@ -24,7 +24,7 @@ from models.train.predict import predict
 from models.train.text_objective import TextObjective
 
 DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
-ENOUGH_TEXTS = 20_000  # a cut model that learns from so many hardly learns them by heart, and dropout only disturbs it
+ENOUGH_TEXTS = 20_000  # a cut model hardly learns so many by heart: dropout would only disturb it
 HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all, but of few a fifth or 64
 
 
@@ -38,7 +38,6 @@ class DistillConfig(Record):
     training: TrainingConfig = TrainingConfig(  # the student is fitted already: five times the rate undoes that first
         epochs=6, learning_rate=1e-4, freeze_embeddings=False, sparse_embeddings=True
     )
-
 
     def dropout_of(self, texts: int) -> float:
         """Return the rate of dropout for so many texts."""
