@@ -27,7 +27,7 @@ from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 
-VERSION = 5
+TEACH_VERSION, HEAL_VERSION = 4, 5
 CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 
@@ -59,7 +59,7 @@ def teach_texts(full: ModelFolder, inputs: Inputs, config: CompressConfig, store
     def make(folder: Path) -> None:
         teach(load_checkpoint(full.path), encoded, tokenizer, layers, folder)
 
-    return Taught(run_stage(Stage("teach", VERSION, settings), [full], store, make).folder, encoded)
+    return Taught(run_stage(Stage("teach", TEACH_VERSION, settings), [full], store, make).folder, encoded)
 
 
 def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Path) -> Made:
@@ -74,7 +74,7 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
         _save(student, task, pruned, history, folder)
 
     decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}) | {"dropout": dropout}
-    stage = Stage("heal", VERSION, {**decides, **processes()})
+    stage = Stage("heal", HEAL_VERSION, {**decides, **processes()})
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
 
 
