@@ -41,7 +41,9 @@ class DistillConfig(Record):
 
     def dropout_of(self, texts: int) -> float:
         """Return the rate of dropout for so many texts."""
-        return self.dropout if self.dropout is not None else 0.0 if texts >= ENOUGH_TEXTS else 0.1
+        if self.dropout is not None:
+            return self.dropout
+        return 0.0 if texts >= ENOUGH_TEXTS else 0.1
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     dropout = asked.dropout_of(len(taught.encoded))
 
     def make(folder: Path) -> None:
-        student, task = load_checkpoint(pruned.path, dropout=dropout), Task.read(pruned.path / task_file.FILE)
+        student, task, _ = open_classifier(pruned, dropout)
         history = distill(student, _lessons(taught, pruned), asked, scratch_folder(folder))
         _save(student, task, pruned, history, folder)
 
@@ -78,10 +78,10 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
 
 
-def open_classifier(folder: ModelFolder) -> tuple[Classifier, Task, Tokenizer]:
-    """Return what is in a classifier folder."""
+def open_classifier(folder: ModelFolder, dropout: float = 0.0) -> tuple[Classifier, Task, Tokenizer]:
+    """Return what is in a classifier folder; `dropout` is the rate of it where the model is trained."""
     task = Task.read(folder.path / task_file.FILE)
-    return load_checkpoint(folder.path), task, Tokenizer.open(folder.path, task.max_tokens)
+    return load_checkpoint(folder.path, dropout=dropout), task, Tokenizer.open(folder.path, task.max_tokens)
 
 
 def copy_texts(source: ModelFolder, task: Task, target: Path) -> None:

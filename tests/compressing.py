@@ -17,11 +17,10 @@ from models.train.loop import TrainingConfig
 SMALL = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
 
 
-def tiny_config(training: TrainingConfig, **more: Any) -> CompressConfig:
+def tiny_config(training: TrainingConfig, dropout: float | None = None, **more: Any) -> CompressConfig:
     """Return settings that take a second."""
-    return CompressConfig(
-        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=DistillConfig(training=training), tolerance=0.1, **more
-    )
+    heal = DistillConfig(training=training, dropout=dropout)
+    return CompressConfig(analysis=AnalysisConfig(texts=32, cost_texts=16), heal=heal, tolerance=0.1, **more)
 
 
 def compress_tiny(source: Path, store: Path, config: CompressConfig, target: Target = SMALL) -> ModelFolder:

@@ -239,8 +239,7 @@ def test_many_texts_are_learned_without_dropout_unless_it_is_asked_for():
 
 def test_healing_drops_what_it_is_told_to(straight, source):
     """The healed weights differ from those of another rate, and the rate is part of what the folder is named by."""
-    config = CONFIG.model_copy(update={"heal": CONFIG.heal.model_copy(update={"dropout": 0.0})})
-    without = compress_tiny(source, straight.path.parent, config)
+    without = compress_tiny(source, straight.path.parent, tiny_config(TRAINING, dropout=0.0))
     one, other = (load_file(healed(bundle) / "model.safetensors") for bundle in (straight, without))
     assert healed(straight).name != healed(without).name
     assert not all(one[name].equal(other[name]) for name in one)

@@ -27,9 +27,7 @@ def compress(source: Path, store: Path, batch: int) -> ModelFolder:
         epochs=2, batch_size=batch, learning_rate=3e-4, freeze_embeddings=False, sparse_embeddings=True,
         metric=DISTANCE, patience=2, precision="fp32",
     )  # fmt: skip
-    config = tiny_config(training)
-    config = config.model_copy(update={"heal": config.heal.model_copy(update={"dropout": 0.0})})
-    return compress_tiny(source, store, config)
+    return compress_tiny(source, store, tiny_config(training, dropout=0.0))
 
 
 @pytest.fixture(scope="module")
