@@ -66,8 +66,9 @@ def machine_sentence(report: Report) -> str:
     card = report.machine
     versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
     flags = " ".join(card["flags"]) or "no vector flags known here"
+    processors = ", ".join([card["processor"], *card.get("gpus", ())])
     return (
-        f"Machine: {card['processor']}, {card['cores']} cores, {flags}; load {card['load_average']:.2f} before and "
+        f"Machine: {processors}, {card['cores']} cores, {flags}; load {card['load_average']:.2f} before and "
         f"{report.load_after:.2f} after; {card['pinning'] + '; ' if 'pinning' in card else ''}"
         f"Python {card['python']}, {versions}."
     )

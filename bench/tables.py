@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from bench.compression_table import ablation_table, compression_table
+from bench.gpu_table import gpu_table
 from bench.markdown import engines_table, machine_sentence
 from bench.record import public
 from bench.records import Report
@@ -24,6 +25,7 @@ FOLDERS = {  # a table's name → the folder of its runs, and what makes it of t
     "training-speed": ("training", speed_table),
     "compression": ("compression", compression_table),
     "ablation": ("ablation", ablation_table),
+    "gpu": ("gpu", gpu_table),
 }
 MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 

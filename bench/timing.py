@@ -4,15 +4,16 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import onnxruntime
+import tokenizers
 from numpy.typing import NDArray
 
 from bench.cores import pinning, usable_cores
-from models.processor import cpu_flags, cpu_name
+from models.processor import cpu_flags, cpu_name, gpu_names
 
 RESAMPLES = 2000
 FEWEST = 5  # rounds: a median of fewer is moved by two disturbed ones
@@ -81,7 +82,8 @@ def machine_card(threads: Sequence[int] = (1,)) -> dict[str, Any]:
         "pinning": pinning(threads),
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("onnxruntime", "numpy", "tokenizers")},
+        "versions": {module.__name__: module.__version__ for module in (onnxruntime, np, tokenizers)},
+        **({"gpus": gpus} if (gpus := gpu_names()) else {}),
     }
 
 

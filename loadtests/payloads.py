@@ -32,6 +32,7 @@ def _bentoml(text: str) -> Body:
     return "/classify", json.dumps({"texts": [text]})
 
 
+TOGETHER = 32  # texts of a request in the dialect `batch`: as many as a server takes unless told otherwise
 DIALECTS: dict[str, Callable[[str], Body]] = {
     "native": _native, "list": _list, "tei": _tei, "hf": _hf, "oip": _oip, "bentoml": _bentoml,
 }  # fmt: skip
@@ -39,7 +40,13 @@ MIXED = ("native", "native", "tei", "hf", "oip")  # taken in turn
 
 
 def payloads(texts: Sequence[str], dialect: str) -> list[Body]:
-    """Return a body for each text; `mix` takes the dialects in turn, and every tenth request has eight texts."""
+    """Return a body for each text; `mix` takes the dialects in turn, and every tenth request has eight texts.
+
+    Those of `batch` have TOGETHER texts each, that one and those after it.
+    """
+    if dialect == "batch":
+        groups = ([texts[(i + j) % len(texts)] for j in range(TOGETHER)] for i in range(len(texts)))
+        return [("/v1/classify", json.dumps({"texts": group})) for group in groups]
     if dialect != "mix":
         return [DIALECTS[dialect](text) for text in texts]
     bodies = [DIALECTS[MIXED[i % len(MIXED)]](text) for i, text in enumerate(texts)]

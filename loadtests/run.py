@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TextsError as error:
         return _refuse(str(error))
     for url in (options.url, *options.against):
-        path, body = payloads(texts[:1], "native" if options.dialect == "mix" else options.dialect)[0]
+        path, body = payloads(texts[:1], options.dialect if options.dialect in DIALECTS else "native")[0]
         if (reason := _no_server(url, path, body)) is not None:
             return _refuse(f"no server answers at {url} ({reason}): start one with `prunella serve`")
     if options.scenario == "swap" and not (options.admin_token and options.bundle):
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--duration", type=_positive, default=30, help="seconds of a phase")
     add("--requests", type=_positive, default=1_000_000, help="of a soak")
     add("--slo-ms", type=float, default=100.0, help="p99 at which a server no longer keeps up")
-    add("--dialect", choices=[*DIALECTS, "mix"], default="native")
+    add("--dialect", choices=[*DIALECTS, "mix", "batch"], default="native")
     add("--processes", type=_positive, default=1, help="client processes")
     add("--client", choices=("ours", "locust"), default="ours")
     add("--key", help="API key of the server")

@@ -1,8 +1,10 @@
-"""What this processor can compute: detected, never assumed."""
+"""What this machine can compute: detected, never assumed."""
 
 import platform
 from functools import cache
 from pathlib import Path
+
+NVIDIA = Path("/proc/driver/nvidia/gpus")
 
 
 def has_vnni() -> bool:
@@ -23,6 +25,12 @@ def cpu_flags() -> frozenset[str]:
 def cpu_name() -> str:
     """Return the processor's name as it calls itself."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def gpu_names(driver: Path = NVIDIA) -> list[str]:
+    """Return the names of NVIDIA's GPUs in this machine, as their driver tells them; none without the driver."""
+    lines = [line for card in sorted(driver.glob("*/information")) for line in card.read_text().splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
 @cache

@@ -67,7 +67,8 @@ class Desk:
         self.settings, self.telemetry = settings, Telemetry()
         self.rotation = Rotation(engine, settings.runtime(worker), self.telemetry.serves)
         self.telemetry.serves(engine)
-        self.runners = Runners(settings.rules(), self._from_runner)
+        self.rules = settings.rules(engine.choice.got)
+        self.runners = Runners(self.rules, self._from_runner)
         self.shadow = Shadow(self.rotation, self.runners, self.telemetry)
         self.draining = False
         self._inline_seconds = settings.inline_ms / 1e3

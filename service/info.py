@@ -38,8 +38,8 @@ def info(desk: Desk) -> dict[str, Any]:
         "variant": engine.variant_name,
         "device": engine.choice.model_dump(),
         "measured": {key: report.get(key) for key in MEASURED},
-        "batch_changes_answers": False,
-        "runners": settings.runners_each(),
+        "batch_changes_answers": engine.choice.got != "cpu",  # by 0.003 of a logit: GPUs choose kernels by shape
+        "runners": desk.rules.runners,
         "workers": settings.workers,
         "limits": settings.model_dump(
             include={
@@ -61,7 +61,7 @@ def info(desk: Desk) -> dict[str, Any]:
             }
         },
         "max_input_length": bundle.task.max_tokens,
-        "max_batch_tokens": settings.max_batch_tokens,
+        "max_batch_tokens": desk.rules.tokens,
         "max_client_batch_size": settings.max_batch,
         "max_concurrent_requests": settings.max_queue,
         "auto_truncate": True,

@@ -1,8 +1,10 @@
 """open_session(): an ONNX file → a session on the device that was asked for; a fall-back is never silent."""
 
+import contextlib
 import logging
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,14 +13,13 @@ import onnxruntime as ort
 from pydantic import Field
 
 from models.errors import FolderError, InputError
-from models.processor import has_vnni
+from models.processor import NVIDIA, has_vnni
 from models.record import Record
 from service.bundle import BundleInfo, Variant
 
 log = logging.getLogger("prunella")
 DEVICES = r"^(auto|cpu|cuda(:\d+)?|tensorrt)$"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 class RuntimeSettings(Record):
@@ -81,7 +82,7 @@ def fall_back(info: BundleInfo, settings: RuntimeSettings, reason: str, quiet: b
     return DeviceChoice(asked=settings.device, got="cpu", variant=variant, reason=None if quiet else reason)
 
 
-def count_gpus(environment: Mapping[str, str] = os.environ, driver: Path = GPUS) -> int:
+def count_gpus(environment: Mapping[str, str] = os.environ, driver: Path = NVIDIA) -> int:
     """Return how many GPUs this process sees."""
     named = environment.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
@@ -92,6 +93,15 @@ def count_gpus(environment: Mapping[str, str] = os.environ, driver: Path = GPUS)
 def runs_on(session: ort.InferenceSession, device: str) -> bool:
     """Whether the session has the provider of `device`: one whose libraries do not load is left out."""
     return PROVIDERS[device.partition(":")[0]] in session.get_providers()
+
+
+def load_gpu_libraries() -> None:
+    """Load CUDA and cuDNN from NVIDIA's Python packages, where `pip install onnxruntime-gpu[cuda,cudnn]` puts them.
+
+    ONNX Runtime looks for them in the system's folders only. What is in neither is missed when the session opens.
+    """
+    with contextlib.redirect_stdout(sys.stderr):  # it prints what it does not find
+        ort.preload_dlls()
 
 
 def session_options(threads: int = 1, weight_bits: int = 8) -> ort.SessionOptions:
@@ -118,6 +128,7 @@ def open_session(
     name, _, index = device.partition(":")
     providers: list[object] = [PROVIDERS["cpu"]]
     if name != "cpu":
+        load_gpu_libraries()
         providers.insert(0, (PROVIDERS[name], {"device_id": index or "0"}))
     try:
         return ort.InferenceSession(str(path), options, providers=providers)

@@ -96,7 +96,7 @@ def _in_bentomls_batches() -> Any:
         engine = self.desk.rotation.current
         return predictions(engine.bundle.task, engine.logits([(text,) for text in texts]), Request([], single=False))
 
-    most = max(2, SETTINGS.max_batch_items)  # it takes no fewer
+    most = max(2, SETTINGS.rules().items)  # it takes no fewer
     return bentoml.api(classify, batchable=True, max_batch_size=most, max_latency_ms=10_000)
 
 

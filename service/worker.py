@@ -63,7 +63,7 @@ class Server(uvicorn.Server):
         gc.freeze()  # what is loaded stays: collections that look at it again cost milliseconds in the tail
         log.info(
             "ready",
-            extra={"bundle": self._desk.rotation.current.bundle.id, "runners": self._desk.settings.runners_each()},
+            extra={"bundle": self._desk.rotation.current.bundle.id, "runners": self._desk.rules.runners},
         )
         if self._ready is not None:
             os.write(self._ready, b"1")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.payloads import payloads
 from loadtests.texts import made_up_texts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,6 +98,12 @@ def test_texts_that_cannot_be_used_are_exit_code_2(tmp_path, content):
     assert ended.returncode == 2
     assert str(path) in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_batch_has_as_many_texts_as_a_request_may_have():
+    path, body = payloads(["a", "b", "c"], "batch")[1]
+    texts = json.loads(body)["texts"]
+    assert (path, len(texts), texts[:4]) == ("/v1/classify", 32, ["b", "c", "a", "b"])
 
 
 def test_made_up_texts_have_a_spread_of_lengths():

@@ -36,6 +36,13 @@ def test_settings_come_from_the_environment():
     assert (found.max_batch, found.device, found.bundle) == (5, "cpu", "prunella:latest")
 
 
+def test_a_gpu_runs_more_texts_at_once():
+    settings = Settings(max_batch_tokens=2048)
+    here, there = settings.rules("cpu"), settings.rules("cuda:0")
+    assert (here.items, there.items, there.bucket, there.runners) == (4, 128, 64, 2)
+    assert here.tokens == there.tokens == 2048  # what is set holds everywhere
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [

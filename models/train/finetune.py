@@ -15,7 +15,7 @@ from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_confi
 from models.classifier import Classifier
 from models.console import say
 from models.data.texts import Texts, check_labels
-from models.distributed import processes, rank
+from models.distributed import join, processes, rank
 from models.errors import InputError
 from models.folder import REPORT, ModelFolder
 from models.record import Record
@@ -110,7 +110,7 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
         describe="fine-tune",
     )
     history = fit(model, TextObjective(encoded, tokenizer, loss_for(task, wanted, config.loss)), config.training, run)
-    logits = predict(model, held_out, tokenizer)
+    logits = _predict(model, held_out, tokenizer)
     if task.kind == "multi":
         task = task.model_copy(update={"thresholds": choose_thresholds(truth, task.scores(logits))})
     save_checkpoint(model, task, target)
@@ -119,6 +119,13 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
     keep_logs(scratch, target)
     report = _report(task, truth, logits, history) | {"train_rows_at_max_tokens": _cut(encoded, config.max_tokens)}
     write_text(target / REPORT, json.dumps(report, indent=2) + "\n")
+
+
+def _predict(model: Classifier, encoded: list[Encoded], tokenizer: Tokenizer) -> np.ndarray:
+    """Return logits (rows, labels), computed on the GPU if there is one; the model comes back from there."""
+    logits = predict(model.to(join().device), encoded, tokenizer)
+    model.to("cpu")
+    return logits
 
 
 def _answers_alike(folder: Path, task: Task) -> bool:
@@ -157,7 +164,7 @@ def _report_test(folder: ModelFolder, test: Texts) -> None:
         return
     task = Task.read(folder.path / task_file.FILE)
     tokenizer = Tokenizer.open(folder.path, task.max_tokens)
-    logits = predict(load_checkpoint(folder.path), tokenizer.encode(test.rows), tokenizer)
+    logits = _predict(load_checkpoint(folder.path), tokenizer.encode(test.rows), tokenizer)
     scores = _judge(task, test.targets(task), logits)
     report |= {f"test_{name}": value for name, value in watchable(scores).items()}
     report |= {"test_rows": len(test), "test_sha256": test.sha256}

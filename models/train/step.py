@@ -55,7 +55,8 @@ class Stepper:
         sparse = config.sparse_embeddings and not config.freeze_embeddings
         self._table.sparse = sparse and (self.device.type == "cpu" or world_size() == 1)  # NCCL joins dense ones only
         self.model = model
-        self._wrapped = self._accelerator.prepare_model(model)  # moves it, and joins the processes' gradients
+        model.to(self.device)  # here, because accelerate moves no model that it has seen before
+        self._wrapped = self._accelerator.prepare_model(model)  # joins the processes' gradients
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(model, config)
 
