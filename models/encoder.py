@@ -93,6 +93,8 @@ class FeedForward(nn.Module):
 class Encoder(LayeredEncoder):
     """BERT's encoder, and that of its like."""
 
+    embeddings: Embeddings
+
     def __init__(self, architecture: Architecture, dropout: float = 0.1) -> None:
         layers = (
             Layer(Attention(architecture, shape.heads, dropout), FeedForward(architecture, shape.ffn, dropout))

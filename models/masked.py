@@ -5,6 +5,7 @@ The head is BERT's: dense, GELU, norm, then one logit a token of the vocabulary,
 the time of a small model, whose largest matrix is the vocabulary's.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,11 +88,26 @@ def initialize(module: nn.Module) -> None:
             nn.init.zeros_(part.bias)
 
 
+@torch.no_grad()
+def set_waves(table: Tensor) -> None:
+    """Set learned positions (positions, width) to the sines and cosines of Vaswani et al. (2017), as large as words.
+
+    From random positions attention has to find out first which are neighbours, and for millions of tokens nothing but
+    the frequency of words is learned (docs/results/training.md). They are learned on from there.
+    """
+    positions, width = table.shape
+    speeds = 10_000 ** (-torch.arange(0, width, 2) / width)  # radians a position
+    angles = torch.arange(positions)[:, None] * speeds  # (positions, ceil(width / 2))
+    waves = torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    table.copy_(waves[:, :width] * STD * math.sqrt(2))
+
+
 def new_masked_model(architecture: Architecture, dropout: float, seed: int) -> MaskedLanguageModel:
     """Return a model that has learned nothing yet."""
     torch.manual_seed(seed)
     encoder = Encoder(architecture, dropout)
     initialize(encoder)
+    set_waves(encoder.embeddings.positions.weight)
     return MaskedLanguageModel(encoder).eval()
 
 

@@ -1,5 +1,7 @@
 """Masks keep their rules, and the model that guesses them is transformers' model."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from transformers import (
 from models.checkpoint import load_checkpoint
 from models.data.corpus import Packing, pack_corpus
 from models.errors import FolderError
-from models.masked import MaskedBatch, load_masked_model, new_masked_model, save_masked_model
+from models.masked import MaskedBatch, load_masked_model, new_masked_model, save_masked_model, set_waves
 from models.train.masked_objective import MaskedObjective, measure
 from models.train.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
 from models.train.pretrain import resolve_size
@@ -133,12 +135,24 @@ def test_new_weights_are_berts(vocabulary):
             assert (tensor == 1).all()
         elif name.endswith("bias"):
             assert (tensor == 0).all()
-        else:
+        elif "positions" not in name:
             assert tensor.std() == pytest.approx(0.02, rel=0.1), name
             assert abs(tensor.mean()) < 0.003
     assert all(torch.equal(t, state[n]) for n, t in new_masked_model(shape, 0.1, seed=5).state_dict().items())
     other = new_masked_model(shape, 0.1, seed=6).state_dict()
     assert not torch.equal(other["head.dense.weight"], state["head.dense.weight"])
+
+
+@pytest.mark.parametrize("width", [6, 7])
+def test_positions_begin_as_waves_as_large_as_words(width):
+    table = torch.zeros(400, width)
+    set_waves(table)
+    for position in (0, 1, 57, 399):
+        for column in range(width):
+            angle = position / 10_000 ** (2 * (column // 2) / width)
+            wave = math.sin(angle) if column % 2 == 0 else math.cos(angle)
+            assert table[position, column] == pytest.approx(wave * 0.02 * 2**0.5, abs=1e-5)
+    assert table[:, :6].square().mean().sqrt() == pytest.approx(0.02, rel=0.1)
 
 
 def test_the_decoder_is_the_embedding_table(vocabulary):

@@ -33,7 +33,7 @@ from models.train.masking import MaskingConfig
 from models.train.pace import steps_within
 from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 
-VERSION = 1
+VERSION = 2
 TOKENIZER_VERSION = 1
 NEW = "new"
 HEAD_SIZE = 64
