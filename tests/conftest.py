@@ -7,9 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
+from compressing import no_slow_noise
 from pretraining import train_tokenizer, write_corpus
 
 from models.data.wordpiece import Vocabulary, open_backend
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_slow_noise():
+    with no_slow_noise():
+        yield
 
 
 @pytest.fixture(scope="module")
