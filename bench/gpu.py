@@ -5,7 +5,6 @@ What is timed starts at token ids and ends at logits in the processor's memory, 
 
 import json
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ import typer
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from models.tokens import Encoded
+    from models.tokens import Encoded, TokenBatch
     from service.bundle import Bundle
     from service.engine import Engine
 
@@ -46,9 +45,10 @@ def main(
     ours.self_check()
     answers = forms(opened, ours, classifier, device)
     encoded = ours.encode(texts.rows)
+    first = ours.tokenizer.pad(encoded[:1])
     told: dict[str, Any] = {"bundle": opened.id, "device": ours.choice.got, "variant": ours.variant_name}
     told["providers"] = ours.session.get_providers()
-    told["nodes_by_provider"] = dict(placed(opened.onnx_path(ours.variant_name), device, ours, encoded[:1]))
+    told["nodes_by_provider"] = dict(placed(opened.onnx_path(ours.variant_name), device, first))
     told["rows"], told["mean_tokens"] = len(encoded), round(float(np.mean([len(e.ids) for e in encoded])), 1)
     told["answers"] = agreement(answers, encoded, texts.targets(opened.task) if texts.labels is not None else None)
     told["timings"] = [timed(answers, encoded, int(size)) for size in batch.split(",")]
@@ -87,23 +87,14 @@ def torch_half(folder: Path, ours: "Engine", device: str) -> Answer:
     return answer
 
 
-def placed(path: Path, device: str, ours: "Engine", encoded: Sequence["Encoded"]) -> Counter[str]:
+def placed(path: Path, device: str, batch: "TokenBatch") -> Counter[str]:
     """Return how many nodes each provider runs, by ONNX Runtime's profiler: those on the processor cost copies."""
-    import onnxruntime as ort
+    from bench.operators import kernel_events
+    from service.runtime import PROVIDERS
 
-    from service.engine import run_session
-    from service.runtime import PROVIDERS, session_options
-
-    with tempfile.TemporaryDirectory() as scratch:
-        options = session_options()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
-        wanted = dict.fromkeys([PROVIDERS[device.partition(":")[0]], PROVIDERS["cpu"]])
-        session = ort.InferenceSession(str(path), options, providers=list(wanted))
-        run_session(session, ours.tokenizer.pad(encoded))
-        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    kernels = [e for e in events if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
-    return Counter(f"{e['args'].get('provider', 'unknown')}" for e in kernels)
+    wanted = dict.fromkeys([PROVIDERS[device.partition(":")[0]], PROVIDERS["cpu"]])
+    events = kernel_events(path, [batch], providers=list(wanted))
+    return Counter(event["args"].get("provider", "unknown") for event in events)
 
 
 def agreement(

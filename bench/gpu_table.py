@@ -16,7 +16,7 @@ def gpu_table(folder: Path) -> str:
 
     Flips and the largest difference of a logit are against ours in fp32; times are medians of milliseconds.
     """
-    runs = {name: run for name, run in kept_runs(folder).items() if "nodes_by_provider" in run["result"]}
+    runs = kept_runs(folder)
     sizes = [str(timing["batch"]) for timing in next(iter(runs.values()))["result"]["timings"]]
     times = " | ".join(f"ms, {size} at once" for size in sizes)
     lines = [

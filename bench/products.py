@@ -6,7 +6,6 @@ the same run, on matrices large enough that nothing but multiplying counts.
 
 import json
 import sys
-import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -71,20 +70,9 @@ def profile(path: Path, batches: "list[TokenBatch]", bits: int, peaks: dict[str,
 
 def events(path: Path, batches: "list[TokenBatch]", bits: int) -> list[dict[str, Any]]:
     """Return the kernel events of ONNX Runtime's profiler over the batches, after a pass that warms it up."""
-    import onnxruntime as ort
+    from bench.operators import kernel_events
 
-    from service.engine import run_session
-    from service.runtime import session_options
-
-    with tempfile.TemporaryDirectory() as scratch:
-        options = session_options(weight_bits=bits)
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(scratch) / "profile")
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for batch in [*batches, *batches]:
-            run_session(session, batch)
-        found = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-    kernels = [e for e in found if e.get("cat") == "Node" and e["name"].endswith("_kernel_time")]
+    kernels = kernel_events(path, [*batches, *batches], bits)
     return kernels[len(kernels) // 2 :]
 
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from test_quantize import make_classifier, write_texts
 from tiny import make_tiny_checkpoint, tiny_texts
-from typer.testing import CliRunner
 
 from bench import gpu
 from bench.gpu_table import gpu_table
@@ -43,19 +42,10 @@ def made(tmp_path_factory):
     return write_texts(folder / "texts.jsonl"), classifier, bundle.folder.path
 
 
-def asked(made, *more: str):
-    import typer
-
-    app = typer.Typer()
-    app.command()(gpu.main)
+def test_the_check_for_gpus_runs_on_a_processor_too(made, tmp_path, capsys):
     data, classifier, bundle = made
-    done = CliRunner().invoke(app, [str(bundle), str(data), "--classifier", str(classifier.path), *more])
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def test_the_check_for_gpus_runs_on_a_processor_too(made, tmp_path):
-    told = asked(made, "--device", "cpu", "--batch", "1,3")
+    gpu.main(bundle, str(data), classifier.path, batch="1,3", device="cpu")
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (told["variant"], told["rows"]) == ("gpu-fp16", 80)
     assert set(told["nodes_by_provider"]) == {"CPUExecutionProvider"}
     assert told["nodes_by_provider"]["CPUExecutionProvider"] > 10
