@@ -13,13 +13,11 @@ from torch import Tensor, nn
 from compress.divergence import divergence
 from compress.teacher import Teacher
 from models.classifier import Classifier, TensorBatch
-from models.distributed import world_size
 from models.record import Record
 from models.task import Kind
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
 from models.train.loop import Run, TrainingConfig, fit
-from models.train.pace import steps_within
 from models.train.predict import predict
 from models.train.text_objective import TextObjective
 
@@ -97,12 +95,10 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         return {DISTANCE: float(divergence(lessons.kind, found / spread, wanted / spread, config.temperature).mean())}
 
     objective = TextObjective([encoded[i] for i in learned.tolist()], lessons.tokenizer, loss_of)
-    whole = training.steps or training.epochs * len(objective.plan(0, training.batch_size * world_size(), 0))
-    if config.minutes is not None and scratch is not None:
-        most = steps_within(config.minutes, student, objective, training, scratch)
-        training = training.model_copy(update={"steps": min(whole, most)})
     evaluate = judge if len(watched) else None
-    run = Run(scratch=scratch, evaluate=evaluate, lower_is_better=True, describe="heal")
+    run = Run(
+        scratch=scratch, evaluate=evaluate, lower_is_better=True, minutes=config.minutes, describe="heal"
+    )  # fmt: skip
     return fit(student, objective, training, run)
 
 

@@ -100,7 +100,7 @@ def test_a_gpu_trains_a_model_that_answers_alike_on_a_processor(tmp_path):
 
 @needs_torch
 def test_a_gpu_trains_a_model_that_was_trained_before(tmp_path):
-    """As healing within --minutes does, which times some steps first."""
+    """accelerate moves no model that it has seen before."""
     make_tiny_checkpoint(tmp_path / "encoder")
     tokenizer, texts = Tokenizer.open(tmp_path / "encoder", 32), tiny_texts(96)
     model, encoded = load_checkpoint(tmp_path / "encoder"), tokenizer.encode(texts.rows)

@@ -1,7 +1,6 @@
 """The stage: what it reads, what it learns, what its folder is, and how it goes on."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,11 +19,9 @@ from models.data.corpus import Packing
 from models.data.wordpiece import SPECIAL, open_backend
 from models.errors import InputError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model
-from models.stage import scratch_folder
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.masked_objective import MaskedObjective
 from models.train.masking import MaskingConfig
-from models.train.pace import Pace, steps_within
 from models.train.pretrain import SIZES, PretrainConfig, Sources, pretrain, resolve_size
 
 TRAINING = TrainingConfig(
@@ -137,30 +134,48 @@ def test_a_run_that_was_broken_off_ends_with_the_same_weights(tmp_path, vocabula
     assert all(torch.equal(tensor, resumed.state_dict()[name]) for name, tensor in whole.state_dict().items())
 
 
-def test_minutes_become_steps_by_the_pace_of_the_model_itself(tmp_path, vocabulary):
+class SlowingClock:
+    """A step takes a second, and three from the 21st on."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def perf_counter(self):
+        self.asked += 1
+        steps = self.asked // 2
+        return float(steps + 2 * max(0, steps - 20))
+
+    def monotonic(self):
+        return 0.0
+
+
+def test_minutes_end_a_training_whose_steps_get_slower(tmp_path, vocabulary, monkeypatch):
+    monkeypatch.setattr("models.train.loop.time", SlowingClock())
     model = new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    config = TRAINING.model_copy(update={"batch_size": 4, "metric": "held_out_loss", "evaluate_every": 1})
-    steps = steps_within(0.5, model, objective_of(64, vocabulary), config, tmp_path / "scratch")
-    pace = Pace.read(tmp_path / "scratch" / "pace.json")
-    assert steps == pace.steps == int(30 / pace.seconds_per_step) > 1
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-    # asked again, for another time: what was decided stays
-    assert steps_within(5, model, objective_of(64, vocabulary), config, tmp_path / "scratch") == steps
-    assert not (tmp_path / "scratch" / "snapshot.safetensors").exists()
+    config = TRAINING.model_copy(update={"steps": 1000, "batch_size": 4})
+    history = fit(model, objective_of(64, vocabulary), config, Run(scratch=tmp_path, minutes=1))
+    assert history.steps == 34  # 20 s and 14 times 3 s: the first step that ends after 60 s is the last
+    assert history.seconds == 62
+    assert not history.stopped_early
+    last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert last["step"] == 34
+    assert 0 < last["learning_rate"] < 0.05 * config.learning_rate  # it fell with the time
 
 
-def test_a_killed_run_keeps_its_number_of_steps(tmp_path, corpus_file):
+def test_minutes_that_suffice_change_nothing(vocabulary):
+    config = TRAINING.model_copy(update={"steps": 20, "batch_size": 4})
+    free, bound = (new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0) for _ in range(2))
+    fit(free, objective_of(64, vocabulary), config)
+    fit(bound, objective_of(64, vocabulary), config, Run(minutes=1e6))
+    assert all(torch.equal(tensor, bound.state_dict()[name]) for name, tensor in free.state_dict().items())
+
+
+def test_a_pretraining_of_no_time_takes_one_step(tmp_path, corpus_file):
     training = TRAINING.model_copy(update={"steps": None, "batch_size": 4})
     config = CONFIG.model_copy(update={"minutes": 1e-6, "training": training})
     sources = Sources((corpus_file,), size=write_shape(tmp_path / "architecture.json"))
     made = pretrain(sources, config, tmp_path)
-    assert report_of(made.folder.path)["details"]["history"]["steps"] == 1  # at least one
-    shutil.rmtree(made.folder.path)  # as after a kill: the decision is all that is left
-    scratch = scratch_folder(made.folder.path.with_name(f"{made.folder.path.name}.partial"))
-    scratch.mkdir()
-    Pace(seconds_per_step=1, steps=3).write(scratch / "pace.json")
-    assert report_of(pretrain(sources, config, tmp_path).folder.path)["details"]["history"]["steps"] == 3
+    assert report_of(made.folder.path)["details"]["history"]["steps"] == 1
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -4,6 +4,7 @@ Everything random is a function of the seed and the step: batches, masks, dropou
 from its snapshot and ends where it would have ended, and nothing but tensors and counters must be remembered.
 """
 
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,15 +23,19 @@ from models.train.step import Place, Stepper, Taken
 
 __all__ = ["Objective", "Run", "TrainingConfig", "fit"]
 LOG_STEPS = 20  # between two lines of the log
+PACE_STEPS = (
+    16  # after which the mean step tells how many fit into the time: the first ones set up memory and threads
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Where a training keeps its snapshot and its log (None: nowhere), and how it is judged on its way."""
+    """Where a training keeps its snapshot and its log (None: nowhere), how it is judged, and when it must end."""
 
     scratch: Path | None = None
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     lower_is_better: bool = False  # of the watched metric
+    minutes: float | None = None  # most time in steps; evaluations and snapshots come on top. At least one is taken
     describe: str = "train"
 
 
@@ -41,7 +46,8 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
         model: has its encoder as `encoder`; it is moved to the GPU, if there is one, and back.
         objective: rows, batches and loss.
         config: how long and how fast.
-        run: where the snapshot is kept and found, and how the model is judged.
+        run: where the snapshot is kept and found, how the model is judged, and for how long it may go on. Where the
+            time ends before the steps do, the learning rate falls to 0 with the time.
 
     Raises:
         CheckError: the loss is no longer a number (says the step and the rows), or a snapshot cannot be written.
@@ -60,12 +66,13 @@ class _Training:
     def __init__(self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run) -> None:
         self.stepper, self.objective, self.config, self.told = stepper, objective, config, run
         self.size = config.batch_size * world_size()
-        self.steps = config.steps or config.epochs * len(objective.plan(0, self.size, config.seed))
+        self.asked = config.steps or config.epochs * len(objective.plan(0, self.size, config.seed))
         self.counters, self.best = Counters(), dict[str, Tensor]()
         snapshot = load_snapshot(run.scratch) if run.scratch else None
         if snapshot:
             restore(stepper.model, stepper.optimizer, snapshot)
             self.counters, self.best = snapshot.counters, snapshot.best
+        self.steps = self._steps()
         self.log = Log(run.scratch if rank() == 0 else None, self.counters.step)
         self.saved = time.monotonic()
 
@@ -80,11 +87,11 @@ class _Training:
                 begun = time.perf_counter()
                 taken = self.stepper.take(rows, Place(counters.step, self.steps, epoch))
                 self._count(taken, len(rows), time.perf_counter() - begun, bar)
-                if ends_epoch:
+                if ends_epoch or counters.step >= self.steps:
                     counters.losses.append(counters.epoch_loss / counters.epoch_steps)
                     counters.epoch_loss, counters.epoch_steps = 0.0, 0
                 every = self.config.evaluate_every
-                if counters.step == self.steps or (counters.step % every == 0 if every else ends_epoch):
+                if counters.step >= self.steps or (counters.step % every == 0 if every else ends_epoch):
                     self._evaluate()
                 if counters.worse_in_a_row >= (self.config.patience or self.steps + 1):
                     break
@@ -99,14 +106,33 @@ class _Training:
 
     def _left(self) -> Iterator[tuple[int, Sequence[int], bool]]:
         """Yield (epoch, rows, whether it is the epoch's last step) of the steps that are left."""
-        step, epoch, done = 0, 0, self.counters.step
-        while step < self.steps:
-            plan = self.objective.plan(epoch, self.size, self.config.seed)[: self.steps - step]
+        step, done = 0, self.counters.step
+        for epoch in itertools.count():
+            plan = self.objective.plan(epoch, self.size, self.config.seed)
             for position, rows in enumerate(plan):
+                if step >= self.steps:
+                    return
                 if step >= done:
                     yield epoch, rows, position == len(plan) - 1
                 step += 1
-            epoch += 1
+
+    def _steps(self) -> int:
+        """Return how many steps the training has: those asked for, or as many as the time allows at the mean pace.
+
+        Counted anew after each step, so that a machine that gets slower or faster changes the steps and not the time.
+        """
+        minutes, counters = self.told.minutes, self.counters
+        if minutes is None:
+            return self.asked
+
+        def allowed() -> int:
+            if counters.seconds >= 60 * minutes:
+                return counters.step
+            if counters.step < PACE_STEPS:
+                return self.asked
+            return min(self.asked, max(counters.step + 1, int(60 * minutes * counters.step / counters.seconds)))
+
+        return by_main(allowed)  # all must stop at the same step, and each has its own clock
 
     def _count(self, taken: Taken, rows: int, seconds: float, bar: tqdm) -> None:
         counters = self.counters
@@ -116,7 +142,8 @@ class _Training:
         counters.seconds += seconds
         counters.texts += rows
         counters.tokens += taken.tokens
-        if counters.step % LOG_STEPS == 0 or counters.step == self.steps:
+        bar.total = self.steps = self._steps()
+        if counters.step % LOG_STEPS == 0 or counters.step >= self.steps:
             self.log.add(
                 counters.step, loss=taken.loss, learning_rate=taken.learning_rate, gradient_norm=taken.gradient_norm,
                 texts_per_second=rows / seconds, tokens_per_second=taken.tokens / seconds,

@@ -30,7 +30,6 @@ from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.masked_objective import MaskedObjective, measure
 from models.train.masking import MaskingConfig
-from models.train.pace import steps_within
 from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 
 VERSION = 2
@@ -39,6 +38,7 @@ NEW = "new"
 HEAD_SIZE = 64
 SIZES = {"tiny": (2, 128), "mini": (4, 256), "small": (4, 512), "base": (12, 768)}  # layers, width (Turc et al. 2019)
 DEFAULT_SIZE = "small"
+ENDLESS = 10**9  # steps, where only the time counts
 METRICS = ("held_out_loss", "masked_accuracy")
 # what does not decide the weights, or is told by the packed corpus, which is a parent
 UNTOLD: dict[str, Any] = {
@@ -55,7 +55,7 @@ class PretrainConfig(Record):
     lowercase: bool = Field(True, description="a new tokenizer drops case and accents")
     masking: MaskingConfig = MaskingConfig()
     dropout: float = Field(0.1, ge=0, lt=1, description="part of the hidden states that is dropped in training")
-    minutes: float | None = Field(None, gt=0, description="time to train, turned into steps before it begins")
+    minutes: float | None = Field(None, gt=0, description="time to train: as many steps as fit")
     held_out_rows: int = Field(1024, ge=1, description="most held-out sequences that are measured")
     training: TrainingConfig = TrainingConfig(
         epochs=1, batch_size=64, learning_rate=5e-4, warmup=0.06, freeze_embeddings=False
@@ -193,12 +193,12 @@ def _train(
     training = config.training
     objective = MaskedObjective(corpus.train, judge.vocabulary, config.masking, training.seed)
     if config.minutes is not None:
-        steps = steps_within(config.minutes, model, objective, training, scratch)
-        training = training.model_copy(update={"steps": steps})
+        training = training.model_copy(update={"steps": ENDLESS})
     run = Run(
         scratch=scratch,
         evaluate=lambda found: measure(found, judge, _piece(training)),
         lower_is_better=training.metric == "held_out_loss",
+        minutes=config.minutes,
         describe="pretrain",
     )
     return fit(model, objective, training, run)
