@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from pydantic import Field
 
 from bench.timing import interleave
 from compress.calibrate import calibrate
@@ -27,13 +28,29 @@ ROUNDS = 15
 SECONDS = 8.0  # after which a shape is known well enough: on a slow processor each round is long
 
 
+class Load(Record):
+    """How a model is served, where its speed counts."""
+
+    batch: int = Field(1, ge=1, description="texts that are answered together")
+    threads: int = Field(1, ge=1, description="inside one operator")
+
+    def told(self) -> str:
+        """Return it for people."""
+        threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
+        return threads if self.batch == 1 else f"{self.batch} texts at once, {threads}"
+
+
+ALONE = Load()
+
+
 class Measured(Record):
     """What a model is on this machine."""
 
-    ours_ms: float  # a text, mean over the texts, median over the rounds
+    ours_ms: float  # a text, mean over the texts, median over the rounds; of a batch, its time over its texts
     reference_ms: float
     speedup: float
     bytes: int  # graph and tokenizer
+    load: Load = ALONE
 
 
 def served_graph(
@@ -46,17 +63,17 @@ def served_graph(
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A model that runs, and the texts as its own tokenizer splits them, one a batch."""
+    """A model that runs, and the texts as its own tokenizer splits them, in batches."""
 
     session: ort.InferenceSession
     samples: Sequence[TokenBatch]
 
 
 class Clock:
-    """Times models against one reference, on the same texts, one text at a time, one thread, in turn."""
+    """Times models against one reference, on the same texts, in turn, under the load that is expected."""
 
-    def __init__(self, reference: Job, samples: Sequence[TokenBatch], pair: bool) -> None:
-        self._reference, self._samples, self._pair = reference, samples, pair
+    def __init__(self, reference: Job, samples: Sequence[TokenBatch], pair: bool, load: Load) -> None:
+        self._reference, self._samples, self._pair, self._load = reference, samples, pair, load
 
     def measure(self, model: Classifier, precision: Precision, more_bytes: int) -> Measured:
         """Return the figures of a model in `precision`; beside its graph it takes `more_bytes`, the tokenizer's."""
@@ -66,13 +83,16 @@ class Clock:
 
     def time(self, path: Path, size: int, rounds: int = ROUNDS, within: float = SECONDS) -> Measured:
         """Return the figures of a graph whose model takes `size` bytes, from rounds that begin `within` seconds."""
-        jobs = {"reference": self._reference, "ours": Job(open_session(path, variant=int8_variant()), self._samples)}
+        session = open_session(path, self._load.threads, variant=int8_variant())
+        jobs = {"reference": self._reference, "ours": Job(session, self._samples)}
         calls = {name: lambda j=job: [run_session(j.session, one) for one in j.samples] for name, job in jobs.items()}
         times = {name: np.asarray(found) for name, found in interleave(calls, rounds, within=within).items()}
-        per_text = {name: float(np.median(found)) / len(self._samples) * 1e3 for name, found in times.items()}
+        texts = sum(batch.rows for batch in self._samples)
+        per_text = {name: float(np.median(found)) / texts * 1e3 for name, found in times.items()}
         return Measured(
             ours_ms=per_text["ours"],
             reference_ms=per_text["reference"],
             speedup=float(np.median(times["reference"] / times["ours"])),
             bytes=size,
+            load=self._load,
         )

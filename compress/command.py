@@ -31,7 +31,7 @@ def compress(
     ] = None,
     texts: Annotated[str | None, typer.Option(help="more texts to learn from; the full model labels them")] = None,
     speedup: Annotated[float | None, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = None,
-    latency_ms: Annotated[float | None, typer.Option(help="milliseconds a text, one thread, instead")] = None,
+    latency_ms: Annotated[float | None, typer.Option(help="milliseconds a text, instead")] = None,
     size_mb: Annotated[float | None, typer.Option(help="megabytes with the tokenizer, instead")] = None,
     family: Annotated[
         str | None, typer.Option(help="several speed-ups from one run, such as 1.5,2,3,4,6,8,12")
@@ -43,6 +43,8 @@ def compress(
     learning_rate: Annotated[float | None, typer.Option(help="of healing; default: 1e-4")] = None,
     augment: Annotated[int | None, typer.Option(help="so many variants for each text, as long as served")] = None,
     tolerance: Annotated[float, typer.Option(help="share by which a measured figure may miss its target")] = 0.05,
+    batch: Annotated[int, typer.Option(min=1, help="texts answered at once where speed is measured")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime where speed is measured")] = 1,
     max_tokens: MaxTokens = None,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
     hidden_width: Annotated[
@@ -75,7 +77,7 @@ def compress(
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
-        "seed": seed,
+        "load": {"batch": batch, "threads": threads}, "seed": seed,
     }  # fmt: skip
     config = make_config(mode, healing, settings)
     kind = source_kind(model)

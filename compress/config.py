@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from compress.analysis import AnalysisConfig
+from compress.clock import ALONE, Load
 from compress.distill import DistillConfig
 from models.record import Record
 
@@ -14,6 +15,7 @@ class CompressConfig(Record):
 
     tolerance: float = Field(0.05, gt=0, lt=1, description="share by which a measured figure may miss the target")
     vocabulary: bool = Field(True, description="whether tokens that the texts do not use are dropped")
+    load: Load = ALONE
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")
     refit: bool = Field(True, description="whether the cut model is fitted to the full one's residual stream")

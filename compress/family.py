@@ -193,7 +193,7 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
         "loss_is_inside": point.sureness(max_loss), "max_loss": max_loss, "rows": point.difference.rows,
         "speedup": {"ort_fp32": _rounded(point.measured.speedup)}, "reference": "ort_fp32",
         "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
-        "bytes": point.measured.bytes, "architecture": point.architecture,
+        **point.measured.load.model_dump(), "bytes": point.measured.bytes, "architecture": point.architecture,
     }  # fmt: skip
 
 
@@ -256,7 +256,7 @@ def draw_pareto(points: Sequence[Point], picked: Point | None, max_loss: float, 
             axis.annotate(
                 f"{p.measured.speedup:.1f}x", (p.measured.ours_ms, value), (4, 4), textcoords="offset points"
             )
-        axis.set_xlabel("milliseconds a text, one thread (median)")
+        axis.set_xlabel(f"milliseconds a text, {points[0].measured.load.told()} (median)")
         axis.set_ylabel(f"{NAMES[points[0].metric]} on the validation rows, hundredths")
         axis.grid(alpha=0.3)
         axis.legend()

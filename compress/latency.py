@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
-from compress.clock import served_graph
+from compress.clock import ALONE, Load, served_graph
 from compress.quantize import int8_variant
 from compress.surgery import with_biases
 from export.precision import KINDS, Kind, Precision
@@ -30,22 +30,25 @@ TIMED_SHARES = (1 / 16, 1 / 4, 1 / 2, 1)  # the others lie between: time is a st
 TIMED_HEADS = (1, 2, 4, 8)  # and all
 
 
-def load_latency(shape: Architecture, lengths: Sequence[int], store: Path) -> BudgetTable:
-    """Return the table of this machine, measured once for a shape, its lengths and the versions at hand."""
+def load_latency(shape: Architecture, lengths: Sequence[int], load: Load, store: Path) -> BudgetTable:
+    """Return the table of this machine, measured once for a shape, its lengths, the load and the versions at hand."""
     settings = {
         "processor": cpu_name(), "flags": sorted(cpu_flags()), "onnxruntime": version("onnxruntime"),
         "shape": shape.model_dump(mode="json", exclude={"vocabulary", "pad_id"}), "lengths": list(lengths),
+        **(load.model_dump() if load != ALONE else {}),
     }  # fmt: skip
 
     def make(target: Path) -> None:
-        measure_latency(shape, lengths).write(target / FILE)
+        measure_latency(shape, lengths, load).write(target / FILE)
 
     made = run_stage(Stage("latency", VERSION, settings), [], store, make)
     return BudgetTable.read(made.folder.path / FILE)
 
 
-def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 9) -> BudgetTable:
-    """Time served graphs with random weights over texts of `lengths` tokens."""
+def measure_latency(
+    shape: Architecture, lengths: Sequence[int], load: Load = ALONE, rounds: int = 9
+) -> BudgetTable:  # fmt: skip
+    """Time served graphs with random weights over batches of texts of `lengths` tokens."""
     heads, neurons = widths(shape)
     timed_heads = [h for h in TIMED_HEADS if h < heads[-1]] + [heads[-1]]
     timed_neurons = sorted({min(neurons, key=lambda n: abs(n - share * neurons[-1])) for share in TIMED_SHARES} - {0})
@@ -55,7 +58,7 @@ def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 9
         plans |= {f"attention:{h}": [(h, 0)] * COPIES + empty, f"last_attention:{h}": empty * COPIES + [(h, 0)]}
     for n in timed_neurons:
         plans |= {f"ffn:{n}": [(0, n)] * COPIES + empty, f"last_ffn:{n}": empty * COPIES + [(0, n)]}
-    seconds = _time(shape, plans, lengths, rounds)
+    seconds = _time(shape, plans, [_batch(length, load.batch) for length in lengths], load.threads, rounds)
     fixed = seconds["int8 fixed"]
 
     def line(kind: Kind, part: str) -> dict[int, float]:
@@ -70,11 +73,14 @@ def measure_latency(shape: Architecture, lengths: Sequence[int], rounds: int = 9
 
 
 def _time(
-    shape: Architecture, plans: dict[str, list[tuple[int, int]]], lengths: Sequence[int], rounds: int
+    shape: Architecture,
+    plans: dict[str, list[tuple[int, int]]],
+    batches: Sequence[TokenBatch],
+    threads: int,
+    rounds: int,
 ) -> dict[str, float]:
     """Return seconds a text of each plan of (heads, neurons) a layer, in each precision: "int8 NAME", "fp32 NAME"."""
     small = with_biases(shape).model_copy(update={"vocabulary": 64, "pad_id": 0})
-    batches = [_batch(length) for length in lengths]
     calls = {}
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in tqdm(plans.items(), desc="latency table", unit="graph", file=sys.stderr):
@@ -85,11 +91,12 @@ def _time(
             for kind, precision in both.items():
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
                 served_graph(Classifier(planned, 2).eval(), path, False, batches, precision)
-                session = open_session(path, variant=int8_variant())
+                session = open_session(path, threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
-        return {name: float(np.median(times)) / len(lengths) for name, times in interleave(calls, rounds).items()}
+        texts = sum(batch.rows for batch in batches)
+        return {name: float(np.median(times)) / texts for name, times in interleave(calls, rounds).items()}
 
 
-def _batch(length: int) -> TokenBatch:
-    ids = np.random.default_rng(length).integers(5, 64, (1, length))
+def _batch(length: int, texts: int) -> TokenBatch:
+    ids = np.random.default_rng(length).integers(5, 64, (texts, length))
     return TokenBatch(ids, np.ones_like(ids), np.zeros_like(ids))

@@ -9,6 +9,7 @@ from pathlib import Path
 from compress.analysis import analyse
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, lengths_of, pad_texts
+from compress.clock import ALONE
 from compress.config import CompressConfig
 from compress.healing import heal, open_classifier, teach_texts
 from compress.prune import Prepared, prune
@@ -36,7 +37,7 @@ def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     if config.heal is not None:
         teacher = teach_texts(base, inputs, config, store)
     reference = stock_export(inputs.source, store).folder.path / FP32
-    return Prepared(inputs, base, analysis, teacher, reference)
+    return Prepared(inputs, base, analysis, teacher, reference, config.load)
 
 
 def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
@@ -57,6 +58,8 @@ def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store
     }  # fmt: skip
     if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
+    if ready.load != ALONE:  # what is served otherwise has the identity it always had
+        settings |= {"load": ready.load.model_dump()}
     if ready.held:
         settings |= {"held": sorted(ready.held)}
     student = run_stage(

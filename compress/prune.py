@@ -18,7 +18,7 @@ import torch
 from compress.analysis import Analysis
 from compress.budget import BudgetTable, size_table
 from compress.calibration import choose_texts, lengths_of, pad_texts
-from compress.clock import Clock, Job, Measured
+from compress.clock import ALONE, Clock, Job, Load, Measured
 from compress.config import CompressConfig
 from compress.divergence import divergence
 from compress.healing import CHANNELS, Taught, copy_texts, open_classifier
@@ -46,6 +46,7 @@ from service.runtime import open_session
 
 LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
 TIMED_TEXTS = 24  # served texts on which a shape is timed
+FEWEST_BATCHES = 6
 SHARES = (2 / 3, 1 / 2, 1 / 3)  # of the hidden width, that are tried one after the other
 
 
@@ -58,6 +59,7 @@ class Prepared:
     analysis: ModelFolder
     teacher: Taught | None
     reference: Path  # the source's graph in fp32, as optimum exports it
+    load: Load = ALONE  # under which models are timed
     held: frozenset[str] = frozenset()  # sublayers, such as "5.ffn", that are left in fp32
 
 
@@ -169,7 +171,7 @@ class Pruner:
     def latency_table(self, full: Architecture) -> BudgetTable:
         """Return what each sublayer takes at the lengths that are served, in seconds."""
         lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
-        return load_latency(full, lengths, self.store)
+        return load_latency(full, lengths, self.ready.load, self.store)
 
     @torch.no_grad()
     def distance(self, student: Student) -> float:
@@ -227,11 +229,16 @@ class Pruner:
 
 
 def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
-    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own."""
-    source, rows = ready.inputs.source.path, ready.inputs.validation.rows
+    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own.
+
+    A batch is made of texts of nearly equal length, as the service makes them.
+    """
+    source, rows, load = ready.inputs.source.path, ready.inputs.validation.rows, ready.load
     own = Tokenizer.open(source, Task.read(source / task_file.FILE).max_tokens)
     order = np.argsort(lengths_of(own.encode(rows)), kind="stable")
-    places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
-    chosen = [rows[int(order[place])] for place in places]
-    reference = Job(open_session(ready.reference), [own.batch([row]) for row in chosen])
-    return Clock(reference, [tokenizer.batch([row]) for row in chosen], pair)
+    size = min(load.batch, len(order))
+    count = min(max(TIMED_TEXTS // size, FEWEST_BATCHES), len(order) // size)
+    places = np.linspace(0, len(order) - size, count).round().astype(int)
+    chosen = [[rows[int(i)] for i in order[place : place + size]] for place in places]
+    reference = Job(open_session(ready.reference, load.threads), [own.batch(batch) for batch in chosen])
+    return Clock(reference, [tokenizer.batch(batch) for batch in chosen], pair, load)
