@@ -1,6 +1,7 @@
 """`python -m bench.tables`: write the tables of README.md and docs/ again from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails when a page differs.
+The figure of all compressed models is drawn anew too.
 Files that name places on the machine that wrote them lose these first.
 """
 
@@ -9,6 +10,7 @@ import re
 import sys
 from pathlib import Path
 
+from bench.compression_plot import draw_compression
 from bench.compression_table import ablation_table, compression_table
 from bench.gpu_table import gpu_table
 from bench.markdown import engines_table, machine_sentence
@@ -64,6 +66,7 @@ def main() -> None:
         if (renewed := with_tables(text)) != text:
             page.write_text(renewed, encoding="utf-8")
             sys.stderr.write(f"renewed {page.relative_to(ROOT)}\n")
+    draw_compression(RESULTS / "compression", RESULTS / "compression.svg")
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 import json
 import sys
+from xml.etree import ElementTree
 
 import pytest
 
 from bench import record as module
+from bench.compression_plot import draw_compression, mode_of
 from bench.compression_table import compression_table, students_table
 from bench.record import kept_runs, record
-from models.errors import CheckError, InputError
+from models.errors import CheckError, FolderError, InputError
 
 POINT = {
     "asked": "8x", "accuracy": 0.8945, "loss_is": "accuracy", "loss_points": 0.46, "loss_interval": [-0.57, 1.49],
@@ -56,6 +58,36 @@ def test_a_table_has_a_line_for_each_point_and_the_command(results):
     wanted = "| many | 8x | 7.91x | 0.50, 3.95 | 9.9 | 89.45 | +0.46 [-0.57, +1.49] | 872 | 2/288 1/96 |"
     assert wanted in lines
     assert sum(line.startswith("- `") for line in lines) == 2
+
+
+def test_the_figure_has_a_mark_for_each_point_and_knows_each_set(results):
+    record("compression/trec-many", telling({"family": [POINT, POINT | {"asked": "12x", "loss_points": 1.2}]}))
+    folder, path = results / "compression", results / "figure.svg"
+    draw_compression(folder, path)
+    first = path.read_text(encoding="utf-8")
+    ElementTree.fromstring(first)
+    draw_compression(folder, path)
+    assert path.read_text(encoding="utf-8") == first
+    record("compression/trec-one", telling(POINT))
+    draw_compression(folder, path)
+    assert (
+        path.read_text(encoding="utf-8").count("<use") == first.count("<use") + 3
+    )  # a mark, two ends of its interval
+    record("compression/unknown", telling(POINT))
+    with pytest.raises(FolderError, match="has unknown: wanted names that begin with sst2"):
+        draw_compression(folder, path)
+
+
+@pytest.mark.parametrize(
+    ("flags", "mode"),
+    [
+        ("--mode instant --texts more.jsonl", "untrained"),
+        ("--mode standard", "healed"),
+        ("--mode standard --texts more.jsonl", "healed, with --texts"),
+    ],
+)
+def test_a_mark_says_how_the_model_was_made(flags, mode):
+    assert mode_of(f"prunella compress model {flags}") == mode
 
 
 def test_only_a_whole_student_has_no_differences():
