@@ -70,10 +70,13 @@ def compress(
     from models.data.texts import read_texts
     from models.folder import identity
     from models.stage import Made
+    from service.cores import usable_cores
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
     if max_loss < 0:
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
+    if threads > (cores := usable_cores()):
+        raise InputError(f"--threads is {threads}, and {cores} cores are there: measure on a machine as will serve")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),

@@ -69,6 +69,7 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
         (("compress", "{classifier}", "--train", "{data}", "--family", "2,many"), "--family"),
         (("compress", "{classifier}", "--train", "{data}", "--size-mb", "0"), "wanted more than 0"),
         (("compress", "{classifier}", "--train", "{data}", "--max-loss", "-1"), "--max-loss"),
+        (("compress", "{classifier}", "--train", "{data}", "--threads", "9999"), "--threads is 9999, and"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "quick"), "--mode"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--epochs", "2"), "trains nothing"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--augment", "2"), "out --augment"),
