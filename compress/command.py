@@ -1,5 +1,6 @@
 """The verb `prunella compress`."""
 
+import math
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ MODES: dict[str, dict[str, Any] | None] = {  # of healing; None: nothing is trai
     "standard": {"epochs": 10, "minutes": 40.0},
     "max": {"epochs": 40, "minutes": None, "metric": "distance", "patience": 5},  # as long as it helps
 }
+FAMILY_MINUTES = 120.0  # of healing, in all: with what comes before a family takes two hours and a half at most
 
 
 def compress(
@@ -66,14 +68,16 @@ def compress(
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
     from compress.source import Inputs, check_inputs, open_source, source_kind
+    from models import task as task_file
     from models.checkpoint import read_architecture
     from models.data.texts import read_texts
     from models.folder import identity
     from models.stage import Made
+    from models.task import Task
     from service.cores import usable_cores
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
-    if max_loss < 0:
+    if not max_loss >= 0:  # nor a number that is none
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     if threads > (cores := usable_cores()):
         raise InputError(f"--threads is {threads}, and {cores} cores are there: measure on a machine as will serve")
@@ -82,12 +86,14 @@ def compress(
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
         "load": {"batch": batch, "threads": threads}, "seed": seed,
     }  # fmt: skip
-    config = make_config(mode, healing, settings)
+    config = make_config(mode, healing, settings, len(targets))
     kind = source_kind(model)
     rows = read_texts(train, kind=kind)
     rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
-    rows = rows.joined(read_texts(texts, kind=kind)) if texts else rows
     source = open_source(model, store, rows.pair, max_tokens)
+    if rows.labels is not None:
+        rows.targets(Task.read(source.path / task_file.FILE))  # one the model does not know; --texts have none
+    rows = rows.joined(read_texts(texts, kind=kind)) if texts else rows
     if isinstance(config.hidden_width, int):
         narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
     inputs = Inputs(source, rows, held_out)
@@ -156,22 +162,25 @@ def read_targets(
         kind: Literal["latency_ms", "size_mb"] = "size_mb" if latency_ms is None else "latency_ms"
         value = size_mb if latency_ms is None else latency_ms
         assert value is not None
-        if not value > 0:
+        if not 0 < value < math.inf:
             raise InputError(f"{named[0]} is {value:g}: wanted more than 0")
         return [Target(kind=kind, value=value)]
     for value in values:
-        if not value > 1:
+        if not 1 < value < math.inf:
             raise InputError(f"a speed-up of {value:g} was asked for: wanted more than 1")
     return [Target(kind="speedup", value=value) for value in sorted(values)]
 
 
-def make_config(mode: str, healing: dict[str, float | None], settings: dict[str, Any]) -> "CompressConfig":
+def make_config(
+    mode: str, healing: dict[str, float | None], settings: dict[str, Any], points: int = 1
+) -> "CompressConfig":
     """Return the configuration of a mode.
 
     Args:
         mode: one of MODES.
         healing: `epochs`, `minutes`, `learning_rate` and `augment`; None: the mode's own.
         settings: further fields of the configuration.
+        points: of the family: they share FAMILY_MINUTES, where a mode has a limit and none was given.
     """
     from compress.config import CompressConfig
     from compress.distill import DistillConfig
@@ -185,6 +194,8 @@ def make_config(mode: str, healing: dict[str, float | None], settings: dict[str,
             raise InputError(f"--mode instant trains nothing: leave out {flags}")
         return CompressConfig(heal=None, **settings)
     settings = settings | {"augment": given.pop("augment", 0)}
+    if told["minutes"]:
+        told = told | {"minutes": min(told["minutes"], FAMILY_MINUTES / points)}
     training = {**DistillConfig().training.model_dump(), "seed": settings["seed"], **told, **given}
     heal = {"minutes": training.pop("minutes"), "training": training}
     return CompressConfig(heal=DistillConfig.model_validate(heal), **settings)

@@ -47,6 +47,8 @@ class Point(Record):
     score: float  # accuracy (with several labels a row, of rows with all of them right), or Pearson's correlation
     reference_score: float
     difference: Difference
+    met: bool = True  # whether the target was, within the tolerance, when the bundle was judged
+    vocabulary: dict[str, int] | None = None  # tokens, and held-out texts that are split or answered otherwise
 
     @property
     def metric(self) -> Metric:
@@ -74,6 +76,8 @@ class Judge:
         encoded = tokenizer.encode(self._rows)
         self._reference = task.decide(task.scores(predict(load_checkpoint(path), encoded, tokenizer)))
         self._base = ready.base.path
+        trimmed = ready.base.id != inputs.source.id
+        self._vocabulary = json.loads((self._base / REPORT).read_text(encoding="utf-8")) if trimmed else None
         base = Tokenizer.open(self._base, task.max_tokens)
         self._clock = open_clock(ready, base, task.pair)  # every bundle has the base's tokenizer
 
@@ -94,10 +98,11 @@ class Judge:
         reached = target.reached(measured)
         if measured.speedup <= 1:
             raise TargetError(
-                f"{folder.path} is {measured.speedup:.2f}x as fast as the model it came from: not shipped"
+                f"{folder.path} is {measured.speedup:.2f}x as fast as the model it came from: not shipped; ask for more speed"
             )
         uncut = bundle.architecture == read_architecture(self._base)  # may be faster than asked
-        if reached < 1 - tolerance or (reached > 1 + tolerance and not uncut):
+        met = 1 - tolerance <= reached and (reached <= 1 + tolerance or uncut)
+        if not met:
             told = f"{folder.path} has {target.told(measured)}, {target.told()} within {tolerance:.0%} was asked for"
             if fallen := fallen_back(folder.path):
                 raise FallBackError(f"{told}: {', '.join(fallen)} went back to fp32 after the search", fallen)
@@ -105,13 +110,14 @@ class Judge:
                 raise TargetError(f"{told}: allow a larger --tolerance")
             say(  # the graph is the one that was measured when the shape was chosen, with other weights
                 f"{told}: WARNING: this shape had it when it was chosen, so the machine's speed has changed since; "
-                "time it again (prunella bench), or compress again with another --store where nothing else runs"
+                "give the same command again where nothing else runs: this measurement is repeated; or take another "
+                "--store, and a shape is chosen for the machine as it is"
             )
         return Point(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
             measured=measured, score=judge(kind, self._truth, answers),
             reference_score=judge(kind, self._truth, self._reference),
-            difference=judge_loss(kind, self._truth, self._reference, answers),
+            difference=judge_loss(kind, self._truth, self._reference, answers), met=met, vocabulary=self._vocabulary,
         )  # fmt: skip
 
 
@@ -186,7 +192,7 @@ def pick(points: Sequence[Point], max_loss: float) -> Point:
 def summary(point: Point, max_loss: float) -> dict[str, Any]:
     """Return the keys that the verb prints for a point, and that the bundle's report.json holds."""
     return {
-        "asked": point.target.told(),
+        "asked": point.target.told(), "target_met": point.met,
         point.metric: point.score, f"reference_{point.metric}": point.reference_score, "loss_is": point.metric,
         "loss_points": _rounded(point.difference.loss_points),
         "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
@@ -194,6 +200,7 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
         "speedup": {"ort_fp32": _rounded(point.measured.speedup)}, "reference": "ort_fp32",
         "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
         **point.measured.load.model_dump(), "bytes": point.measured.bytes, "architecture": point.architecture,
+        **({"vocabulary": point.vocabulary} if point.vocabulary else {}),
     }  # fmt: skip
 
 

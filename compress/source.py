@@ -13,6 +13,7 @@ from scipy.stats import fisher_exact
 
 from bench.correlation import score_numbers
 from bench.judging import METRICS, judge
+from compress.suited import check_texts
 from models import task as task_file
 from models import tokens
 from models.checkpoint import (
@@ -112,15 +113,13 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False) -> float:
     Warns where the model seems to have been trained on the validation rows.
 
     Raises:
-        InputError: texts and model do not fit together, or the model is no better than the most frequent answer; a
-            regression, when its correlation with the labels may be chance.
+        InputError: texts and model do not fit together (rows, labels, language, lengths), or the model is no better
+            than the most frequent answer; a regression, when its correlation with the labels may be chance.
     """
     source, validation = inputs.source, inputs.validation
     asked = Task.read(source.path / task_file.FILE)
-    for texts in (inputs.train, validation):
-        if texts.pair != asked.pair:
-            found = "pairs" if texts.pair else "single texts"
-            raise InputError(f"{texts.source} has {found}, the model wants the other")
+    for texts, what in ((inputs.train, "training"), (validation, "validation")):
+        check_texts(texts, asked, source.path, what)
     if inputs.train.labels is not None:
         inputs.train.targets(asked)  # a label that the model does not know
     truth = validation.targets(asked)

@@ -104,5 +104,7 @@ def meet(
 
 def _checked(target: Target, plan: Plan, found: Measured) -> Measured:
     if found.speedup <= 1:
-        raise TargetError(f"{plan.summary()} meets {target.told()} and is slower than the model it replaces")
+        raise TargetError(
+            f"{plan.summary()} meets {target.told()} and is slower than the model it replaces: ask for more speed"
+        )
     return found

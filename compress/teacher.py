@@ -106,6 +106,7 @@ def teach(
                 write_text(progress, str(number + 1))
         bar.close()
     model.to("cpu")
+    progress.unlink(missing_ok=True)  # before the answers leave: what a kill leaves from here on is made anew
     for name in (LOGITS, STATES):
         shutil.move(scratch / name, target / name)
     told = {"labels": model.labels, "layers": list(layers), "width": width}

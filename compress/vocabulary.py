@@ -45,7 +45,9 @@ def trim_tokenizer(document: dict[str, Any], used: Iterable[int]) -> Trimmed:
     model = document["model"]
     kind = model.get("type")
     if kind not in KINDS:
-        raise InputError(f"a {kind} tokenizer cannot be trimmed: known are {', '.join(KINDS)}")
+        raise InputError(
+            f"a {kind} tokenizer cannot be trimmed: known are {', '.join(KINDS)}; --no-trim-vocabulary leaves it whole"
+        )
     names = _names(model)
     added = {token["id"] for token in document.get("added_tokens") or ()}
     keep = set(used) | added | {i for i, name in names.items() if _is_single(name) or SPECIAL.fullmatch(name)}

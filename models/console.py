@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from models.distributed import rank
-from models.errors import MissingExtraError
-from models.folder import REPORT
+from models.errors import FolderError, MissingExtraError
+from models.folder import MANIFEST, REPORT
 from models.stage import Made, copy_folder
 
 STORE = Path("store")
@@ -19,7 +19,20 @@ MaxTokens = Annotated[
     int | None,
     typer.Option(min=4, help="of a Hugging Face folder: longer inputs are cut; default: its positions, 512 at most"),
 ]
-Out = Annotated[Path | None, typer.Option(help="copy the finished folder here")]
+
+
+def check_out(out: Path | None) -> Path | None:
+    """Refuse, before any long work, an --out where no finished folder can be put.
+
+    Raises:
+        FolderError: something else is there.
+    """
+    if out is not None and out.exists() and not (out / MANIFEST).is_file():
+        raise FolderError(f"{out} exists and is no finished folder: choose another --out")
+    return out
+
+
+Out = Annotated[Path | None, typer.Option(help="copy the finished folder here", callback=check_out)]
 
 
 def show(result: dict[str, Any]) -> None:

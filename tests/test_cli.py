@@ -51,6 +51,11 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
     assert (code, found["rows"]) == (0, 48)
 
 
+def swapped(lines: str) -> str:
+    """Return rows in which each label is the other."""
+    return lines.replace("positive", "third").replace("negative", "positive").replace("third", "negative")
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -69,6 +74,10 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
         (("compress", "{classifier}", "--train", "{data}", "--family", "2,many"), "--family"),
         (("compress", "{classifier}", "--train", "{data}", "--size-mb", "0"), "wanted more than 0"),
         (("compress", "{classifier}", "--train", "{data}", "--max-loss", "-1"), "--max-loss"),
+        (("compress", "{classifier}", "--train", "{data}", "--max-loss", "nan"), "--max-loss is nan"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "inf"), "speed-up of inf"),
+        (("compress", "{classifier}", "--train", "{data}", "--out", "{empty}"), "no finished folder"),
+        (("finetune", "--train", "{data}", "--encoder", "{encoder}", "--out", "{empty}"), "no finished folder"),
         (("compress", "{classifier}", "--train", "{data}", "--threads", "9999"), "--threads is 9999, and"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "quick"), "--mode"),
         (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--epochs", "2"), "trains nothing"),
@@ -76,6 +85,18 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
         (
             ("compress", "{classifier}", "--train", "{other}", "--validation", "{data}"),
             "'neutral' is not the model's",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{other}", "--texts", "{data}", "--validation", "{data}"),
+            "'neutral' is not the model's",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{short}", "--validation", "{data}"),
+            "a student would not learn from texts of the length that is served; give longer ones by --texts",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{data}", "--validation", "{swapped}"),
+            "there is nothing worth keeping in it; fine-tune it better, or say --weak-teacher",
         ),
         (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
         (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),
@@ -92,6 +113,8 @@ def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatc
         "one": '{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n' * 10,
         "other": '{"text": "a", "label": "neutral"}',
         "unlabelled": '{"text": "a"}',
+        "short": '{"text": "good"}\n' * 40,
+        "swapped": swapped((folder / "data.jsonl").read_text()),
     }
     for name, content in files.items():
         (tmp_path / f"{name}.jsonl").write_text(content)

@@ -1,0 +1,73 @@
+"""Refit against numpy.linalg.lstsq: the damping is rows of its own there, so both solve the same problem."""
+
+import numpy as np
+import pytest
+import torch
+from cutting import plain_rung
+from tiny import make_tiny_checkpoint, tiny_texts
+
+from compress.calibration import pad_texts
+from compress.ladder import DAMPING, least_squares
+from compress.refit import fit_rows, refit, stream
+from compress.statistics import output_matrix, read_tokens, watch, with_one
+from compress.surgery import cut
+from models.checkpoint import load_checkpoint
+from models.classifier import TensorBatch
+from models.tokens import Tokenizer
+
+
+def numpys(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+    """Return the damped map (outputs, inputs + 1) from rows of inputs and a constant, by numpy."""
+    rows = np.concatenate([inputs, np.ones((len(inputs), 1))], axis=1)
+    ridge = np.sqrt(DAMPING * (inputs**2).sum(0).mean()) * np.eye(inputs.shape[1], rows.shape[1])
+    damped = np.concatenate([rows, ridge]), np.concatenate([outputs, np.zeros((len(ridge), outputs.shape[1]))])
+    return np.linalg.lstsq(*damped, rcond=None)[0].T
+
+
+@pytest.fixture(params=[False, True], ids=["single", "pair"])
+def tiny(request, tmp_path):
+    make_tiny_checkpoint(tmp_path)
+    tokenizer = Tokenizer.open(tmp_path, 32)
+    encoded = tokenizer.encode(tiny_texts(64, request.param).rows)
+    return load_checkpoint(tmp_path), [TensorBatch(b) for b in pad_texts(encoded, range(64), tokenizer)]
+
+
+def test_rows_are_fitted_as_numpy_fits_them():
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(1.0, 2.0, (300, 12)) @ generator.normal(size=(12, 12))
+    outputs = generator.normal(size=(300, 5))
+    wanted = numpys(inputs, outputs)
+    x, y = torch.from_numpy(inputs), torch.from_numpy(outputs)
+    pieces = [(x[:100], y[:100]), (x[100:], y[100:])]
+    np.testing.assert_allclose(fit_rows(pieces).numpy(), wanted, rtol=1e-7, atol=1e-9)
+    rows = with_one(x)
+    np.testing.assert_allclose(least_squares(rows.T @ rows, y.T @ rows).numpy(), wanted, rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["0.attention", "0.ffn", "1.ffn"])
+def test_a_refitted_matrix_is_numpys_solution_towards_the_teachers_stream(tiny, name):
+    """Of the last layer the first token's rows count alone."""
+    teacher, batches = tiny
+    units = np.array([0, 2]) if name.endswith("attention") else np.arange(0, 96, 4)
+    student = cut(teacher, {name: plain_rung(teacher, name, units)})
+    refit(student, teacher, batches)
+    inputs: list[torch.Tensor] = []
+    handles = watch(student, [name], lambda _, found: inputs.append(found))
+    x, y = [], []
+    with torch.no_grad():
+        for batch in batches:
+            ours, theirs = (m.encoder.embeddings(batch.ids, batch.types) for m in (student, teacher))
+            for before in ("0.attention", "0.ffn", "1.attention", "1.ffn"):
+                wanted, after = stream(teacher, before, theirs, batch)
+                inputs.clear()
+                passed = stream(student, before, ours, batch)[1]
+                if before == name:
+                    break
+                ours, theirs = passed, after
+            x.append(read_tokens(inputs[0], batch.mask, name[0] == "1").double().numpy())
+            y.append(read_tokens(wanted - ours, batch.mask, name[0] == "1").double().numpy())
+    for handle in handles:
+        handle.remove()
+    matrix = output_matrix(student, name)
+    found = torch.cat([matrix.weight, matrix.bias[:, None]], dim=1).detach().numpy()
+    np.testing.assert_allclose(found, numpys(np.concatenate(x), np.concatenate(y)), rtol=1e-3, atol=1e-4)
