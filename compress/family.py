@@ -98,7 +98,8 @@ class Judge:
         reached = target.reached(measured)
         if measured.speedup <= 1:
             raise TargetError(
-                f"{folder.path} is {measured.speedup:.2f}x as fast as the model it came from: not shipped; ask for more speed"
+                f"{folder.path} is {measured.speedup:.2f}x as fast as the model it came from: not shipped; "
+                "ask for more speed"
             )
         uncut = bundle.architecture == read_architecture(self._base)  # may be faster than asked
         met = 1 - tolerance <= reached and (reached <= 1 + tolerance or uncut)

@@ -53,7 +53,8 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
         differ = _differ(before, after, trimmed.kept, inputs.train.rows)
         if differ:
             raise DisagreementError(
-                f"{len(differ)} training texts are split otherwise by the trimmed tokenizer: --no-trim-vocabulary leaves it whole"
+                f"{len(differ)} training texts are split otherwise by the trimmed tokenizer: "
+                "--no-trim-vocabulary leaves it whole"
             )
         save_checkpoint(smaller, task, target)
         task.write(target / task_file.FILE)

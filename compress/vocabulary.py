@@ -46,7 +46,8 @@ def trim_tokenizer(document: dict[str, Any], used: Iterable[int]) -> Trimmed:
     kind = model.get("type")
     if kind not in KINDS:
         raise InputError(
-            f"a {kind} tokenizer cannot be trimmed: known are {', '.join(KINDS)}; --no-trim-vocabulary leaves it whole"
+            f"a {kind} tokenizer cannot be trimmed: known are {', '.join(KINDS)}; "
+            "--no-trim-vocabulary leaves it whole"
         )
     names = _names(model)
     added = {token["id"] for token in document.get("added_tokens") or ()}
