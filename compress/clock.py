@@ -7,7 +7,9 @@ asked for, what is searched for and what is reported are one number.
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -19,6 +21,7 @@ from compress.quantize import int8_variant
 from export.onnx import write_int8
 from export.precision import Precision
 from models.classifier import Classifier
+from models.processor import cpu_flags, cpu_name
 from models.record import Record
 from models.tokens import TokenBatch
 from service.engine import run_session
@@ -51,6 +54,13 @@ class Measured(Record):
     speedup: float
     bytes: int  # graph and tokenizer
     load: Load = ALONE
+
+
+def times_belong_to() -> dict[str, Any]:
+    """Return what measured times are true of: the processor, and the runtime that uses it."""
+    return {
+        "processor": cpu_name(), "flags": sorted(cpu_flags()), "onnxruntime": version("onnxruntime"),
+    }  # fmt: skip
 
 
 def served_graph(

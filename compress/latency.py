@@ -3,7 +3,6 @@
 import sys
 import tempfile
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +10,12 @@ from tqdm import tqdm
 
 from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
-from compress.clock import ALONE, Load, served_graph
+from compress.clock import ALONE, Load, served_graph, times_belong_to
 from compress.quantize import int8_variant
 from compress.surgery import with_biases
 from export.precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
-from models.processor import cpu_flags, cpu_name
 from models.stage import Stage, run_stage
 from models.tokens import TokenBatch
 from service.engine import run_session
@@ -33,9 +31,9 @@ TIMED_HEADS = (1, 2, 4, 8)  # and all
 def load_latency(shape: Architecture, lengths: Sequence[int], load: Load, store: Path) -> BudgetTable:
     """Return the table of this machine, measured once for a shape, its lengths, the load and the versions at hand."""
     settings = {
-        "processor": cpu_name(), "flags": sorted(cpu_flags()), "onnxruntime": version("onnxruntime"),
+        **times_belong_to(),
         "shape": shape.model_dump(mode="json", exclude={"vocabulary", "pad_id"}), "lengths": list(lengths),
-        **(load.model_dump() if load != ALONE else {}),
+        **load.model_dump(),
     }  # fmt: skip
 
     def make(target: Path) -> None:

@@ -5,11 +5,12 @@ targets share is made once, and a killed run goes on where it was.
 """
 
 from pathlib import Path
+from typing import Any
 
 from compress.analysis import analyse
 from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
 from compress.calibration import choose_texts, lengths_of, pad_texts
-from compress.clock import ALONE
+from compress.clock import times_belong_to
 from compress.config import CompressConfig
 from compress.healing import heal, open_classifier, teach_texts
 from compress.prune import Prepared, prune
@@ -51,17 +52,23 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
     return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
 
 
-def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
+def prune_settings(target: Target, ready: Prepared, config: CompressConfig) -> dict[str, Any]:
+    """Return what decides the shape that a target gets, beside the model and what is known of it."""
     settings = {
         **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
-        "tolerance": config.tolerance, "refit": config.refit,
+        "tolerance": config.tolerance, "refit": config.refit, "load": ready.load.model_dump(),
     }  # fmt: skip
+    if target.kind != "size_mb":  # another machine would choose another shape
+        settings |= times_belong_to()
     if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
-    if ready.load != ALONE:  # what is served otherwise has the identity it always had
-        settings |= {"load": ready.load.model_dump()}
     if ready.held:
         settings |= {"held": sorted(ready.held)}
+    return settings
+
+
+def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
+    settings = prune_settings(target, ready, config)
     student = run_stage(
         Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
         lambda folder: prune(target, ready, config, store, folder),

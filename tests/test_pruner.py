@@ -11,7 +11,7 @@ from tiny import make_tiny_checkpoint, tiny_texts
 from compress import prune
 from compress.analysis import Analysis
 from compress.budget import size_table
-from compress.pipeline import compress_to, prepare
+from compress.pipeline import compress_to, prepare, prune_settings
 from compress.prune import Pruner
 from compress.source import Inputs, open_source
 from compress.target import Target
@@ -72,3 +72,13 @@ def test_another_seed_measures_on_other_texts(source, tmp_path):
     config = CONFIG.model_copy(update={"seed": 1})
     one, other = pruner_of(source, tmp_path), pruner_of(source, tmp_path, config)
     assert one.analysis.costs != other.analysis.costs
+
+
+def test_a_shape_that_was_chosen_by_times_belongs_to_the_machine(source, tmp_path, monkeypatch):
+    ready = pruner_of(source, tmp_path).ready
+    fast, small = Target(kind="speedup", value=2.0), TARGET
+    here = [prune_settings(target, ready, CONFIG) for target in (fast, small)]
+    monkeypatch.setattr("compress.clock.cpu_name", lambda: "another processor")
+    there = [prune_settings(target, ready, CONFIG) for target in (fast, small)]
+    assert here[0] != there[0]
+    assert here[1] == there[1]
