@@ -7,6 +7,7 @@ import pytest
 
 from bench.accuracy import Difference
 from compress.clock import Measured
+from compress.command import make_config
 from compress.family import Point, judged, pick, reach, write_family
 from compress.target import Target
 from models.errors import CheckError, DisagreementError, FallBackError, TargetError
@@ -112,3 +113,13 @@ def test_a_family_is_written_as_table_figure_and_each_bundles_report(tmp_path):
     (tmp_path / "bundle-4").rmdir()
     with pytest.raises(CheckError, match="is gone"):
         write_family(points, points[1], 1.0, tmp_path / "report")
+
+
+@pytest.mark.parametrize(("points", "minutes"), [(1, 40), (3, 40), (7, 120 / 7)])
+def test_a_family_shares_its_time(points, minutes):
+    def heal(mode="standard", **given):
+        return make_config(mode, given, {"seed": 0}, points).heal
+
+    assert heal().minutes == pytest.approx(minutes)
+    assert heal(minutes=50.0).minutes == 50
+    assert heal("max").minutes is None
