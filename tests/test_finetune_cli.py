@@ -230,14 +230,25 @@ def test_wrong_use_is_one_sentence_and_exit_2(prune, given, tmp_path, changed, t
     assert told.format(**places) in err
 
 
-def test_an_out_folder_that_holds_something_else_is_left_alone(prune, tmp_path):
+def test_an_out_folder_that_holds_something_else_is_refused_before_any_work(prune, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     code, out, err = prune(out=tmp_path / "mine")
     assert (code, out) == (2, "")
-    assert err.splitlines()[-1].startswith(f"prunella: {tmp_path / 'mine'} exists and is not this result")
+    assert err.splitlines()[-1] == (
+        f"prunella: {tmp_path / 'mine'} exists and is no finished folder: choose another --out"
+    )
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
-    assert the_line(prune()[1])["reused"]  # the work is not lost
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_out_folder_that_holds_another_result_is_left_alone(prune, tmp_path):
+    first = the_line(prune(out=tmp_path / "other")[1])
+    code, out, err = prune(out=tmp_path / "other", seed=1)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith(f"prunella: {tmp_path / 'other'} exists and is not this result")
+    assert ModelFolder.open(tmp_path / "other").id == first["id"]
+    assert the_line(prune(seed=1)[1])["reused"]  # the work is not lost
 
 
 def test_a_loss_that_is_no_number_ends_the_process_with_1(given, tmp_path):
