@@ -23,9 +23,7 @@ from models.train.step import Place, Stepper, Taken
 
 __all__ = ["Objective", "Run", "TrainingConfig", "fit"]
 LOG_STEPS = 20  # between two lines of the log
-PACE_STEPS = (
-    16  # after which the mean step tells how many fit into the time: the first ones set up memory and threads
-)
+PACE_STEPS = 16  # whose mean tells how many fit into the time: the first ones also set up memory and threads
 
 
 @dataclass(frozen=True, slots=True)
