@@ -80,9 +80,7 @@ def compress(
     if not max_loss >= 0:  # nor a number that is none
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     if threads > (cores := usable_cores()):
-        raise InputError(
-            f"--threads is {threads}, and {cores} cores are there: measure on the machine that will serve"
-        )
+        raise InputError(f"--threads is {threads}, and {cores} cores are there: measure where it will be served")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
