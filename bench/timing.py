@@ -4,7 +4,7 @@ import gc
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -16,16 +16,22 @@ from bench.cores import pinning, usable_cores
 from models.processor import cpu_flags, cpu_name, gpu_names
 
 RESAMPLES = 2000
+SETTLE = 0.02  # seconds in which the threads of a pool, which spin for a while after their work, come to rest
 FEWEST = 5  # rounds: a median of fewer is moved by two disturbed ones
 Seconds = NDArray[np.float64]  # (rounds, texts)
 
 
 def interleave(
-    callables: Mapping[str, Callable[[], object]], rounds: int, warmup: int = 2, within: float = float("inf")
+    callables: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int = 2,
+    within: float = float("inf"),
+    pause: float = 0.0,
 ) -> dict[str, list[float]]:
     """Return seconds by name, one entry a round; all run once in each round, and the order rotates.
 
     After `within` seconds no further round begins, if there were FEWEST: long rounds vary less than short ones.
+    Each waits `pause` seconds for its turn: see SETTLE.
     """
     for _ in range(warmup):
         for call in callables.values():
@@ -39,6 +45,7 @@ def interleave(
             if turn >= FEWEST and perf_counter() > until:
                 break
             for name in rotated(list(callables), turn):
+                sleep(pause)
                 start = perf_counter()
                 callables[name]()
                 seconds[name].append(perf_counter() - start)

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime as ort
 from pydantic import Field
 
-from bench.timing import interleave
+from bench.timing import SETTLE, interleave
 from compress.calibrate import calibrate
 from compress.quantize import int8_variant
 from export.onnx import write_int8
@@ -96,9 +96,11 @@ class Clock:
         session = open_session(path, self._load.threads, variant=int8_variant())
         jobs = {"reference": self._reference, "ours": Job(session, self._samples)}
         calls = {name: lambda j=job: [run_session(j.session, one) for one in j.samples] for name, job in jobs.items()}
-        times = {name: np.asarray(found) for name, found in interleave(calls, rounds, within=within).items()}
+        pause = SETTLE if self._load.threads > 1 else 0.0
+        found = interleave(calls, rounds, within=within, pause=pause)
+        times = {name: np.asarray(seconds) for name, seconds in found.items()}
         texts = sum(batch.rows for batch in self._samples)
-        per_text = {name: float(np.median(found)) / texts * 1e3 for name, found in times.items()}
+        per_text = {name: float(np.median(seconds)) / texts * 1e3 for name, seconds in times.items()}
         return Measured(
             ours_ms=per_text["ours"],
             reference_ms=per_text["reference"],

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bench.timing import interleave
+from bench.timing import SETTLE, interleave
 from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import ALONE, Load, served_graph, times_belong_to
 from compress.quantize import int8_variant
@@ -92,7 +92,8 @@ def _time(
                 session = open_session(path, threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         texts = sum(batch.rows for batch in batches)
-        return {name: float(np.median(times)) / texts for name, times in interleave(calls, rounds).items()}
+        found = interleave(calls, rounds, pause=SETTLE if threads > 1 else 0.0)
+        return {name: float(np.median(times)) / texts for name, times in found.items()}
 
 
 def _batch(length: int, texts: int) -> TokenBatch:
