@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bench.compression_table import points_of
 from bench.record import kept_runs
 from models.errors import FolderError
 
@@ -36,7 +37,7 @@ def draw_compression(folder: Path, path: Path) -> None:
             for name, run in runs.items():
                 if name.startswith(begins):
                     colour, marker = MODES[mode_of(run["command"])]
-                    for point in run["result"].get("family", [run["result"]]):
+                    for point in points_of(run):
                         lost, (low, high) = point["loss_points"], point["loss_interval"]
                         axis.errorbar(
                             point["speedup"]["ort_fp32"], lost, yerr=[[lost - low], [high - lost]], fmt=marker,

@@ -15,8 +15,13 @@ def compression_table(folder: Path) -> str:
     ]
     runs = kept_runs(folder)
     for name, run in runs.items():
-        lines += [_point(name, point) for point in run["result"].get("family", [run["result"]])]
+        lines += [_point(name, point) for point in points_of(run)]
     return "\n".join([*lines, "", *[command_line(name, run) for name, run in runs.items()]])
+
+
+def points_of(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the points of a kept `prunella compress`: of a family, or the one there is."""
+    return run["result"].get("family", [run["result"]])
 
 
 def _point(name: str, point: dict[str, Any]) -> str:

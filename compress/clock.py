@@ -37,6 +37,11 @@ class Load(Record):
     batch: int = Field(1, ge=1, description="texts that are answered together")
     threads: int = Field(1, ge=1, description="inside one operator")
 
+    @property
+    def pause(self) -> float:
+        """Seconds before a model's turn: the threads of the one before may spin on its cores."""
+        return SETTLE if self.threads > 1 else 0.0
+
     def told(self) -> str:
         """Return it for people."""
         threads = "one thread" if self.threads == 1 else f"{self.threads} threads"
@@ -96,8 +101,7 @@ class Clock:
         session = open_session(path, self._load.threads, variant=int8_variant())
         jobs = {"reference": self._reference, "ours": Job(session, self._samples)}
         calls = {name: lambda j=job: [run_session(j.session, one) for one in j.samples] for name, job in jobs.items()}
-        pause = SETTLE if self._load.threads > 1 else 0.0
-        found = interleave(calls, rounds, within=within, pause=pause)
+        found = interleave(calls, rounds, within=within, pause=self._load.pause)
         times = {name: np.asarray(seconds) for name, seconds in found.items()}
         texts = sum(batch.rows for batch in self._samples)
         per_text = {name: float(np.median(seconds)) / texts * 1e3 for name, seconds in times.items()}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from bench.timing import SETTLE, interleave
+from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
 from compress.clock import ALONE, Load, served_graph, times_belong_to
 from compress.quantize import int8_variant
@@ -56,7 +56,8 @@ def measure_latency(
         plans |= {f"attention:{h}": [(h, 0)] * COPIES + empty, f"last_attention:{h}": empty * COPIES + [(h, 0)]}
     for n in timed_neurons:
         plans |= {f"ffn:{n}": [(0, n)] * COPIES + empty, f"last_ffn:{n}": empty * COPIES + [(0, n)]}
-    seconds = _time(shape, plans, [_batch(length, load.batch) for length in lengths], load.threads, rounds)
+    batches = [_batch(length, load.batch) for length in lengths]
+    seconds = _time(shape, plans, batches, load, rounds)
     fixed = seconds["int8 fixed"]
 
     def line(kind: Kind, part: str) -> dict[int, float]:
@@ -74,7 +75,7 @@ def _time(
     shape: Architecture,
     plans: dict[str, list[tuple[int, int]]],
     batches: Sequence[TokenBatch],
-    threads: int,
+    load: Load,
     rounds: int,
 ) -> dict[str, float]:
     """Return seconds a text of each plan of (heads, neurons) a layer, in each precision: "int8 NAME", "fp32 NAME"."""
@@ -89,10 +90,10 @@ def _time(
             for kind, precision in both.items():
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
                 served_graph(Classifier(planned, 2).eval(), path, False, batches, precision)
-                session = open_session(path, threads, variant=int8_variant())
+                session = open_session(path, load.threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         texts = sum(batch.rows for batch in batches)
-        found = interleave(calls, rounds, pause=SETTLE if threads > 1 else 0.0)
+        found = interleave(calls, rounds, pause=load.pause)
         return {name: float(np.median(times)) / texts for name, times in found.items()}
 
 

@@ -15,6 +15,7 @@ from compress.distill import DistillConfig
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, open_source
 from compress.target import Target
+from models.data.texts import Texts
 from models.folder import ModelFolder
 from models.train.loop import TrainingConfig
 
@@ -41,6 +42,14 @@ def tiny_config(training: TrainingConfig, dropout: float | None = None, **more: 
     """Return settings that take a second."""
     heal = DistillConfig(training=training, dropout=dropout)
     return CompressConfig(analysis=AnalysisConfig(texts=32, cost_texts=16), heal=heal, tolerance=0.1, **more)
+
+
+def labelled_inputs(source: Path, store: Path, max_tokens: int = 32) -> Inputs:
+    """Return the classifier in `source` with texts whose labels are called as it calls them."""
+    texts = tiny_texts(64)
+    names = {"negative": "LABEL_0", "positive": "LABEL_1"}
+    texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
+    return Inputs(open_source(source, store, max_tokens=max_tokens), texts, texts)
 
 
 def compress_tiny(source: Path, store: Path, config: CompressConfig, target: Target = SMALL) -> ModelFolder:

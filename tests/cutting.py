@@ -1,13 +1,18 @@
 """Cut models for the tests: some units of each layer stay, their matrices as they are."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+from tiny import make_tiny_checkpoint, tiny_texts
 
+from compress.calibration import pad_texts
 from compress.ladder import Rung, columns_of
 from compress.statistics import output_bias, output_matrix
 from compress.surgery import cut
-from models.classifier import Classifier
+from models.checkpoint import load_checkpoint
+from models.classifier import Classifier, TensorBatch
+from models.tokens import Tokenizer
 
 
 def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
@@ -17,6 +22,14 @@ def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
     size = model.architecture.head_size if name.endswith("attention") else 1
     kept = np.sort(kept)
     return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
+
+
+def tiny_batches(folder: Path, pair: bool) -> tuple[Classifier, list[TensorBatch]]:
+    """Return a tiny random classifier, written to `folder`, and 64 texts or pairs for it."""
+    make_tiny_checkpoint(folder)
+    tokenizer = Tokenizer.open(folder, 32)
+    encoded = tokenizer.encode(tiny_texts(64, pair).rows)
+    return load_checkpoint(folder), [TensorBatch(b) for b in pad_texts(encoded, range(64), tokenizer)]
 
 
 def cut_units(model: Classifier, heads: Sequence[np.ndarray], neurons: Sequence[np.ndarray]) -> Classifier:

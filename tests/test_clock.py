@@ -5,16 +5,15 @@ import json
 
 import numpy as np
 import pytest
-from compressing import SMALL, tiny_config
-from tiny import make_tiny_checkpoint, tiny_texts
+from compressing import SMALL, labelled_inputs, tiny_config
+from tiny import make_tiny_checkpoint
 
 from compress.clock import ALONE, Clock, Load
 from compress.family import Judge, summary
 from compress.pipeline import compress_to, prepare
 from compress.prune import Pruner, open_clock
-from compress.source import Inputs, open_source
+from compress.source import Inputs
 from models.architecture import Architecture
-from models.data.texts import Texts
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
 
@@ -26,10 +25,7 @@ CONFIG = tiny_config(TrainingConfig(steps=1)).model_copy(update={"heal": None})
 def inputs(tmp_path_factory) -> Inputs:
     folder = tmp_path_factory.mktemp("source")
     make_tiny_checkpoint(folder, layers=2)
-    texts = tiny_texts(64)
-    names = {"negative": "LABEL_0", "positive": "LABEL_1"}
-    texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
-    return Inputs(open_source(folder, folder, max_tokens=32), texts, texts)
+    return labelled_inputs(folder, folder)
 
 
 def test_batches_are_of_like_length_and_sessions_have_the_threads(inputs, tmp_path, monkeypatch):

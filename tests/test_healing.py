@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compressing import SMALL, compress_tiny, tiny_config
+from compressing import SMALL, compress_tiny, labelled_inputs, tiny_config
 from labelled import make_texts
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, tiny_texts
@@ -61,13 +61,6 @@ def straight(source, tmp_path_factory) -> ModelFolder:
 @pytest.fixture(scope="module")
 def varied(source, straight) -> ModelFolder:
     return compress_tiny(source, straight.path.parent, VARIED)
-
-
-def labelled_inputs(source: Path, store: Path) -> Inputs:
-    texts = tiny_texts(64)
-    names = {"negative": "LABEL_0", "positive": "LABEL_1"}  # as the source calls them
-    texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
-    return Inputs(open_source(source, store, max_tokens=32), texts, texts)
 
 
 def steps_in(store: Path) -> int:

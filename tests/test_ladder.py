@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from cutting import plain_rung
-from tiny import make_tiny_checkpoint, tiny_texts
+from cutting import plain_rung, tiny_batches
 
-from compress.calibration import choose_texts, draw_texts, pad_texts
+from compress.calibration import choose_texts, draw_texts
 from compress.costs import measure_costs
 from compress.divergence import divergence
 from compress.importance import fisher, fisher_order, open_gates
@@ -14,20 +13,14 @@ from compress.ladder import build_ladder, least_squares, removal_order
 from compress.refit import refit
 from compress.statistics import collect_grams, output_matrix, sublayer_names
 from compress.surgery import choose_rungs, cut
-from models.checkpoint import load_checkpoint
-from models.classifier import TensorBatch
 from models.errors import NoEffectError
-from models.tokens import Tokenizer
 
 KEEP = {"0.attention": [0, 2], "0.ffn": [], "1.attention": [], "1.ffn": list(range(0, 96, 3))}
 
 
 @pytest.fixture(params=[False, True], ids=["single", "pair"])
 def tiny(request, tmp_path):
-    make_tiny_checkpoint(tmp_path)
-    tokenizer = Tokenizer.open(tmp_path, 32)
-    encoded = tokenizer.encode(tiny_texts(64, request.param).rows)
-    return load_checkpoint(tmp_path), [TensorBatch(b) for b in pad_texts(encoded, range(64), tokenizer)]
+    return tiny_batches(tmp_path, request.param)
 
 
 def correlated(inputs: int, tokens: int = 400, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from compressing import labelled_inputs
 from cutting import cut_units
 from tiny import make_tiny_family, tiny_texts
 
@@ -16,7 +17,7 @@ from compress.importance import open_gates
 from compress.latency import measure_latency
 from compress.pipeline import CompressConfig, compress_to, prepare
 from compress.refit import refit
-from compress.source import Inputs, open_source
+from compress.source import open_source
 from compress.surgery import choose_rungs, cut
 from compress.target import Target
 from export.graph import check_fused
@@ -132,16 +133,13 @@ def test_static_int8_never_depends_on_batch_padding_or_order(made):
 
 def test_modernbert_is_compressed_to_a_size_and_served(tmp_path):
     make_tiny_family(tmp_path / "source", "modernbert")
-    source = open_source(tmp_path / "source", tmp_path, max_tokens=40)
-    texts = tiny_texts(64)
-    names = {"negative": "LABEL_0", "positive": "LABEL_1"}
-    texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
+    inputs = labelled_inputs(tmp_path / "source", tmp_path, max_tokens=40)
     config = CompressConfig(analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1)
-    ready = prepare(Inputs(source, texts, texts), config, tmp_path)
+    ready = prepare(inputs, config, tmp_path)
     target = Target(kind="size_mb", value=0.13)
     made = compress_to(target, ready, config, tmp_path)
     bundle = Bundle.open(made.folder.path)
-    assert bundle.architecture != load_checkpoint(source.path).architecture
+    assert bundle.architecture != load_checkpoint(inputs.source.path).architecture
     assert bundle.served_bytes("cpu-int8") == pytest.approx(0.13e6, rel=0.1)
     point = Judge(ready).point(made.folder, target, 0.1)
     assert 0 <= point.score <= 1

@@ -5,12 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from compressing import tiny_config
+from compressing import SMALL, tiny_config
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress import prune
 from compress.analysis import Analysis
-from compress.budget import size_table
 from compress.pipeline import compress_to, prepare, prune_settings
 from compress.prune import Pruner
 from compress.source import Inputs, open_source
@@ -19,13 +17,6 @@ from models.classifier import TensorBatch
 from models.train.loop import TrainingConfig
 
 CONFIG = tiny_config(TrainingConfig(steps=1)).model_copy(update={"heal": None, "vocabulary": False})
-TARGET = Target(kind="size_mb", value=0.13)
-
-
-@pytest.fixture(autouse=True)
-def bytes_for_seconds(monkeypatch):
-    """Let the table tell bytes: what a tiny model's sublayers take in time is noise."""
-    monkeypatch.setattr(prune, "load_latency", lambda full, *_: size_table(full, 100.0))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +28,7 @@ def source(tmp_path_factory):
 
 def pruner_of(source, store, config=CONFIG) -> Pruner:
     inputs = Inputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64))
-    return Pruner(TARGET, prepare(inputs, config, store), config, store)
+    return Pruner(SMALL, prepare(inputs, config, store), config, store)
 
 
 def test_keeping_everything_gives_the_source_exactly(source, tmp_path):
@@ -55,7 +46,7 @@ def test_the_same_seed_gives_the_same_architecture(source, tmp_path):
     found = []
     for store in (tmp_path / "a", tmp_path / "b"):
         ready = pruner_of(source, store).ready
-        made = compress_to(TARGET, ready, CONFIG, store)
+        made = compress_to(SMALL, ready, CONFIG, store)
         plan = json.loads(next(store.glob("prune-*/plan.json")).read_text())["plan"]
         found.append((Analysis.open(ready.analysis.path), made.folder.id, plan))
     (first, first_id, first_plan), (second, second_id, second_plan) = found
@@ -76,7 +67,7 @@ def test_another_seed_measures_on_other_texts(source, tmp_path):
 
 def test_a_shape_that_was_chosen_by_times_belongs_to_the_machine(source, tmp_path, monkeypatch):
     ready = pruner_of(source, tmp_path).ready
-    fast, small = Target(kind="speedup", value=2.0), TARGET
+    fast, small = Target(kind="speedup", value=2.0), SMALL
     here = [prune_settings(target, ready, CONFIG) for target in (fast, small)]
     monkeypatch.setattr("compress.clock.cpu_name", lambda: "another processor")
     there = [prune_settings(target, ready, CONFIG) for target in (fast, small)]

@@ -3,17 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from cutting import plain_rung
-from tiny import make_tiny_checkpoint, tiny_texts
+from cutting import plain_rung, tiny_batches
 
-from compress.calibration import pad_texts
 from compress.ladder import DAMPING, least_squares
 from compress.refit import fit_rows, refit, stream
 from compress.statistics import output_matrix, read_tokens, watch, with_one
 from compress.surgery import cut
-from models.checkpoint import load_checkpoint
-from models.classifier import TensorBatch
-from models.tokens import Tokenizer
 
 
 def numpys(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
@@ -26,10 +21,7 @@ def numpys(inputs: np.ndarray, outputs: np.ndarray) -> np.ndarray:
 
 @pytest.fixture(params=[False, True], ids=["single", "pair"])
 def tiny(request, tmp_path):
-    make_tiny_checkpoint(tmp_path)
-    tokenizer = Tokenizer.open(tmp_path, 32)
-    encoded = tokenizer.encode(tiny_texts(64, request.param).rows)
-    return load_checkpoint(tmp_path), [TensorBatch(b) for b in pad_texts(encoded, range(64), tokenizer)]
+    return tiny_batches(tmp_path, request.param)
 
 
 def test_rows_are_fitted_as_numpy_fits_them():
