@@ -26,9 +26,10 @@ def points_of(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _point(name: str, point: dict[str, Any]) -> str:
     low, high = point["loss_interval"]
+    table = ", table in 4 bits" if point.get("embedding_bits") == 4 else ""
     cells = [
         name, point["asked"], f"{point['speedup']['ort_fp32']:.2f}x",
-        f"{point['p50_ms']['ours']:.2f}, {point['p50_ms']['ort_fp32']:.2f}", f"{point['bytes'] / 1e6:.1f}",
+        f"{point['p50_ms']['ours']:.2f}, {point['p50_ms']['ort_fp32']:.2f}", f"{point['bytes'] / 1e6:.1f}{table}",
         f"{100 * point[point['loss_is']]:.2f}", f"{point['loss_points']:+.2f} [{low:+.2f}, {high:+.2f}]",
         point["rows"], shape_in(point["architecture"]),
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from export.precision import Kind, Precision
+from export.precision import EmbeddingBits, Kind, Precision
 from models.architecture import Architecture
 from models.record import Record
 
@@ -22,6 +22,7 @@ class BudgetTable(Record):
     """Amounts by precision and width, all in one unit. `fixed` is an encoder that has no sublayer left."""
 
     fixed: float
+    embedding_bits: EmbeddingBits = 8  # of the token table, in `fixed`
     int8: Amounts
     fp32: Amounts
 

@@ -39,7 +39,8 @@ FP16_LIMIT = 0.05  # about ten times what fp16 shows
 INT8_LIMIT = 2.0  # far above what a working int8 graph shows: it catches broken ones; the loss is judged apart
 GOLDEN_ROWS = 8
 CALIBRATION_ROWS = 256
-JUDGED_ROWS = 128  # on which forms are compared where no rows are given for that
+JUDGED_ROWS = 512  # on which forms are compared where no rows are given for that: of 128 one flip may cost 0.4 points
+FEWEST_JUDGED = 64  # fewer are no comparison: then texts that calibrate are judged on
 SATURATION_ROWS = 32
 
 
@@ -61,7 +62,7 @@ class BundleTexts:
     def of(cls, texts: Texts, count: int = CALIBRATION_ROWS) -> "BundleTexts":
         """Take both from one set: the first `count` rows calibrate, those after them judge, if there are enough."""
         calibration, rest = range(len(texts))[:count], range(len(texts))[count : count + JUDGED_ROWS]
-        enough = len(rest) >= JUDGED_ROWS // 2
+        enough = len(rest) >= FEWEST_JUDGED
         return cls(texts.take(calibration), texts.take(rest if enough else calibration[:JUDGED_ROWS]))
 
 
@@ -79,7 +80,8 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
         CheckError: a form of the model answers otherwise than it should, or loses more than is allowed.
     """
     settings = {
-        **config.model_dump(mode="json"), "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
+        **config.model_dump(mode="json", exclude_none=True),
+        "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
     }  # fmt: skip
     asked = Task.read(source.path / task.FILE)
     for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
@@ -96,9 +98,19 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
 
 
 def fallen_back(folder: Path) -> tuple[str, ...]:
-    """Return the sublayers of a bundle, such as "5.ffn", that went back to fp32: int8 would have lost too much."""
-    told = json.loads((folder / AGREEMENT).read_text(encoding="utf-8"))
-    return tuple(told.get("fallen_back", ()))
+    """Return what in a bundle is rounded less than was wanted, or its loss would be outside: `Fallen.names`."""
+    return tuple(_told(folder).get("fallen_back", ()))
+
+
+def taken_precision(folder: Path) -> Precision | None:
+    """Return how the int8 graph of a bundle is computed; None: it has none."""
+    told = _told(folder).get("precision")
+    return None if told is None else Precision.model_validate(told)
+
+
+def _told(folder: Path) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads((folder / AGREEMENT).read_text(encoding="utf-8"))
+    return told
 
 
 def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) -> None:
@@ -152,7 +164,7 @@ class _Forms:
         agreement = check_agreement(taken.fallen.agreement, "ONNX int8", INT8_LIMIT * spread)
         self._told["fp32_int8"] = agreement.model_dump()
         self._told["precision"] = precision.model_dump()
-        self._told["fallen_back"] = [f"{sublayer.layer}.{sublayer.part}" for sublayer in taken.fallen.kept]
+        self._told["fallen_back"] = list(taken.fallen.names)
         if choice.scales is not None:
             rows = self._subject.calibration[:SATURATION_ROWS]
             found = saturation(self._subject.model, rows, self._subject.tokenizer, choice.scales, precision)
@@ -203,6 +215,7 @@ class _Forms:
         agreement = choice.taken.fallen.agreement
         told |= {
             "recipe": choice.taken.recipe, "agreement": agreement.model_dump(),
+            "embedding_bits": choice.taken.fallen.precision.embedding_bits,
             "tried": [t.model_dump() for t in choice.tried],
         }  # fmt: skip
         if (name := agreement.loss_is) in ("accuracy", "pearson"):  # other losses were not found on labels

@@ -49,6 +49,9 @@ def compress(
     threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime where speed is measured")] = 1,
     max_tokens: MaxTokens = None,
     trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
+    embedding_bits: Annotated[
+        Literal["auto", "8", "4"], typer.Option(help="of the token table; auto: 4 where --size-mb would cut with 8")
+    ] = "auto",
     hidden_width: Annotated[
         str | None,
         typer.Option(help="a narrower hidden state: a multiple of 32, or (--mode instant) auto, the best of some"),
@@ -85,6 +88,7 @@ def compress(
     settings = {
         "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
         "load": {"batch": batch, "threads": threads}, "seed": seed,
+        "embedding_bits": None if embedding_bits == "auto" else int(embedding_bits),
     }  # fmt: skip
     config = make_config(mode, healing, settings, len(targets))
     kind = source_kind(model)

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from compress.analysis import AnalysisConfig
 from compress.clock import ALONE, Load
 from compress.distill import DistillConfig
+from export.precision import EmbeddingBits
 from models.record import Record
 
 
@@ -15,6 +16,9 @@ class CompressConfig(Record):
 
     tolerance: float = Field(0.05, gt=0, lt=1, description="share by which a measured figure may miss the target")
     vocabulary: bool = Field(True, description="whether tokens that the texts do not use are dropped")
+    embedding_bits: EmbeddingBits | None = Field(
+        None, description="of the token table; None: 8, or 4 where 8 would cut more for a size that is asked for"
+    )
     load: Load = ALONE
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: nothing is trained")

@@ -12,10 +12,11 @@ from typing import Any, TypeVar
 from bench.accuracy import Difference, Metric
 from bench.evaluate import bundle_logits
 from bench.judging import NAMES, judge, judge_loss, told
-from compress.bundle import fallen_back
+from compress.bundle import fallen_back, taken_precision
 from compress.clock import Measured
 from compress.prune import Prepared, open_clock
 from compress.target import Target
+from export.precision import EmbeddingBits
 from models import task as task_file
 from models.architecture import shape_in
 from models.atomic import write_text
@@ -48,6 +49,7 @@ class Point(Record):
     reference_score: float
     difference: Difference
     met: bool = True  # whether the target was, within the tolerance, when the bundle was judged
+    embedding_bits: EmbeddingBits = 8  # of the token table
     vocabulary: dict[str, int] | None = None  # tokens, and held-out texts that are split or answered otherwise
 
     @property
@@ -114,11 +116,13 @@ class Judge:
                 "give the same command again where nothing else runs: this measurement is repeated; or take another "
                 "--store, and a shape is chosen for the machine as it is"
             )
+        taken = taken_precision(folder.path)
         return Point(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
             measured=measured, score=judge(kind, self._truth, answers),
             reference_score=judge(kind, self._truth, self._reference),
             difference=judge_loss(kind, self._truth, self._reference, answers), met=met, vocabulary=self._vocabulary,
+            embedding_bits=8 if taken is None else taken.embedding_bits,
         )  # fmt: skip
 
 
@@ -201,6 +205,7 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
         "speedup": {"ort_fp32": _rounded(point.measured.speedup)}, "reference": "ort_fp32",
         "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
         **point.measured.load.model_dump(), "bytes": point.measured.bytes, "architecture": point.architecture,
+        "embedding_bits": point.embedding_bits,
         **({"vocabulary": point.vocabulary} if point.vocabulary else {}),
     }  # fmt: skip
 

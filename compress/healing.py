@@ -66,6 +66,8 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     """Return the student after it learned what the full model answers."""
     asked = config.heal
     assert asked is not None
+    if _has_rounded_table(pruned):  # it stays as it will be served: the student learns to live with it
+        asked = asked.model_copy(update={"training": asked.training.model_copy(update={"freeze_embeddings": True})})
     dropout = asked.dropout_of(len(taught.encoded))
 
     def make(folder: Path) -> None:
@@ -94,6 +96,11 @@ def _state_layers(config: CompressConfig, layers: int) -> list[int]:
     """Return `state_layers` layers, the last among them, evenly apart."""
     count = min(config.state_layers, layers)
     return [round((i + 1) * layers / count) - 1 for i in range(count)]
+
+
+def _has_rounded_table(pruned: ModelFolder) -> bool:
+    path = pruned.path / precision.FILE
+    return path.is_file() and precision.Precision.read(path).embedding_bits == 4
 
 
 def _lessons(taught: Taught, student: ModelFolder) -> Lessons:

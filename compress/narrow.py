@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from compress.ladder import Units, removal_order
-from compress.refit import fit_rows, solve_output, stream
+from compress.refit import advance, fit_rows, solve_output
 from compress.statistics import read_tokens, sublayer_names, with_one
 from compress.surgery import assemble
 from models.architecture import Architecture
@@ -140,12 +140,11 @@ def refit_narrow(
         is_last = name.startswith(f"{last}.")
         if name in ours_of:
             _read(ours_of[name], wide_of[name], _fit_stream(ours, theirs, masks, name == f"{last}.ffn"))
-        before, after = zip(*(stream(teacher, name, t, b) for t, b in zip(theirs, batches, strict=True)), strict=True)
-        solve_output(student, name, ours, [b[..., kept] for b in before], batches)
-        found = [stream(student, name, h, b)[1] for h, b in zip(ours, batches, strict=True)]
+        solve_output(student, name, ours, (s[..., kept] for s in advance(teacher, name, theirs, batches)), batches)
+        for _ in advance(student, name, ours, batches):
+            pass
         norm = student.encoder.layers.get_submodule(name).get_submodule("norm")
-        ours = _fit_norm(norm, found, [a[..., kept] for a in after], masks, is_last)
-        theirs = list(after)
+        ours = _fit_norm(norm, ours, [t[..., kept] for t in theirs], masks, is_last)
     _read(ours_of["head"], wide_of["head"], _fit_stream(ours, theirs, masks, first=True), channels.head)
 
 
@@ -183,13 +182,16 @@ def _fit_norm(
     norm: nn.Module, found: Sequence[Tensor], wanted: Sequence[Tensor], masks: Sequence[Tensor], first: bool
 ) -> list[Tensor]:
     """Give a norm the gain and bias that bring what it gives, `found`, nearest to `wanted`; return what it gives."""
-    ours, theirs = (
-        torch.cat([read_tokens(one, mask, first) for one, mask in zip(states, masks, strict=True)]).double()
-        for states in (found, wanted)
-    )
-    spread = ours - ours.mean(0)
-    slope = (spread * theirs).sum(0) / spread.pow(2).sum(0).clamp(min=1e-12)
-    shift = theirs.mean(0) - slope * ours.mean(0)
+    width = norm.get_parameter("weight").shape
+    ours, theirs, squares, products = (torch.zeros(width, dtype=torch.float64) for _ in range(4))  # sums over tokens
+    count = 0
+    for pair, mask in zip(zip(found, wanted, strict=True), masks, strict=True):
+        our, their = (read_tokens(states, mask, first).double() for states in pair)
+        ours, theirs, count = ours + our.sum(0), theirs + their.sum(0), count + len(our)
+        squares, products = squares + our.pow(2).sum(0), products + (our * their).sum(0)
+    spread = (squares - ours * ours / count).clamp(min=1e-12)
+    slope = (products - ours * theirs / count) / spread
+    shift = (theirs - slope * ours) / count
     weight, bias = norm.get_parameter("weight"), norm.get_parameter("bias")
     weight.copy_(weight * slope)
     bias.copy_(bias * slope + shift)

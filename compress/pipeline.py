@@ -60,6 +60,8 @@ def prune_settings(target: Target, ready: Prepared, config: CompressConfig) -> d
     }  # fmt: skip
     if target.kind != "size_mb":  # another machine would choose another shape
         settings |= times_belong_to()
+    if target.kind == "size_mb" or config.embedding_bits == 4:
+        settings |= {"embedding_bits": config.embedding_bits}
     if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
     if ready.held:

@@ -26,12 +26,13 @@ from compress.ladder import Units
 from compress.latency import load_latency
 from compress.narrow import STEP, Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.refit import refit
+from compress.rounding import table_cost, with_rounded_table
 from compress.search import Plan, make_frontier
 from compress.source import Inputs
 from compress.surgery import choose_rungs, cut
 from compress.target import Space, Target, meet
 from export import precision
-from export.precision import Precision
+from export.precision import EmbeddingBits, Precision
 from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
@@ -129,7 +130,7 @@ class Pruner:
             except TargetError as error:
                 problem = error
                 continue
-            if student.model is self.model:  # nothing need be cut
+            if student.shape.plan.architecture == self.model.architecture:  # nothing need be cut
                 return student
             distance = self.distance(student)
             say(f"hidden width {student.shape.full.width}: divergence {distance:.4f} before healing")
@@ -149,21 +150,25 @@ class Pruner:
         """
         full = self.model.architecture if width is None else narrowed(self.model.architecture, width)
         shape = self._shape(full)
-        student = self.fitted_to(shape.plan.architecture)
+        bits = shape.plan.precision.embedding_bits
         if width is None:
-            if student is self.model:
+            student = self.fitted_to(shape.plan.architecture, bits)
+            if shape.plan.architecture == full:
                 say(f"int8 alone gives {self.target.told(shape.measured)}: nothing is cut")
             return Student(student, shape)
-        fitted = self._batches(self._fitted)
+        student, fitted = self.fitted_to(shape.plan.architecture), self._batches(self._fitted)
         chosen = choose_channels(student, fitted, full.width)
-        narrower = narrow(student, chosen)
+        narrower = with_rounded_table(narrow(student, chosen), bits)
         if self.config.refit:
             refit_narrow(narrower, student, self.model, fitted, chosen)
         return Student(narrower, shape, chosen.stream)
 
-    def fitted_to(self, shape: Architecture) -> Classifier:
-        """Return a student of these layers, fitted to the full model; the full model itself where nothing is cut."""
-        student = self._build(shape)
+    def fitted_to(self, shape: Architecture, bits: EmbeddingBits = 8) -> Classifier:
+        """Return a student of these layers, fitted to the full model; the full model itself where nothing is cut.
+
+        Its token table is rounded first where it will have 4 bits: the fit makes up for that too.
+        """
+        student = with_rounded_table(self._build(shape), bits)
         if self.config.refit and student is not self.model:
             refit(student, self.model, self._batches(self._fitted))
         return student
@@ -176,13 +181,9 @@ class Pruner:
     @torch.no_grad()
     def distance(self, student: Student) -> float:
         """Return the mean divergence of its answers from the full model's, on texts that it was not fitted on."""
-        encoded = self._encoded
-        free = np.setdiff1d(np.arange(len(encoded)), self._fitted)
-        lengths, asked = lengths_of([encoded[place] for place in free]), self.config.analysis.cost_texts
-        judged = [int(free[i]) for i in choose_texts(lengths, self.served, asked, self.config.seed)]
         found = [
             divergence(self.task.kind, student.model(batch)[0], self.model(batch)[0])
-            for batch in self._batches(judged or self._fitted)
+            for batch in self._batches(self._judged)
         ]
         return float(torch.cat(found).mean())
 
@@ -194,6 +195,14 @@ class Pruner:
     def _fitted(self) -> list[int]:
         """The training texts that students are fitted on."""
         return choose_texts(lengths_of(self._encoded), self.served, self.config.analysis.texts, self.config.seed)
+
+    @cached_property
+    def _judged(self) -> list[int]:
+        """Training texts that students are not fitted on; those that they are, where there are no others."""
+        free = np.setdiff1d(np.arange(len(self._encoded)), self._fitted)
+        lengths, asked = lengths_of([self._encoded[place] for place in free]), self.config.analysis.cost_texts
+        judged = [int(free[i]) for i in choose_texts(lengths, self.served, asked, self.config.seed)]
+        return judged or self._fitted
 
     def _batches(self, rows: list[int]) -> list[TensorBatch]:
         return [TensorBatch(batch) for batch in pad_texts(self._encoded, rows, self.tokenizer)]
@@ -220,12 +229,31 @@ class Pruner:
             timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
             return self.clock.measure(timed, plan.precision, more)
 
-        empty = full.with_layers([(0, 0)] * len(full.layers))
-        bare = measure(Plan(empty, Precision.all_int8(empty)))
-        table = size_table(full, bare.bytes) if target.kind == "size_mb" else self.latency_table(full)
         rounding = self.analysis.rounding | dict.fromkeys(self.ready.held, math.inf)
-        space = Space(full, make_frontier(full, self.analysis.costs, rounding, table), table)
-        return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), table)
+        spaces, empty = {}, full.with_layers([(0, 0)] * len(full.layers))
+        for bits in self._bits_offered():
+            bare = measure(Plan(empty, Precision.all_int8(empty, embedding_bits=bits)))
+            table = size_table(full, bare.bytes) if target.kind == "size_mb" else self.latency_table(full)
+            table = table.model_copy(update={"embedding_bits": bits})  # what 4 take more time is in what is measured
+            spaces[bits] = Space(full, make_frontier(full, self.analysis.costs, rounding, table), table)
+        space = self._cheapest(spaces, target.budget(bare.reference_ms))
+        return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), space.table)
+
+    def _bits_offered(self) -> tuple[EmbeddingBits, ...]:
+        """Return what the token table may have: what was asked for, 8 where time counts, either for a size."""
+        if self.config.embedding_bits is not None:
+            return (self.config.embedding_bits,)
+        return (8, 4) if self.target.kind == "size_mb" else (8,)
+
+    def _cheapest(self, spaces: dict[EmbeddingBits, Space], budget: float) -> Space:
+        """Return the space whose best plan costs least, with what rounding its token table costs."""
+        costs = {bits: space.frontier.cost(budget - space.table.fixed) for bits, space in spaces.items()}
+        if len(costs) > 1 and costs[8] > costs[4]:
+            costs[4] += table_cost(self.model, self._batches(self._judged), self.task.kind)
+        bits = min(costs, key=lambda bits: costs[bits])  # 8 where both cost the same
+        if len(costs) > 1 and bits == 4:
+            say(f"the token table has 4 bits: divergence {costs[4]:.4f}, {costs[8]:.4f} with 8 and more cut")
+        return spaces[bits]
 
 
 def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:

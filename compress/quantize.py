@@ -19,7 +19,7 @@ from compress.sensitivity import Fallen, fall_back
 from export.agreement import Agreement, Logits, measure_agreement
 from export.graph import check_fused
 from export.onnx import write_int8
-from export.precision import Precision, Scales
+from export.precision import EmbeddingBits, Precision, Scales
 from models.classifier import Classifier
 from models.data.texts import Texts
 from models.record import Record
@@ -42,6 +42,7 @@ class QuantizeConfig(Record):
     method: Method = Field("mse", description="where the ranges of activations are cut")
     smooth: bool = Field(True, description="whether columns of outliers are brought nearer to the rest where it pays")
     weight_bits: Literal[7, 8] = Field(8, description="7 never saturates without VNNI, and is less true")
+    embedding_bits: EmbeddingBits | None = Field(None, description="of the token table; None: as searched, or 8")
     max_loss: float = Field(0.5, ge=0, description="points that int8 may lose against fp32")
 
 
@@ -129,6 +130,8 @@ def quantize(
     """
     bits = config.weight_bits
     start, scales = subject.start.model_copy(update={"weight_bits": bits}), None
+    if config.embedding_bits is not None:
+        start = start.model_copy(update={"embedding_bits": config.embedding_bits})
     if recipe == "static":
         batches = TextBatches(subject.calibration, subject.tokenizer)
         scales = calibrate(subject.model, batches, config.method, bits, config.smooth)

@@ -39,6 +39,9 @@ def quantize(
     weight_bits: Annotated[
         int, typer.Option(min=7, max=8, help="7: for other programs that serve the file on processors without VNNI")
     ] = 8,
+    embedding_bits: Annotated[
+        Literal["8", "4"] | None, typer.Option(help="of the token table; 4 halve it (8, or what compress chose)")
+    ] = None,
     max_loss: MaxLoss = 0.5,
     max_tokens: MaxTokens = None,
     store: Store = STORE,
@@ -57,7 +60,7 @@ def quantize(
     source = open_source(model, store, texts.calibration.pair, max_tokens)
     config = BundleConfig.model_validate({
         "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
-        "timed": True,
+        "embedding_bits": int(embedding_bits) if embedding_bits else None, "timed": True,
     })  # fmt: skip
     finish("quantize", make_bundle(source, texts, config, store), out)
 

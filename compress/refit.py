@@ -6,7 +6,7 @@ after that sublayer (Park et al. 2024, "K-prune"). Errors do not add up; a dropp
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,14 +24,23 @@ def refit(student: Classifier, teacher: Classifier, batches: Sequence[TensorBatc
     theirs = [teacher.encoder.embeddings(batch.ids, batch.types) for batch in batches]
     names = sublayer_names(len(student.architecture.layers))
     for name in tqdm(names, desc="refit", unit="sublayer", delay=1, file=sys.stderr):
-        passed = [stream(teacher, name, hidden, batch) for hidden, batch in zip(theirs, batches, strict=True)]
-        solve_output(student, name, ours, [wanted for wanted, _ in passed], batches)
-        theirs = [after for _, after in passed]
-        ours = [stream(student, name, hidden, batch)[1] for hidden, batch in zip(ours, batches, strict=True)]
+        solve_output(student, name, ours, advance(teacher, name, theirs, batches), batches)
+        for _ in advance(student, name, ours, batches):
+            pass
+
+
+def advance(model: Classifier, name: str, states: list[Tensor], batches: Sequence[TensorBatch]) -> Iterator[Tensor]:
+    """Yield the residual stream with what the sublayer adds, batch by batch, and put what leaves it into `states`.
+
+    A batch at a time: the states of a thousand long texts are 400 MB, and those of two models are kept as it is.
+    """
+    for place, batch in enumerate(batches):
+        with_it, states[place] = stream(model, name, states[place], batch)
+        yield with_it
 
 
 def solve_output(
-    student: Classifier, name: str, ours: Sequence[Tensor], wanted: Sequence[Tensor], batches: Sequence[TensorBatch]
+    student: Classifier, name: str, ours: Sequence[Tensor], wanted: Iterable[Tensor], batches: Sequence[TensorBatch]
 ) -> None:
     """Solve the output matrix and bias of one sublayer, in place.
 

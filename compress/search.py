@@ -63,6 +63,11 @@ class Frontier:
             place -= self._buckets(option)
         return chosen[::-1]
 
+    def cost(self, budget: float) -> float:
+        """Return the least total cost within `budget`; infinity when nothing fits."""
+        found = self.at(budget)
+        return float("inf") if found is None else sum(option.cost for option in found)
+
     def _buckets(self, option: Option) -> int:
         return int(np.ceil(option.amount / self._bucket - 1e-9))
 
@@ -101,7 +106,8 @@ class Plan:
         """Describe it for people."""
         layers = enumerate(self.precision.layers)
         fp32 = [f"{index}.{part}" for index, kinds in layers for part, kind in kinds if kind == "fp32"]
-        return self.architecture.summary() + (f", in fp32: {' '.join(fp32)}" if fp32 else "")
+        table = ", token table in 4 bits" if self.precision.embedding_bits == 4 else ""
+        return self.architecture.summary() + (f", in fp32: {' '.join(fp32)}" if fp32 else "") + table
 
 
 def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: float) -> Plan | None:
@@ -110,5 +116,6 @@ def choose(shape: Architecture, frontier: Frontier, table: BudgetTable, budget: 
     if found is None:
         return None
     pairs = list(zip(found[::2], found[1::2], strict=True))
-    precision = Precision(layers=tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs))
+    layers = tuple(LayerPrecision(attention=heads.kind, ffn=ffn.kind) for heads, ffn in pairs)
+    precision = Precision(layers=layers, embedding_bits=table.embedding_bits)
     return Plan(shape.with_layers([(heads.width, ffn.width) for heads, ffn in pairs]), precision)

@@ -14,6 +14,7 @@ from models.architecture import Architecture
 from models.record import Record
 
 RANKED_ROWS = 128  # on which sublayers are compared: mean |Δlogit| wavers far less than a count of labels
+TABLE = "embeddings"  # its name among what falls back
 Measure = Callable[[Precision, int | None], Agreement]
 
 
@@ -43,6 +44,12 @@ class Fallen:
     precision: Precision
     agreement: Agreement
     kept: tuple[Sublayer, ...] = ()
+    wider_table: bool = False  # the token table has 8 bits: 4 alone lost too much
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is not as it was wanted, such as "5.ffn", or the token table."""
+        return (TABLE,) * self.wider_table + tuple(f"{one.layer}.{one.part}" for one in self.kept)
 
 
 def fall_back(
@@ -50,7 +57,8 @@ def fall_back(
 ) -> Fallen:  # fmt: skip
     """Return the precision with the fewest sublayers in fp32 whose loss is at most `max_loss` points.
 
-    Nothing but `start` is measured when that is inside already.
+    Nothing but `start` is measured when that is inside already. A token table in 4 bits that loses more by itself
+    has 8 first.
 
     Args:
         shape: of the model.
@@ -59,10 +67,13 @@ def fall_back(
         max_loss: in points, as `Agreement.loss_points`.
         tokens: mean length of a text.
     """
-    agreement, precision = measure(start, None), start
+    agreement = measure(start, None)
     if agreement.loss_points <= max_loss:
         return Fallen(start, agreement)
-    kept: list[Sublayer] = []
+    wider, start = _table_that_is_inside(shape, start, measure, max_loss)
+    if wider and (agreement := measure(start, None)).loss_points <= max_loss:
+        return Fallen(start, agreement, wider_table=True)
+    precision, kept = start, list[Sublayer]()
     for sublayer in rank(shape, start, measure, tokens):
         precision = precision.replaced(sublayer.layer, sublayer.part, "fp32")
         kept.append(sublayer)
@@ -73,7 +84,23 @@ def fall_back(
         )
         if agreement.loss_points <= max_loss:
             break
-    return Fallen(precision, agreement, tuple(kept))
+    return Fallen(precision, agreement, tuple(kept), wider)
+
+
+def _table_that_is_inside(
+    shape: Architecture, start: Precision, measure: Measure, max_loss: float
+) -> tuple[bool, Precision]:
+    """Return whether a token table in 4 bits is outside the loss by itself, and `start` with 8 if it is."""
+    if start.embedding_bits == 8:
+        return False, start
+    alone = measure(start.model_copy(update={"layers": Precision.all_fp32(shape).layers}), None)
+    if alone.loss_points <= max_loss:
+        return False, start
+    sys.stderr.write(
+        f"prunella: WARNING: the token table stays in 8 bits: 4 alone lose {alone.loss_points:.2f} points of the "
+        f"{max_loss:g} that are allowed\n"
+    )
+    return True, start.model_copy(update={"embedding_bits": 8})
 
 
 def rank(shape: Architecture, start: Precision, measure: Measure, tokens: float) -> list[Sublayer]:

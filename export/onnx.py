@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.layers import Layers
 from export.modern import ModernLayers
 from export.nodes import FUSED, INPUTS, Graph
 from export.precision import Precision, Scales
+from export.words import TableBits, write_words
 from models.architecture import Architecture
 from models.classifier import Classifier
 
@@ -24,15 +24,14 @@ PROJECTION = "encoder.embeddings.project"
 # never quantized: no time in them, and answers are made in the head; ELECTRA's projection is where texts come in
 
 
-def to_onnx(model: Classifier, path: Path, pair: bool, int8_embeddings: bool = False) -> None:
+def to_onnx(model: Classifier, path: Path, pair: bool) -> None:
     """Write `model` to `path` in fp32.
 
     Inputs: input_ids, attention_mask and, for pairs in a family that tells their texts apart, token_type_ids, all
-    int64 (batch, tokens). Output: logits (batch, labels). With `int8_embeddings` the token table is int8 with one
-    scale a row.
+    int64 (batch, tokens). Output: logits (batch, labels).
     """
     graph = Graph()
-    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings)
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None))
     graph.save(path, inputs, model.labels)
 
 
@@ -43,14 +42,14 @@ def write_fp16(model: Classifier, path: Path, pair: bool) -> None:
     Padding is on the right, as `Tokenizer.pad` puts it.
     """
     graph = Graph(half=True)
-    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None), int8_embeddings=False)
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None))
     graph.save(path, inputs, model.labels)
 
 
 def write_int8(
     model: Classifier, path: Path, pair: bool, scales: Scales | None, precision: Precision | None = None
 ) -> None:
-    """Write `model` to `path` with int8 sublayers and an int8 token table; inputs and output are those of `to_onnx`.
+    """Write `model` to `path` with int8 sublayers and a rounded token table; inputs and output are `to_onnx`'s.
 
     Args:
         model: in fp32; its weights are rounded here, one scale a column.
@@ -61,18 +60,18 @@ def write_int8(
         precision: of each sublayer; None: all int8 with weights of 8 bits.
     """
     graph, precision = Graph(), precision or Precision.all_int8(model.architecture)
-    inputs = _write(model, graph, pair, (precision, scales), int8_embeddings=True)
+    inputs = _write(model, graph, pair, (precision, scales), precision.embedding_bits)
     graph.save(path, inputs, model.labels)
 
 
 def _write(
-    model: Classifier, graph: Graph, pair: bool, plan: tuple[Precision, Scales | None], int8_embeddings: bool
+    model: Classifier, graph: Graph, pair: bool, plan: tuple[Precision, Scales | None], table_bits: TableBits = 32
 ) -> tuple[str, ...]:
     """Add the whole model to `graph`, and return the names of its inputs."""
     shape = model.architecture
     typed = pair and shape.token_types > 1
     state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
-    hidden = _embeddings(graph, state, shape, typed, int8_embeddings)
+    hidden = _embeddings(graph, state, shape, typed, table_bits)
     mask = "attention_mask"
     if graph.half:
         graph.weight("tokens.axis", np.array([1], dtype=np.int64))
@@ -88,19 +87,19 @@ def _write(
     return INPUTS if typed else INPUTS[:2]
 
 
-def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typed: bool, int8: bool) -> str:
+def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typed: bool, bits: TableBits) -> str:
     ours = "encoder.embeddings"
     graph.weight("zero", np.array([0], dtype=np.int64))
+    words = write_words(graph, state[f"{ours}.tokens.weight"], bits)
     length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
     if shape.modern is not None:  # positions are angles in its attention
-        words = _words(graph, state[f"{ours}.tokens.weight"], int8)
         return graph.norm(words, state, f"{ours}.norm", "hidden", shape.norm_epsilon)
     positions = state[f"{ours}.positions.weight"]
     if shape.token_types and not typed:
         positions = positions + state[f"{ours}.types.weight"][0]  # a single text has segment 0 only
     graph.weight("positions", positions)
     places = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
-    summed = graph.node("Add", [_words(graph, state[f"{ours}.tokens.weight"], int8), places], "embedded")
+    summed = graph.node("Add", [words, places], "embedded")
     if typed:
         types = graph.weight("types", state[f"{ours}.types.weight"])
         segments = graph.node("Gather", [types, "token_type_ids"], "segments")
@@ -109,17 +108,6 @@ def _embeddings(graph: Graph, state: Mapping[str, Any], shape: Architecture, typ
     if shape.table_width == shape.width:
         return hidden
     return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
-
-
-def _words(graph: Graph, table: NDArray[np.float32], int8: bool) -> str:
-    if not int8:
-        return graph.node("Gather", [graph.weight("tokens", table), "input_ids"], "words")
-    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-8) / 127.0
-    graph.weight("tokens.int8", np.round(table / scale).astype(np.int8))
-    graph.weight("tokens.scale", scale.astype(np.float32))
-    rows = graph.node("Cast", [graph.node("Gather", ["tokens.int8", "input_ids"], "rows.int8")], "rows", to=1)
-    scales = graph.node("Gather", ["tokens.scale", "input_ids"], "rows.scale")
-    return graph.node("Mul", [rows, scales], "words")
 
 
 def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> str:

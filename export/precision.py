@@ -13,6 +13,7 @@ from models.record import Record
 Kind = Literal["fp32", "int8"]
 FILE = "precision.json"  # in a folder of weights: how the search wants them computed
 KINDS: tuple[Kind, ...] = ("int8", "fp32")
+EmbeddingBits = Literal[4, 8]
 Part = Literal["attention", "ffn"]
 PARTS: tuple[Part, ...] = ("attention", "ffn")
 Floats = NDArray[np.float32]
@@ -26,15 +27,20 @@ class LayerPrecision(Record):
 
 
 class Precision(Record):
-    """How each layer is computed, and how wide int8 weights are: 7 bits never saturate on processors without VNNI."""
+    """How each layer is computed, and how wide rounded weights are.
+
+    Of matrices: 7 bits never saturate on processors without VNNI. Of the token table: 4 take half the space.
+    """
 
     layers: tuple[LayerPrecision, ...]
     weight_bits: Literal[7, 8] = 8
+    embedding_bits: EmbeddingBits = 8
 
     @classmethod
-    def all_int8(cls, shape: Architecture, weight_bits: Literal[7, 8] = 8) -> Self:
+    def all_int8(cls, shape: Architecture, weight_bits: Literal[7, 8] = 8, embedding_bits: EmbeddingBits = 8) -> Self:
         """Return the precision in which every sublayer is int8."""
-        return cls(layers=(LayerPrecision(),) * len(shape.layers), weight_bits=weight_bits)
+        layers = (LayerPrecision(),) * len(shape.layers)
+        return cls(layers=layers, weight_bits=weight_bits, embedding_bits=embedding_bits)
 
     @classmethod
     def all_fp32(cls, shape: Architecture) -> Self:

@@ -3,6 +3,7 @@ import tracemalloc
 from collections import Counter
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from cutting import cut_units
@@ -13,6 +14,7 @@ from compress.histogram import METHODS
 from export.graph import check_fused, running_operators
 from export.onnx import to_onnx, write_int8
 from export.precision import LayerPrecision, Precision, quantized_weight
+from export.words import BLOCK, quantized_blocks, rounded_in_blocks
 from models.checkpoint import load_checkpoint
 from models.errors import CheckError, InputError
 from models.tokens import TokenBatch, Tokenizer
@@ -80,10 +82,60 @@ def test_every_plan_of_precisions_runs_as_it_says(tmp_path, pruned):
         assert np.abs(tiny.alone(path) - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
 
 
-def test_without_int8_sublayers_only_the_token_table_is_rounded(tiny, tmp_path):
-    write_int8(tiny.model, tmp_path / "none.onnx", False, {}, Precision.all_fp32(tiny.shape))
-    to_onnx(tiny.model, tmp_path / "table.onnx", False, int8_embeddings=True)
-    assert np.array_equal(tiny.alone(tmp_path / "none.onnx"), tiny.alone(tmp_path / "table.onnx"))
+def in_int8(table):
+    scale = np.abs(table).max(axis=1, keepdims=True) / 127
+    return np.round(table / scale) * scale
+
+
+@pytest.mark.parametrize(("bits", "rounded"), [(8, in_int8), (4, rounded_in_blocks)], ids=["8", "4"])
+@pytest.mark.parametrize("made", [{}, {"hidden_size": 40}, {"pair": True}, {"family": "modernbert"}], ids=str)
+def test_without_int8_sublayers_only_the_token_table_is_rounded(tmp_path, made, bits, rounded):
+    family = made.get("family", "bert")
+    tiny = Tiny(tmp_path, **made | {"family": family})
+    precision = Precision.all_fp32(tiny.shape).model_copy(update={"embedding_bits": bits})
+    write_int8(tiny.model, tmp_path / "table.onnx", tiny.pair, {}, precision)
+    table = tiny.model.encoder.embeddings.tokens.weight
+    with torch.no_grad():
+        table.copy_(torch.from_numpy(rounded(table.numpy())))
+    wanted = predict(tiny.model, tiny.encoded, tiny.tokenizer)
+    assert not np.allclose(wanted, tiny.wanted, atol=1e-6)  # rounding is seen
+    assert np.abs(tiny.alone(tmp_path / "table.onnx") - wanted).max() < 1e-5
+
+
+def test_in_four_bits_a_largest_value_stays_and_none_moves_by_more_than_a_step():
+    table = np.random.default_rng(0).standard_t(3, size=(64, 96)).astype(np.float32)  # a few values are large
+    values, scales = quantized_blocks(table)
+    assert values.shape == (64, 3, BLOCK)
+    assert scales.shape == (64, 3, 1)
+    assert values.min() == -8
+    assert values.max() == 7
+    blocks = table.reshape(64, 3, BLOCK)
+    moved = np.abs(rounded_in_blocks(table).reshape(blocks.shape) - blocks)
+    largest = np.abs(blocks).max(axis=2, keepdims=True)
+    assert np.all(moved[np.abs(blocks) == largest] < 1e-3 * largest[..., 0].ravel())  # scales are in fp16
+    assert np.all(moved <= largest / 8 * 1.001)
+    assert np.median(moved / largest) < 1 / 16  # half a step, but for what lies beyond 7 of 8
+
+
+def test_rounding_to_four_bits_twice_changes_nothing_more():
+    table = np.random.default_rng(1).normal(scale=0.05, size=(500, 384)).astype(np.float32)
+    once = rounded_in_blocks(table)
+    assert np.array_equal(rounded_in_blocks(once), once)
+    assert not np.array_equal(once, table)
+
+
+def test_a_token_without_values_is_zero_in_four_bits():
+    assert not rounded_in_blocks(np.zeros((2, 40), dtype=np.float32)).any()
+
+
+def test_four_bits_take_half_the_space(tiny, tmp_path):
+    sizes = {}
+    for bits in (8, 4):
+        path = tmp_path / f"{bits}.onnx"
+        write_int8(tiny.model, path, False, None, Precision.all_int8(tiny.shape, embedding_bits=bits))
+        tensors = {w.name: len(w.raw_data) for w in onnx.load(str(path)).graph.initializer}
+        sizes[bits] = tensors[f"tokens.int{bits}"]
+    assert sizes[4] * 2 == sizes[8] == tiny.shape.vocabulary * tiny.shape.width
 
 
 def test_a_graph_that_is_not_what_it_should_be_is_an_error(tiny, tmp_path):

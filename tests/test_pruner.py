@@ -1,20 +1,31 @@
 """What is cut: nothing where everything is kept, and the same for the same seed."""
 
 import json
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
-from compressing import SMALL, tiny_config
+from compressing import SMALL, compress_tiny, tiny_config
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.analysis import Analysis
+from compress.divergence import divergence
 from compress.pipeline import compress_to, prepare, prune_settings
 from compress.prune import Pruner
+from compress.rounding import table_cost
 from compress.source import Inputs, open_source
 from compress.target import Target
+from export.onnx import write_int8
+from export.precision import Precision
+from export.words import rounded_in_blocks
+from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
+from models.errors import TargetError
+from models.tokens import Tokenizer
 from models.train.loop import TrainingConfig
+from service.engine import run_session
+from service.runtime import open_session
 
 CONFIG = tiny_config(TrainingConfig(steps=1)).model_copy(update={"heal": None, "vocabulary": False})
 
@@ -26,9 +37,9 @@ def source(tmp_path_factory):
     return folder
 
 
-def pruner_of(source, store, config=CONFIG) -> Pruner:
+def pruner_of(source, store, config=CONFIG, target=SMALL) -> Pruner:
     inputs = Inputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64))
-    return Pruner(SMALL, prepare(inputs, config, store), config, store)
+    return Pruner(target, prepare(inputs, config, store), config, store)
 
 
 def test_keeping_everything_gives_the_source_exactly(source, tmp_path):
@@ -73,3 +84,64 @@ def test_a_shape_that_was_chosen_by_times_belongs_to_the_machine(source, tmp_pat
     there = [prune_settings(target, ready, CONFIG) for target in (fast, small)]
     assert here[0] != there[0]
     assert here[1] == there[1]
+
+
+@pytest.mark.parametrize(("harm", "bits"), [(0.0, 4), (1e9, 8)])
+def test_for_a_size_the_token_table_has_four_bits_where_that_costs_less_than_cutting(
+    source, tmp_path, monkeypatch, harm, bits
+):
+    whole = {}
+    for bits_of in (8, 4):
+        config = CONFIG.model_copy(update={"embedding_bits": bits_of})
+        shape = pruner_of(source, tmp_path, config, Target(kind="size_mb", value=5.0)).at(None).shape
+        whole[bits_of] = shape.table.total(shape.full, shape.plan.precision)
+    asked = Target(kind="size_mb", value=(whole[8] + whole[4]) / 2e6)  # with 4 nothing need be cut
+    monkeypatch.setattr("compress.prune.table_cost", lambda *told: harm)
+    shape = pruner_of(source, tmp_path, target=asked).at(None).shape
+    assert shape.plan.precision.embedding_bits == bits
+    for wanted in (4, 8):  # who asks gets them
+        pruner = pruner_of(source, tmp_path, CONFIG.model_copy(update={"embedding_bits": wanted}), asked)
+        assert pruner.at(None).shape.plan.precision.embedding_bits == wanted
+
+
+@pytest.mark.parametrize("target", [Target(kind="size_mb", value=5.0), Target(kind="speedup", value=2.0)], ids=str)
+def test_the_token_table_has_eight_bits_where_four_bring_nothing(source, tmp_path, target):
+    pruner = pruner_of(source, tmp_path, target=target)
+    with suppress(TargetError):  # a busy machine may give no shape twice the speed
+        assert pruner.at(None).shape.plan.precision.embedding_bits == 8
+
+
+def test_the_cost_of_four_bits_is_what_the_model_then_answers(source, tmp_path):
+    pruner = pruner_of(source, tmp_path)
+    batches = [TensorBatch(pruner.tokenizer.batch(tiny_texts(8).rows))]
+    before = pruner.model.encoder.embeddings.tokens.weight.detach().clone()
+    found = table_cost(pruner.model, batches, "single")
+    assert torch.equal(before, pruner.model.encoder.embeddings.tokens.weight)
+    path = tmp_path / "four.onnx"
+    fp32 = Precision.all_fp32(pruner.model.architecture)
+    write_int8(pruner.model, path, False, {}, fp32.model_copy(update={"embedding_bits": 4}))
+    served = torch.from_numpy(run_session(open_session(path), pruner.tokenizer.batch(tiny_texts(8).rows)))
+    with torch.no_grad():
+        wanted = pruner.model(batches[0])[0]
+    assert found == pytest.approx(float(divergence("single", served, wanted).mean()), abs=1e-6)
+    assert found > 0
+
+
+@pytest.mark.parametrize("width", [None, 32])
+def test_a_student_is_fitted_and_healed_with_the_table_that_is_served(source, tmp_path, width):
+    training = TrainingConfig(steps=4, learning_rate=1e-2, freeze_embeddings=False)
+    config = tiny_config(training).model_copy(
+        update={"vocabulary": False, "embedding_bits": 4, "hidden_width": width}
+    )
+    bundle = compress_tiny(source, tmp_path, config, Target(kind="size_mb", value=0.07 if width else 0.1))
+    pruned, healed = (load_checkpoint(next(tmp_path.glob(f"{stage}-*"))) for stage in ("prune", "heal"))
+    tables = [model.encoder.embeddings.tokens.weight.detach().numpy() for model in (pruned, healed)]
+    assert np.array_equal(*tables)
+    assert np.array_equal(rounded_in_blocks(tables[0]), tables[0])
+    assert not torch.equal(pruned.encoder.layers[0].ffn.rise.weight, healed.encoder.layers[0].ffn.rise.weight)
+    path = tmp_path / "four.onnx"
+    fp32 = Precision.all_fp32(healed.architecture)
+    write_int8(healed, path, False, {}, fp32.model_copy(update={"embedding_bits": 4}))
+    batch = Tokenizer.open(bundle.path, 32).batch(tiny_texts(8).rows)
+    found, wanted = (run_session(open_session(p), batch) for p in (path, bundle.path / "onnx" / "cpu-fp32.onnx"))
+    assert np.abs(found - wanted).max() < 1e-4  # the table costs nothing any more

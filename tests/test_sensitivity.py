@@ -40,6 +40,27 @@ def test_the_worst_sublayers_stay_in_fp32_until_the_loss_is_inside(shape, max_lo
     assert all(f"{name} stays in fp32" in capsys.readouterr().err for name in names[:1])
 
 
+@pytest.mark.parametrize(
+    ("max_loss", "bits", "names"), [(4.1, 4, []), (3.3, 4, ["1.ffn", "0.ffn"]), (2.4, 8, ["0.ffn"])]
+)
+def test_a_token_table_in_four_bits_that_loses_too_much_has_eight_before_sublayers_fall_back(
+    shape, max_loss, bits, names
+):
+    """The table alone loses 2.5 points, all sublayers in int8 3.2, and both 4.0."""
+    start = Precision.all_int8(shape, embedding_bits=4)
+
+    def with_table(precision, rows):
+        error = np.hypot(harm(precision, rows).mean_difference, 0.25 * (precision.embedding_bits == 4))
+        return harm(precision, rows).model_copy(update={"mean_difference": error, "loss_points": 10 * error})
+
+    fallen = fall_back(shape, start, with_table, max_loss, tokens=8)
+    assert fallen.agreement == with_table(fallen.precision, None)
+    assert fallen.agreement.loss_points <= max_loss
+    assert fallen.precision.embedding_bits == bits
+    assert [name for name in fallen.names if name != "embeddings"] == names
+    assert ("embeddings" in fallen.names) == (bits == 8)
+
+
 def test_a_sublayer_that_saves_little_goes_before_an_equally_harmful_one_that_saves_much(shape):
     def equal(precision, rows):
         return harm(Precision.all_fp32(shape).replaced(0, "ffn", "int8"), rows)
