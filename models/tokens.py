@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from models.errors import FolderError, InputError
 
 FILE = "tokenizer.json"
+PIECE = 1024  # rows tokenized at once: of each the library keeps strings, offsets, and what was cut off
 Row = tuple[str, ...]  # one text, or the two texts of a pair
 
 
@@ -78,8 +79,8 @@ class Tokenizer:
         if direction != self._direction:
             self._cut(direction)
         inputs = [row[0] if len(row) == 1 else (row[0], row[1]) for row in rows]
-        encodings = self._backend.encode_batch_fast(inputs)
-        return [Encoded(ids=e.ids, types=e.type_ids) for e in encodings]
+        pieces = (inputs[place : place + PIECE] for place in range(0, len(inputs), PIECE))
+        return [Encoded(e.ids, e.type_ids) for piece in pieces for e in self._backend.encode_batch_fast(piece)]
 
     def pieces(self, words: Sequence[str]) -> list[list[int]]:
         """Return the token ids of words without special tokens, as many of each as fit a row."""

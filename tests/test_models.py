@@ -25,6 +25,14 @@ def test_logits_equal_transformers(tmp_path, pair):
         assert torch.allclose(ours(batch)[0], wanted, atol=1e-5)
 
 
+def test_many_rows_are_tokenized_as_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr("models.tokens.PIECE", 4)
+    make_tiny_checkpoint(tmp_path)
+    tokenizer, rows = Tokenizer.open(tmp_path, 32), tiny_texts(11).rows
+    assert tokenizer.encode(rows) == [tokenizer.encode([row])[0] for row in rows]
+    assert tokenizer.encode([]) == []
+
+
 def test_minilm_hidden_states_equal_transformers():
     folder = minilm_folder()
     batch = TensorBatch(Tokenizer.open(folder, 64).batch([("A man is eating food.",), ("Prunella heals itself.",)]))
