@@ -250,7 +250,8 @@ class Pruner:
         costs = {bits: space.frontier.cost(budget - space.table.fixed) for bits, space in spaces.items()}
         if len(costs) > 1 and costs[8] > costs[4]:
             costs[4] += table_cost(self.model, self._batches(self._judged), self.task.kind)
-        bits = min(costs, key=lambda bits: costs[bits])  # 8 where both cost the same
+        # 8 where both cost the same, but 4, the nearest to the target, where neither reaches it
+        bits = min(costs) if min(costs.values()) == math.inf else min(costs, key=lambda bits: costs[bits])
         if len(costs) > 1 and bits == 4:
             say(f"the token table has 4 bits: divergence {costs[4]:.4f}, {costs[8]:.4f} with 8 and more cut")
         return spaces[bits]

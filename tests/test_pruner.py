@@ -104,6 +104,11 @@ def test_for_a_size_the_token_table_has_four_bits_where_that_costs_less_than_cut
         assert pruner.at(None).shape.plan.precision.embedding_bits == wanted
 
 
+def test_what_is_too_small_is_nearest_with_four_bits(source, tmp_path):
+    with pytest.raises(TargetError, match=r"the nearest measured are .* in 4 bits"):
+        pruner_of(source, tmp_path, target=Target(kind="size_mb", value=0.01)).at(None)
+
+
 @pytest.mark.parametrize("target", [Target(kind="size_mb", value=5.0), Target(kind="speedup", value=2.0)], ids=str)
 def test_the_token_table_has_eight_bits_where_four_bring_nothing(source, tmp_path, target):
     pruner = pruner_of(source, tmp_path, target=target)
