@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.nodes import Graph
+from export.precision import quantized_weight
 
 TableBits = Literal[4, 8, 32]
 BLOCK = 32  # columns that share a scale in four bits
@@ -53,9 +54,9 @@ def rounded_in_blocks(table: Floats) -> Floats:
 
 def _write_int8(graph: Graph, table: Floats) -> str:
     """Add the table with one scale a row."""
-    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-8) / 127.0
-    graph.weight("tokens.int8", np.round(table / scale).astype(np.int8))
-    graph.weight("tokens.scale", scale.astype(np.float32))
+    values, scale = quantized_weight(table.T, 8)
+    graph.weight("tokens.int8", values.T)
+    graph.weight("tokens.scale", scale[:, None])
     rows = graph.node("Cast", [graph.node("Gather", ["tokens.int8", "input_ids"], "rows.int8")], "rows", to=1)
     scales = graph.node("Gather", ["tokens.scale", "input_ids"], "rows.scale")
     return graph.node("Mul", [rows, scales], "words")
