@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.paired import paired_interval
 from models.record import Record
 
 RESAMPLES = 10_000
@@ -90,26 +91,23 @@ def right(truth: Answers, answers: Answers) -> NDArray[np.bool_]:
     return same if same.ndim == 1 else np.asarray(same.all(axis=1))
 
 
-def compare(truth: Answers, reference: Answers, ours: Answers, seed: int = 0) -> Difference:
+def compare(truth: Answers, reference: Answers, ours: Answers) -> Difference:
     """Return the paired difference of answers: label indices (rows,), or whether each label is given (rows, labels).
 
-    The interval is the 95 % percentile bootstrap over rows. A row's difference is -1, 0 or 1, so that resampling
-    rows is drawing three counts from a multinomial. McNemar's test is the exact one (binomial on the rows where one
-    is right and the other wrong).
+    The 95 % interval is Tango's score interval (bench.paired), which has a width when no row differs. McNemar's test
+    is the exact one (binomial on the rows where one is right and the other wrong).
     """
     from scipy.stats import binomtest
 
     rows = len(truth)
     was, now = right(truth, reference), right(truth, ours)
     lost, won = int((was & ~now).sum()), int((now & ~was).sum())
-    shares = np.array([lost, won, rows - lost - won]) / rows
-    drawn = np.random.default_rng(seed).multinomial(rows, shares, RESAMPLES)
-    low, high = np.percentile((drawn[:, 0] - drawn[:, 1]) / rows * 100, [2.5, 97.5])
+    low, high = (100 * bound for bound in paired_interval(lost, won, rows))
     return Difference(
         metric="accuracy" if truth.ndim == 1 else "subset_accuracy",
         rows=rows,
         loss_points=(lost - won) / rows * 100,
-        loss_interval=(float(low), float(high)),
+        loss_interval=(low, high),
         mcnemar_p=float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0,
         flips=int((~right(reference, ours)).sum()),
         lost=lost,
