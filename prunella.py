@@ -16,6 +16,7 @@ from models.console import STORE, Store, need, show
 from models.distributed import note_failure, world_size
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
+from models.store_command import app as store_app
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,12 +28,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest")  # verbs that gain nothing from more processes
+ALONE = (
+    "demo",
+    "evaluate",
+    "bench",
+    "publish",
+    "serve",
+    "loadtest",
+    "store",
+)  # verbs that gain nothing from more processes
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(compress)
 app.command()(quantize)
 app.command()(export)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:

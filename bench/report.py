@@ -31,7 +31,7 @@ from models.atomic import write_text
 from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError
-from models.folder import REPORT, ModelFolder
+from models.folder import REPORT, ModelFolder, find_folder
 from models.record import Record
 from models.tokens import Row
 from service.bundle import Bundle
@@ -114,11 +114,14 @@ def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
     steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
     if not steps:
         raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    name = "-".join(steps[-1])
-    for path in (store / name, bundle.folder.path.parent / name):
-        if path.is_dir():
-            return ModelFolder.open(path)
-    raise InputError(f"{store} has no {name}, the model that the bundle came from: give --reference FOLDER")
+    stage, folder_id = steps[-1]
+    found = find_folder((store, bundle.folder.path.parent), stage, folder_id)
+    if found is None:
+        raise InputError(
+            f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle came from: "
+            "give --reference FOLDER"
+        )
+    return ModelFolder.open(found)
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from compress.target import Target
 from export.precision import PARTS
 from models.data.texts import Texts
 from models.errors import FallBackError, InputError, TargetError
-from models.folder import ModelFolder
+from models.folder import ModelFolder, find_folder
 from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
@@ -91,7 +91,9 @@ def test_kill_9_while_healing_and_the_same_again(source, varied, tmp_path):
 def healed(bundle: ModelFolder) -> Path:
     """Return the folder of weights that a bundle was made of."""
     step = bundle.manifest.lineage[-1]
-    return next(bundle.path.parent.glob(f"heal-{step.parents[0]}"))
+    found = find_folder([bundle.path.parent], "heal", step.parents[0])
+    assert found is not None
+    return found
 
 
 def test_variants_of_texts_are_answered_and_learned_in_stages_of_their_own(straight, varied):

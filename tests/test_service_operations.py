@@ -11,9 +11,9 @@ from bundles import copy_with_other_golden_logits
 from starlette.testclient import TestClient
 from watching import wait_until
 
-from models.folder import MANIFEST, Manifest
+from models.folder import MANIFEST, Manifest, ModelFolder, record_files
 from service.app import App
-from service.bundle import Bundle
+from service.bundle import GOLDEN, Bundle
 from service.desk import Desk
 from service.engine import Engine
 from service.logs import CarefulHandler, JsonFormatter
@@ -49,8 +49,10 @@ def other_bundle(tiny_bundle, tmp_path_factory):
     """The same model under another id."""
     target = tmp_path_factory.mktemp("other") / "bundle"
     shutil.copytree(tiny_bundle, target)
+    with (target / GOLDEN).open("a") as file:  # JSON with one more line break is the same JSON
+        file.write("\n")
     manifest = Manifest.read(target / MANIFEST)
-    manifest.model_copy(update={"id": "0123456789ab"}).write(target / MANIFEST)
+    manifest.model_copy(update={"files": record_files(target)}).write(target / MANIFEST)
     return target
 
 
@@ -168,13 +170,14 @@ def test_swap_and_roll_back(client, engine, other_bundle):
     before = client.post("/v1/classify", json=TEXT).json()
     swapped = client.post("/admin/models", json={"bundle": str(other_bundle)}, headers=ADMIN)
     assert swapped.status_code == 200, swapped.text
-    after = client.post("/v1/classify", json=TEXT).json()
-    assert (before["model"], after["model"]) == (engine.bundle.id, "0123456789ab")
+    after, other = client.post("/v1/classify", json=TEXT).json(), ModelFolder.open(other_bundle).id
+    assert (before["model"], after["model"]) == (engine.bundle.id, other)
+    assert other != engine.bundle.id
     assert after["predictions"] == before["predictions"]
-    assert client.get("/info").json()["id"] == "0123456789ab"
-    assert 'id="0123456789ab"' in client.get("/metrics").text
+    assert client.get("/info").json()["id"] == other
+    assert f'id="{other}"' in client.get("/metrics").text
     told = client.get("/admin/models", headers=ADMIN).json()
-    assert (told["current"]["id"], told["previous"]["id"]) == ("0123456789ab", engine.bundle.id)
+    assert (told["current"]["id"], told["previous"]["id"]) == (other, engine.bundle.id)
     assert client.post("/admin/rollback", headers=ADMIN).status_code == 200
     assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
 
