@@ -21,9 +21,10 @@ from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
 from models import architecture, task, tokens
-from models.checkpoint import load_checkpoint
+from models.checkpoint import load_checkpoint, read_architecture
 from models.data.texts import Texts
 from models.errors import PrunellaError
+from models.fit import check_fit
 from models.folder import REPORT, ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.task import Task
@@ -76,7 +77,8 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
         store: where stages are kept.
 
     Raises:
-        InputError: the texts are not of the model's kind or language, or its family has no graph.
+        InputError: the texts are not of the model's kind or language, its family has no graph, or its tokenizer makes
+            tokens that it does not know.
         CheckError: a form of the model answers otherwise than it should, or loses more than is allowed.
     """
     settings = {
@@ -84,6 +86,7 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
         "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
     }  # fmt: skip
     asked = Task.read(source.path / task.FILE)
+    check_fit(source.path, read_architecture(source.path), asked)
     for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
         check_texts(rows, asked, source.path, name)
 

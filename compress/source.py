@@ -22,12 +22,14 @@ from models.checkpoint import (
     WEIGHTS,
     label_names,
     load_checkpoint,
+    read_architecture,
     read_config,
     save_checkpoint,
 )
 from models.console import say
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
+from models.fit import check_fit, check_tokenizer
 from models.folder import MANIFEST, REPORT, ModelFolder
 from models.stage import Stage, run_stage
 from models.task import Kind, Task
@@ -70,22 +72,24 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
 
     Raises:
         FolderError: the folder holds no classifier that can be cut.
-        InputError: `max_tokens` was given for a folder of ours, or is more than the model has positions for.
+        InputError: `max_tokens` was given for a folder of ours, or is more than the model has positions for; or the
+            tokenizer makes tokens that the model does not know.
     """
     if (path / MANIFEST).is_file():
         return _open_own(path, max_tokens)
     if not (path / CONFIG).is_file():
         raise FolderError(f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's")
+    shape = read_architecture(path)
+    longest = max_tokens or min(MOST_TOKENS, shape.positions)
+    check_tokenizer(path, Tokenizer.open(path, longest), shape, pair)
     settings: dict[str, Any] = {"source": load_source_id(path), "max_tokens": max_tokens}
     if pair:
         settings |= {"pair": True}
 
     def make(target: Path) -> None:
         model = load_checkpoint(path)
-        config, positions = read_config(path), model.architecture.positions
-        if max_tokens is not None and max_tokens > positions:
-            raise InputError(f"--max-tokens is {max_tokens}: {path} has {positions} positions")
-        kind, longest = _kind(config, model.labels, path), max_tokens or min(MOST_TOKENS, positions)
+        config = read_config(path)
+        kind = _kind(config, model.labels, path)
         task = Task(kind=kind, labels=label_names(config, model.labels), pair=pair, max_tokens=longest)
         rows = "pairs" if pair else "single texts"
         say(f"{path}: taken as a model of {rows} of at most {longest} tokens; longer ones are cut (--max-tokens)")
@@ -101,6 +105,7 @@ def _open_own(path: Path, max_tokens: int | None) -> ModelFolder:
     if not (folder.path / WEIGHTS).is_file() or not (folder.path / task_file.FILE).is_file():
         stage = folder.manifest.lineage[-1].stage
         raise FolderError(f"{path} is the result of '{stage}': wanted a classifier folder, as finetune makes it")
+    check_fit(path, read_architecture(folder.path), Task.read(folder.path / task_file.FILE))
     if max_tokens is not None:
         known = Task.read(folder.path / task_file.FILE).max_tokens
         raise InputError(f"--max-tokens is for Hugging Face folders: {path} was trained on {known} tokens at most")

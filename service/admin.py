@@ -71,8 +71,9 @@ class Admin:
         """Let a candidate answer a share of the requests too, unseen."""
         asked = await self._read(call, Try)
         assert isinstance(asked, Try)
-        self._desk.shadow.restart()
-        return await self._change(lambda: self._desk.rotation.shadow(_folder(asked.bundle), asked.share), "shadowed")
+        told = await self._change(lambda: self._desk.rotation.shadow(_folder(asked.bundle), asked.share), "shadowed")
+        self._desk.shadow.restart()  # not when it was refused
+        return told
 
     async def end_shadow(self, call: Call) -> Reply:
         """Send the candidate away."""

@@ -35,6 +35,11 @@ NATIVE_ANSWER = {
             "type": "array",
             "items": {"anyOf": [LABEL, LABELS, {"type": "null"}]},
         },
+        "labels": {
+            "description": "of a multi-label model: those that it gives the text; of several a list of such lists",
+            "type": "array",
+            "items": {"anyOf": [TEXT, {"type": "array", "items": TEXT}, {"type": "null"}]},
+        },
         "errors": {
             "type": "array",
             "items": {**ERROR, "properties": {"index": {"type": "integer"}, "error": TEXT, "kind": TEXT}},

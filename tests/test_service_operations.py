@@ -240,6 +240,17 @@ def test_open_inference_protocol(client, engine):
     metadata = client.get(f"/v2/models/{name}").json()
     assert (metadata["name"], metadata["versions"]) == (name, [version])
     assert client.get(f"/v2/models/{name}/ready").json()["ready"] is True
+    assert {one["name"]: one["datatype"] for one in metadata["outputs"]} == {
+        "scores": "FP32", "logits": "FP32", "label": "BYTES",
+    }  # fmt: skip
+    for output in metadata["outputs"]:  # each can be asked for, and is what it says
+        (found,) = client.post(
+            f"/v2/models/{name}/infer", json={"inputs": [tensor("a", "b")], "outputs": [{"name": output["name"]}]}
+        ).json()["outputs"]
+        assert (found["name"], found["datatype"]) == (output["name"], output["datatype"])
+        assert found["shape"] == [2, *output["shape"][1:]]
+    none = {"inputs": [tensor("a")], "outputs": [{"name": "decisions"}]}
+    assert client.post(f"/v2/models/{name}/infer", json=none).status_code == 400  # of multi-label models
     assert client.get("/v2").json()["name"] == "prunella"
     for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{version}/infer"):
         found = client.post(path, json={"id": "42", "inputs": [tensor("good film", "a dull story")]}).json()

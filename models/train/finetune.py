@@ -17,6 +17,7 @@ from models.console import say
 from models.data.texts import Texts, check_labels
 from models.distributed import join, processes, rank
 from models.errors import InputError
+from models.fit import check_tokenizer
 from models.folder import REPORT, ModelFolder
 from models.record import Record
 from models.stage import Made, Stage, run_stage, scratch_folder
@@ -97,7 +98,7 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
     tokenizer = Tokenizer.open(folder, config.max_tokens)
     goes_on = _answers_alike(folder, task)
     model = load_checkpoint(folder, len(task.labels), config.training.seed, config.dropout, renewed=not goes_on)
-    _check_tokenizer(folder, tokenizer, model)
+    _check_tokenizer(folder, tokenizer, model, task.pair)
     encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(splits.validation.rows)
     wanted, truth = splits.train.targets(task), splits.validation.targets(task)
     if task.kind == "regression" and not goes_on:  # far targets are otherwise first learned by the whole encoder
@@ -172,14 +173,11 @@ def _report_test(folder: ModelFolder, test: Texts) -> None:
     write_text(path, json.dumps(report, indent=2) + "\n")
 
 
-def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier) -> None:
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier, pair: bool) -> None:
+    check_tokenizer(folder, tokenizer, model.architecture, pair)
     rows, known = model.architecture.vocabulary, tokenizer.vocabulary
-    if known > rows or rows - known > PADDED_ROWS:
+    if rows - known > PADDED_ROWS:
         raise InputError(f"{folder}: the tokenizer knows {known} tokens, the weights {rows}: two models were mixed")
-    if tokenizer.max_tokens > model.architecture.positions:
-        raise InputError(
-            f"--max-tokens is {tokenizer.max_tokens}, and {folder} has {model.architecture.positions} positions"
-        )
 
 
 def _cut(encoded: list[Encoded], max_tokens: int) -> float:
