@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from bench.judging import judge_loss
+from compress.clock import times_belong_to
 from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
@@ -83,6 +84,8 @@ def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, s
         **config.model_dump(mode="json", exclude_none=True),
         "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
     }  # fmt: skip
+    if config.timed or config.recipe == "auto":  # another machine has other times, and may choose another recipe
+        settings |= times_belong_to()
     asked = Task.read(source.path / task.FILE)
     for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
         check_texts(rows, asked, source.path, name)

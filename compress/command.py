@@ -57,19 +57,25 @@ def compress(
         typer.Option(help="a narrower hidden state: a multiple of 32, or (--mode instant) auto, the best of some"),
     ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
+    remeasure: Annotated[
+        bool,
+        typer.Option(help="measure latency again and choose again; default: what the store holds for this machine"),
+    ] = False,
     seed: int = 0,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
     """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
 
-    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss. Of a
-    family, targets out of reach are named, and the others made.
+    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss; and,
+    with the bundle delivered, when its final measurement misses the target. Of a family, targets out of reach are
+    named, and the others made.
     """
     need("torch", "train")
-    from compress.family import Judge, Point, judged, pick, reach, summary, write_family
+    from compress.family import Judge, Point, check_targets, judged, pick, reach, summary, write_family
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
+    from compress.remeasure import forget_times
     from compress.source import Inputs, check_inputs, open_source, source_kind
     from models import task as task_file
     from models.checkpoint import read_architecture
@@ -102,6 +108,7 @@ def compress(
         narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
     inputs = Inputs(source, rows, held_out)
     by_main(lambda: check_inputs(inputs, weak_teacher))
+    by_main(lambda: forget_times(store, source) if remeasure else None)
     ready = prepare(inputs, config, store)
     judge = cache(lambda: Judge(ready))  # opened where it is used: in the main process
 
@@ -123,6 +130,7 @@ def compress(
         if family:
             more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
         finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+        check_targets(points, picked, tolerance)
 
     by_main(deliver)
 

@@ -44,6 +44,7 @@ def quantize(
     ] = None,
     max_loss: MaxLoss = 0.5,
     max_tokens: MaxTokens = None,
+    remeasure: Annotated[bool, typer.Option(help="time the recipes again, although the store has times")] = False,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
@@ -53,6 +54,7 @@ def quantize(
     """
     need("torch", "train")
     from compress.bundle import BundleConfig, make_bundle
+    from compress.remeasure import forget_times
     from compress.source import open_source, source_kind
 
     refuse_finished(model)
@@ -62,6 +64,8 @@ def quantize(
         "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
         "embedding_bits": int(embedding_bits) if embedding_bits else None, "timed": True,
     })  # fmt: skip
+    if remeasure:
+        forget_times(store, source)
     finish("quantize", make_bundle(source, texts, config, store), out)
 
 
