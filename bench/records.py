@@ -48,8 +48,10 @@ class EngineReport(Record):
     operators_ms: dict[str, float] | None = Field(None, description="milliseconds a text by operator, where known")
     difference: Difference | None = Field(None, description="against the reference, on the same rows")
     timings: tuple[Timing, ...] = ()
-    speedup: float | None = Field(None, description="median of the reference over its own, one text at a time")
-    speedup_interval: tuple[float, float] | None = None
+    speedup: float | None = Field(
+        None, description="over the reference, as bench.timing defines it; of ours from fresh processes (openings)"
+    )
+    speedup_interval: tuple[float, float] | None = Field(None, description="95 %")
 
     def timing(self, batch: int) -> Timing | None:
         """Return the time at own lengths for `batch` texts, with the first number of threads."""

@@ -20,9 +20,9 @@ from bench.engines import REFERENCES, EngineSpec
 from bench.html import to_html
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
-from bench.openings import OpeningError, measure_openings
+from bench.openings import OpeningError, measure_openings, with_headline
 from bench.operators import operator_times
-from bench.records import Openings, Report
+from bench.records import EngineReport, Openings, Report
 from bench.rows import Measured, Rows, engine_report, listed
 from bench.specs import GRAPHS, Specs, engine_specs
 from bench.timing import machine_card
@@ -91,7 +91,10 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         truth=None if truth is None else listed(truth),
         texts_timed=len(timed),
         rounds=config.rounds,
-        engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *config.against)),
+        engines=tuple(
+            with_headline(engine_report(name, measured, rows, reference), openings)
+            for name in ("ours", *config.against)
+        ),
         openings=openings,
         verdicts=(),
     )
@@ -134,10 +137,9 @@ def summary(report: Report) -> dict[str, Any]:
     told["bytes"] = ours.bytes
     running = [e for e in report.engines if e.status == "ok"]
     told["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.timing(1))}
-    first = ours.timing(1)
-    told["speedup"] = {
-        e.name: _rounded(t.p50_ms / first.p50_ms) for e in running if first and e is not ours and (t := e.timing(1))
-    }
+    told["speedup"] = _speedups(report, ours)
+    if ours.speedup_interval:
+        told["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
     base = report.engine(report.reference) if report.reference else None
     if ours.score:
         told |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
@@ -148,6 +150,14 @@ def summary(report: Report) -> dict[str, Any]:
         told["loss_points"] = _rounded(ours.difference.loss_points)
         told["loss_interval"] = [_rounded(x) for x in ours.difference.loss_interval]
     return told
+
+
+def _speedups(report: Report, ours: EngineReport) -> dict[str, float]:
+    """Return how many times as fast as each other engine ours is: over the reference, and over it by theirs."""
+    if ours.speedup is None or report.reference is None:
+        return {}
+    theirs = {e.name: e.speedup for e in report.engines if e.speedup and e.name != "ours"}
+    return {name: _rounded(ours.speedup / one) for name, one in {report.reference: 1.0, **theirs}.items()}
 
 
 def _context(inputs: Inputs) -> dict[str, Any]:

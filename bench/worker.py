@@ -29,7 +29,7 @@ CALL_SECONDS = 3600
 OPENERS: dict[str, Callable[[EngineSpec], OpenEngine]] = {
     "ours": our_engine, "pytorch": eager_engine, "ort_fp32": stock_engine, "stock_int8": stock_engine,
     "tfidf": tfidf_engine, "openvino": openvino_engine, "ctranslate2": ctranslate2_engine,
-    "torch_compile": compiled_engine,
+    "torch_compile": compiled_engine, "graph": stock_engine,  # graph: one that a search has made
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.judging import judge_loss
 from compress.bundle_texts import BundleTexts
+from compress.clock import times_belong_to
 from compress.guards import check_reported_loss, name_collapsed, refuse_uninformative
 from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
@@ -19,7 +20,7 @@ from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
 from models import architecture, task, tokens
-from models.checkpoint import load_checkpoint, read_architecture
+from models.checkpoint import read_architecture
 from models.errors import PrunellaError
 from models.fit import check_fit
 from models.folder import REPORT, ModelFolder
@@ -66,6 +67,8 @@ def make_bundle(
         **config.model_dump(mode="json", exclude_none=True),
         **{name: rows.sha256 for name, rows in texts.named().items()},
     }  # fmt: skip
+    if config.timed or config.recipe == "auto":  # another machine has other times, and may choose another recipe
+        settings |= times_belong_to()
     asked = Task.read(source.path / task.FILE)
     check_fit(source.path, read_architecture(source.path), asked)
     for name, rows in texts.named().items():

@@ -68,6 +68,10 @@ def compress(
     ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
     any_text: AnyText = False,
+    remeasure: Annotated[
+        bool,
+        typer.Option(help="measure latency again and choose again; default: what the store holds for this machine"),
+    ] = False,
     seed: int = 0,
     store: Store = STORE,
     out: Out = None,
@@ -75,14 +79,16 @@ def compress(
     """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
 
     Exit code 1 when no shape reaches the target within --tolerance, none that does stays inside --max-loss, or the
-    answers of the smaller model ignore the text. Of a family, targets out of reach are named, and the others made.
+    answers of the smaller model ignore the text; and, with the bundle delivered, when its final measurement misses
+    the target. Of a family, targets out of reach are named, and the others made.
     """
     need("torch", "train")
     from bench.judging import choose_metric
-    from compress.family import Judge, Point, judged, pick, reach, summary, write_family
+    from compress.family import Judge, Point, check_targets, judged, pick, reach, summary, write_family
     from compress.inputs import Files, read_inputs
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
+    from compress.remeasure import forget_times
     from compress.source import check_inputs, source_kind
     from models.checkpoint import read_architecture
     from models.folder import identity
@@ -107,6 +113,7 @@ def compress(
     if isinstance(config.hidden_width, int):
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # refuses what cannot be
     by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
+    by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
     ready = prepare(inputs, config, store)
     judge = cache(lambda: Judge(ready, config.metric))  # opened where it is used: in the main process
 
@@ -128,6 +135,7 @@ def compress(
         if family:
             more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
         finish("compress", made[points.index(picked)][0], out, report=str(report), **more)
+        check_targets(points, picked, tolerance)
 
     by_main(deliver)
 

@@ -30,7 +30,7 @@ from models.stage import Made, Stage, run_stage
 from models.task import Task
 from models.tokens import Tokenizer
 
-VERSION = 3
+VERSION = 4
 
 
 def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
@@ -61,8 +61,8 @@ def prune_settings(target: Target, ready: Prepared, config: CompressConfig) -> d
         **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
         "tolerance": config.tolerance, "refit": config.refit, "load": ready.load.model_dump(),
     }  # fmt: skip
-    if target.kind != "size_mb":  # another machine would choose another shape
-        settings |= times_belong_to()
+    if target.timed:  # another machine would choose another shape
+        settings |= times_belong_to(ready.load)
     if target.kind == "size_mb" or config.embedding_bits == 4:
         settings |= {"embedding_bits": config.embedding_bits}
     if config.hidden_width:

@@ -156,7 +156,9 @@ def quantize(
         start = start.model_copy(update={"embedding_bits": config.embedding_bits})
     if recipe == "static":
         batches = TextBatches(subject.calibration, subject.tokenizer)
-        scales = calibrate(subject.model, batches, config.method, bits, config.smooth)
+        searched = start.smoothed  # the search has timed a graph with these operators
+        smooth = config.smooth if searched is None or not config.smooth else searched
+        scales = calibrate(subject.model, batches, config.method, bits, smooth)
 
     def measure(precision: Precision, rows: int | None) -> Agreement:
         write_int8(subject.model, path, subject.task.pair, scales, precision)

@@ -57,6 +57,7 @@ def quantize(
     metric: MetricName = None,
     max_tokens: MaxTokens = None,
     any_text: AnyText = False,
+    remeasure: Annotated[bool, typer.Option(help="time the recipes again, although the store has times")] = False,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
@@ -68,6 +69,7 @@ def quantize(
     need("torch", "train")
     from bench.judging import choose_metric
     from compress.bundle import BundleConfig, make_bundle
+    from compress.remeasure import forget_times
     from compress.source import open_source, source_kind
 
     refuse_finished(model)
@@ -80,6 +82,8 @@ def quantize(
         "embedding_bits": int(embedding_bits) if embedding_bits else None, "timed": True,
         "metric": choose_metric(kind, metric),
     })  # fmt: skip
+    if remeasure:
+        forget_times(store, source)
     finish("quantize", make_bundle(source, texts, config, store, any_text), out)
 
 

@@ -7,16 +7,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
-from compressing import no_slow_noise
+from compressing import byte_latency, byte_openings
 from pretraining import train_tokenizer, write_corpus
 
 from models.data.wordpiece import Vocabulary, open_backend
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_slow_noise():
-    with no_slow_noise():
-        yield
+@pytest.fixture
+def byte_clock(monkeypatch) -> None:
+    """Let models be timed by their bytes: what is chosen by time is the same on every machine."""
+    monkeypatch.setattr("compress.clock.measure_openings", byte_openings)
+    monkeypatch.setattr("compress.prune.load_latency", byte_latency)
 
 
 @pytest.fixture(scope="module")

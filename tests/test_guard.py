@@ -10,11 +10,12 @@ from scipy.stats import ttest_1samp, ttest_ind
 from bench import quiet
 from bench.cores import choose_cores, pinned, pinning, usable_cores
 from bench.guard import BUSY, STOLEN, call_speed, judge, log_change, read_older
-from bench.openings import combine, typical_milliseconds
+from bench.openings import combine
 from bench.quiet import CpuWatch, Quiet
 from bench.records import Openings, Report
 from bench.report import BenchConfig
 from bench.tables import RESULTS
+from bench.timing import typical_seconds
 from bench.trials import count_calls
 from bench.verdicts import verdicts
 from models.errors import FolderError, InputError
@@ -119,10 +120,10 @@ def test_openings_are_combined_as_scipy_does():
 
 def test_lengths_of_texts_cancel_in_a_speedup():
     seconds, lengths = np.random.default_rng(0).uniform(1, 2, (6, 40)), np.linspace(1, 9, 40)
-    ratio = typical_milliseconds(seconds * lengths * 3) / typical_milliseconds(seconds * lengths)
+    ratio = typical_seconds(seconds * lengths * 3) / typical_seconds(seconds * lengths)
     assert ratio == pytest.approx(3)
-    assert typical_milliseconds(np.full((3, 4), 0.002)) == pytest.approx(2)
-    assert typical_milliseconds(np.array([[9.0, 9.0], [1.0, 4.0], [1.0, 4.0]])) == pytest.approx(2000)
+    assert typical_seconds(np.full((3, 4), 0.002)) == pytest.approx(0.002)
+    assert typical_seconds(np.array([[9.0, 9.0], [1.0, 4.0], [1.0, 4.0]])) == pytest.approx(2)
 
 
 def test_lost_answers_are_worse_and_other_data_is_refused(report):

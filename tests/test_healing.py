@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from compressing import SMALL, compress_tiny, labelled_inputs, tiny_config
+from compressing import SMALL, compress_tiny, labelled_inputs, openings_of, tiny_config
 from labelled import make_texts
 from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, tiny_texts
@@ -24,7 +24,7 @@ from compress.bundle import AGREEMENT, fallen_back
 from compress.calibration import lengths_of
 from compress.config import CompressConfig
 from compress.distill import ENOUGH_TEXTS, DistillConfig, distances
-from compress.family import Judge
+from compress.family import Judge, check_targets, summary
 from compress.healing import teach_texts
 from compress.pipeline import compress_to, prepare
 from compress.source import Inputs, check_inputs, open_source
@@ -153,7 +153,7 @@ def test_rows_that_the_model_was_trained_on_are_called_so(tmp_path, capsys):
     assert "by heart" not in capsys.readouterr().err
 
 
-def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_path):
+def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_path, byte_clock):
     make_tiny_checkpoint(tmp_path / "source", labels=3)
     config = json.loads((tmp_path / "source" / "config.json").read_text())
     names = {"0": "bad", "1": "good", "2": "rich"}
@@ -177,24 +177,105 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     assert point.difference.rows == 48
 
 
-def test_a_miss_in_size_is_refused_one_in_time_told_and_a_fall_back_named(source, tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def judged_bundle(source, tmp_path, byte_clock):
+    """Give a bundle and its judge: `timed(ours_ms, reference_ms)` says what its fresh processes will take."""
     config = CONFIG.model_copy(update={"heal": None})
     ready = prepare(labelled_inputs(source, tmp_path), config, tmp_path)
-    made, judge = compress_to(SMALL, ready, config, tmp_path), Judge(ready)
-    with pytest.raises(TargetError, match=r"has 0\.1.* MB, 0\.2 MB within 10% was asked for: allow") as caught:
-        judge.point(made.folder, Target(kind="size_mb", value=0.2), 0.1)
+    made = compress_to(SMALL, ready, config, tmp_path)
+    return made.folder, Judge(ready)
+
+
+def timed(monkeypatch, reference_ms: float, ours_ms: float, spread: float = 0.01) -> None:
+    found = openings_of([reference_ms] * 4, [ours_ms * (1 + spread), ours_ms / (1 + spread)] * 2)
+    monkeypatch.setattr("compress.clock.measure_openings", lambda *_: found)
+
+
+def test_a_miss_in_size_is_refused_and_a_fall_back_named(judged_bundle, monkeypatch):
+    folder, judge = judged_bundle
+    with pytest.raises(
+        TargetError, match=r"0\.2 MB within 10% was asked for, measured is 0\.1.* MB.*allow"
+    ) as caught:
+        judge.point(folder, Target(kind="size_mb", value=0.2), 0.1)
     assert not isinstance(caught.value, FallBackError)
-    capsys.readouterr()
-    point = judge.point(made.folder, Target(kind="latency_ms", value=1e-5), 0.1)
-    assert point.measured.ours_ms > 1e-4
-    assert (
-        "1e-05 ms within 10% was asked for: WARNING: this shape had it when it was chosen" in capsys.readouterr().err
-    )
-    assert fallen_back(made.folder.path) == ()
+    assert fallen_back(folder.path) == ()
     monkeypatch.setattr("compress.family.fallen_back", lambda _: ("1.ffn",))
+    timed(monkeypatch, 8.0, 4.0)
     with pytest.raises(FallBackError, match=r"1\.ffn went back to fp32 after the search") as caught:
-        judge.point(made.folder, Target(kind="latency_ms", value=1e-5), 0.1)
+        judge.point(folder, Target(kind="speedup", value=4.0), 0.1)
     assert pickle.loads(pickle.dumps(caught.value)).sublayers == ("1.ffn",)  # as other processes are told
+
+
+@pytest.mark.parametrize(
+    ("target", "ours", "met", "told"),
+    [
+        (Target(kind="speedup", value=4.0), 2.0, True, None),
+        (Target(kind="speedup", value=4.0), 8 / 3.9, True, None),
+        (Target(kind="speedup", value=4.0), 8 / 3.5, False, "4x within 5% was asked for, measured is 3.5x"),
+        (
+            Target(kind="speedup", value=4.0), 8 / 4.94, False,
+            "measured is 4.94x (95 % interval 4.85x to 5.03x), 23% faster",
+        ),
+        (Target(kind="latency_ms", value=2.0), 2.02, True, None),
+        (Target(kind="latency_ms", value=2.0), 2.5, False, "measured is 2.5 ms, 25% slower than asked"),
+        (Target(kind="latency_ms", value=2.0), 1.5, False, "measured is 1.5 ms, 25% faster than asked"),
+    ],
+)  # fmt: skip
+def test_a_miss_to_either_side_is_in_the_point_and_ends_with_1(judged_bundle, monkeypatch, target, ours, met, told):
+    folder, judge = judged_bundle
+    timed(monkeypatch, 8.0, ours)
+    point = judge.point(folder, target, 0.05)
+    found = summary(point, 1.0)
+    assert (point.met, found["target_met"], found["asked"]) == (met, met, target.told())
+    assert found["speedup"]["ort_fp32"] == pytest.approx(8 / ours, rel=1e-3)
+    low, high = found["speedup_interval"]
+    assert low < 8 / ours < high
+    if met:
+        check_targets([point], point, 0.05)
+        return
+    with pytest.raises(TargetError) as caught:
+        check_targets([point], point, 0.05)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith("the bundle is written, but the target was missed: ")
+    assert caught.value.exit_code == 1
+
+
+def test_a_missed_target_of_a_family_is_said_though_another_point_is_picked(judged_bundle, monkeypatch, capsys):
+    folder, judge = judged_bundle
+    points = []
+    for asked, ours in ((2.0, 8 / 1.5), (4.0, 2.0)):
+        timed(monkeypatch, 8.0, ours)
+        points.append(judge.point(folder, Target(kind="speedup", value=asked), 0.05))
+    check_targets(points, points[1], 0.05)
+    assert "2x within 5% was asked for, measured is 1.5x" in capsys.readouterr().err
+
+
+def test_a_model_that_was_not_cut_may_be_faster_than_asked(judged_bundle, monkeypatch):
+    folder, judge = judged_bundle
+    timed(monkeypatch, 8.0, 2.0)
+    target = Target(kind="speedup", value=3.0)
+    assert not judge.point(folder, target, 0.05).met
+    monkeypatch.setattr("compress.family.read_architecture", lambda _: Bundle.open(folder.path).architecture)
+    assert judge.point(folder, target, 0.05).met
+
+
+def test_what_is_slower_is_not_shipped_where_speed_was_asked_for_and_said_where_size_was(
+    judged_bundle, monkeypatch, capsys
+):
+    folder, judge = judged_bundle
+    fast = Target(kind="speedup", value=1.1)
+    timed(monkeypatch, 8.0, 10.0)
+    with pytest.raises(TargetError, match=r"0\.80x as fast as the model it came from: not shipped"):
+        judge.point(folder, fast, 0.05)
+    assert judge.point(folder, SMALL, 0.1).met  # 0.8x, and for certain: a warning
+    assert "WARNING" in capsys.readouterr().err
+    timed(monkeypatch, 8.0, 8.1, spread=0.2)  # perhaps slower, perhaps not
+    assert not judge.point(folder, fast, 0.05).met
+    assert judge.point(folder, SMALL, 0.1).met
+    assert "WARNING" not in capsys.readouterr().err
+    timed(monkeypatch, 8.0, 20.0)
+    with pytest.raises(TargetError, match="not shipped"):
+        judge.point(folder, SMALL, 0.1)
 
 
 def test_what_is_held_in_fp32_is_not_offered_in_int8(source, tmp_path):
