@@ -72,7 +72,7 @@ REFUSALS = {
     413: "body, text or batch over the limit",
     415: "not application/json, or compressed",
     422: "JSON that is no request: the error says where",
-    429: "too many wait: Retry-After says when to come back",
+    429: "too many wait: Retry-After says when to try again",
     500: "the model failed on this request",
     503: "the server is ending",
     504: "the deadline passed while the request was in the model",

@@ -1,19 +1,24 @@
 """Settings of the service, read from PRUNELLA_* in the environment."""
 
 import os
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from models.errors import InputError
 from models.record import Record, explain
 from service.cores import usable_cores
+from service.links import service_links
 from service.runtime import DEVICES, RuntimeSettings
 from service.scheduler import Rules
 
 PREFIX = "PRUNELLA_"
 ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
+OPTIONS = {"PRUNELLA_HOST": "--host", "PRUNELLA_PORT": "--port"}  # of the command line; no settings
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 class Run(NamedTuple):
@@ -67,16 +72,31 @@ class Settings(Record):
 
     header_timeout_s: float = Field(10, gt=0, description="a client that has not sent its headers by then is cut off")
     body_timeout_s: float = Field(10, gt=0, description="a client that has not sent its body by then gets 408")
-    keep_alive_s: int = Field(5, ge=1, description="an idle connection is closed after that")
+    keep_alive_s: int = Field(
+        75, ge=1, description="an idle connection is closed after that: longer than the load balancer's idle time-out"
+    )
     drain_delay_s: float = Field(0, ge=0, description="after SIGTERM: go on accepting, while /readyz says 503")
     drain_s: int = Field(30, ge=1, description="after that: wait at most so long for what was admitted")
     stuck_after_s: float = Field(30, gt=0, description="a run of the model that takes longer fails /livez")
 
     api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry it")
     admin_token: SecretStr | None = Field(None, min_length=8, description="when set, opens /admin to who carries it")
-    cors_origins: str = Field("", description="origins whose pages may ask, with commas between; none by default")
+    cors_origins: str = Field(
+        "", description="origins whose pages may send requests, with commas between; * for all; none by default"
+    )
     log: Literal["json", "text"] = Field("json", description="form of the log on stderr")
     access_log: bool = Field(False, description="one line a request")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin: wanted scheme://host[:port] in small letters, "
+                    "such as https://app.example"
+                )
+        return value
 
     @model_validator(mode="after")
     def _fits_the_cores(self) -> "Settings":
@@ -97,11 +117,10 @@ class Settings(Record):
             InputError: a PRUNELLA_ variable is unknown or its value is not allowed.
         """
         ours = {k for k in environment if k.startswith(PREFIX)} - ELSEWHERE
+        ours -= service_links(environment, PREFIX.rstrip("_"))
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
-        if ours - known.keys():
-            raise InputError(
-                f"unknown setting {sorted(ours - known.keys())[0]}: known are {', '.join(sorted(known))}"
-            )
+        if unknown := sorted(ours - known.keys()):
+            raise InputError(f"unknown setting {unknown[0]}: {_instead(unknown[0], sorted(known))}")
         try:
             return cls.model_validate({known[key]: environment[key] for key in ours}, strict=False)
         except ValidationError as error:
@@ -131,3 +150,11 @@ class Settings(Record):
     def origins(self) -> frozenset[str]:
         """Return the origins that may ask from a browser."""
         return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+
+
+def _instead(unknown: str, known: list[str]) -> str:
+    """Return what to write instead of a setting that does not exist."""
+    if unknown in OPTIONS:
+        return f"use the option {OPTIONS[unknown]} of the command line"
+    nearest = get_close_matches(unknown.upper(), known, 1)
+    return (f"did you mean {nearest[0]}? " if nearest else "") + f"Known are {', '.join(known)}"

@@ -145,7 +145,7 @@ def make_server(app: App, desk: Desk, **pipes: Any) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         backlog=2048,
         timeout_keep_alive=desk.settings.keep_alive_s,
         timeout_graceful_shutdown=desk.settings.drain_s,
