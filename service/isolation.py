@@ -112,7 +112,7 @@ def _run(model: Model, work: Sequence[Encoded]) -> list[Logits | None]:
         log.exception("the model failed on a batch of %d texts", len(work))
         return [None] * len(work)
     rows: list[Logits | None] = logits.tolist()
-    finite = [bool(one) for one in np.isfinite(logits).all(axis=1)]
+    finite: list[bool] = np.asarray(np.isfinite(logits).all(axis=1)).tolist()
     if not all(finite):
         log.error("the model answered %d of %d texts with NaN or infinity", finite.count(False), len(work))
         rows = [row if fine else None for row, fine in zip(rows, finite, strict=True)]

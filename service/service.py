@@ -88,9 +88,9 @@ def _in_our_batches() -> Any:
             answer = await self.desk.answer(native.read({"texts": texts, "top_k": top_k}), caller)
         except BadRequest as problem:
             raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
-        for problem in answer.problems.values():
-            if problem.status >= 500:  # this format has no errors of single texts
-                raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status))
+        for failed in answer.problems.values():
+            if failed.status >= 500:  # this format has no errors of single texts
+                raise BentoMLException(failed.message, error_code=HTTPStatus(failed.status))
         return Classified(predictions=[found or [] for found in answer.predictions])
 
     return bentoml.api(classify)
@@ -104,8 +104,8 @@ def _in_bentomls_batches() -> Any:
         """
         engine, request = self.desk.rotation.current, Request([], single=False)
         encoded = each(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
-        known = [i for i, one in enumerate(encoded) if one is not None]
-        rows = dict(zip(known, run_apart(engine, [encoded[i] for i in known]) if known else [], strict=True))
+        known = {i: one for i, one in enumerate(encoded) if one is not None}
+        rows = dict(zip(known, run_apart(engine, list(known.values())) if known else [], strict=True))
         found = [rows.get(i) for i in range(len(texts))]
         return [[] if row is None else ranked(engine.bundle.task, row, request) for row in found]
 
