@@ -40,7 +40,7 @@ from models.tokens import Tokenizer
 from models.train.predict import predict
 from models.train.source import load_source_id
 
-VERSION = 1
+VERSION = 2  # 1 left tensors out without a word
 MOST_TOKENS = 512  # of a model that has positions for more, or none (ModernBERT), unless more are asked for
 PLAIN_LABELS = ("LABEL_0", "LABEL_1")  # what transformers takes a config.json without names to have
 LEARNED = 0.001  # chance that a model is so much better on rows it has not seen

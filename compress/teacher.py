@@ -5,10 +5,10 @@ teacher's. States are float16, text after text; a batch reads its own texts only
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from compress.answer_files import AnswerFile, check_space
 from models.atomic import write_text
 from models.classifier import Classifier, TensorBatch
 from models.distributed import join
@@ -77,6 +78,10 @@ def teach(
         tokenizer: pads them.
         layers: whose output states are kept.
         target: the folder of the stage; work is done in the scratch folder beside it.
+
+    Raises:
+        CheckError: the disk has no room for all answers; says how much they take.
+        OSError: an answer cannot be written; the same call goes on from the last note.
     """
     scratch = scratch_folder(target)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -86,7 +91,10 @@ def teach(
     plan = list(length_batches(encoded, 32, seed=0))
     progress = scratch / "taught.json"
     done = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else 0
-    with _writable(scratch / LOGITS) as logits, _writable(scratch / STATES) as states:
+    logits = AnswerFile(scratch / LOGITS, len(encoded) * model.labels * 4)
+    states = AnswerFile(scratch / STATES, int(starts[-1]) * len(layers) * width * 2)
+    with closing(logits), closing(states):
+        check_space([logits, states], scratch)
         bar = tqdm(total=len(encoded), desc="the teacher answers", unit="text", file=sys.stderr)
         for number, rows in enumerate(plan):
             if number >= done:
@@ -97,12 +105,12 @@ def teach(
                 kept = torch.stack([seen[i] for i in layers], dim=2).half().cpu().numpy()  # (batch, tokens, kept, …)
                 for place, row in enumerate(rows):
                     count = int(starts[row + 1] - starts[row])
-                    _put(states, int(starts[row]) * len(layers) * width * 2, kept[place, :count])
-                    _put(logits, row * model.labels * 4, found[place])
+                    states.put(int(starts[row]) * len(layers) * width * 2, kept[place, :count])
+                    logits.put(row * model.labels * 4, found[place])
             bar.update(len(rows))
             if (number + 1) % KEEP_EVERY == 0 and number >= done:
-                os.fsync(states.fileno())
-                os.fsync(logits.fileno())
+                states.sync()
+                logits.sync()
                 write_text(progress, str(number + 1))
         bar.close()
     model.to("cpu")
@@ -115,12 +123,3 @@ def teach(
 
 def _starts(encoded: Sequence[Encoded]) -> NDArray[np.int64]:
     return np.cumsum([0, *[len(e.ids) for e in encoded]], dtype=np.int64)
-
-
-def _writable(path: Path):  # type: ignore[no-untyped-def]  # a raw file
-    path.touch()
-    return path.open("r+b", buffering=0)
-
-
-def _put(file, place: int, array: NDArray[np.generic]) -> None:  # type: ignore[no-untyped-def]
-    os.pwrite(file.fileno(), np.ascontiguousarray(array).tobytes(), place)

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from models.errors import FolderError
 from models.record import Record
+from models.units import duration
 
 
 class Holder(Record):
@@ -165,14 +166,6 @@ def is_held(path: Path) -> bool:
         return True
     finally:
         os.close(handle)
-
-
-def duration(seconds: float) -> str:
-    """Return a time that a person can read: "12 s", "3 min", "5 h" or "8 days"."""
-    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"
 
 
 def _is_file(handle: int, path: Path) -> bool:

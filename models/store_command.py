@@ -8,8 +8,8 @@ import typer
 
 from models.console import STORE, Store, say, show
 from models.errors import CheckError, InputError
-from models.lock import duration
 from models.store import Entry, Selection, find_damaged, list_store, remove, select
+from models.units import duration, size
 
 UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0}  # seconds
 
@@ -94,16 +94,6 @@ def read_time(value: str) -> float:
     if not found:
         raise InputError(f"--older-than is {value!r}: wanted days, hours or minutes, such as 30d, 12h, 90m")
     return float(found[1]) * UNITS[found[2]]
-
-
-def size(count: int) -> str:
-    """Return bytes as a person reads them: "812 B", "3.4 MB"."""
-    value = float(count)
-    for unit in ("B", "kB", "MB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} GB"
 
 
 def table(entries: list[Entry]) -> list[str]:

@@ -16,7 +16,8 @@ from models.folder import ModelFolder
 from models.leftovers import DAY, remove_leftovers
 from models.lock import Lock
 from models.store import list_store
-from models.store_command import read_time, size
+from models.store_command import read_time
+from models.units import size
 
 STAGE = "finetune-0123456789ab"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from models import architecture as architecture_file
 from models import task as task_file
 from models import tokens
-from models.checkpoint import CONFIG
+from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
 from models.errors import InputError
 from models.folder import MANIFEST, ModelFolder, sha256_of
@@ -31,6 +31,7 @@ def load_source_id(folder: Path) -> str:
     """
     if (folder / MANIFEST).is_file():
         return ModelFolder.open(folder).manifest.digest()
+    refuse_adapter(folder)
     weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not weights:
         raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
