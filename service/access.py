@@ -17,10 +17,10 @@ EXPOSED = (
 
 
 def check_key(call: Call, wanted: SecretStr | None) -> None:
-    """Let the call pass when it carries the key, as `Authorization: Bearer …` or `X-API-Key: …`, or none is set.
+    """Check that the call carries the key, as `Authorization: Bearer …` or `X-API-Key: …`, or none is set.
 
     Raises:
-        BadRequest: 401, the key is missing or another.
+        BadRequest: 401, the key is missing or wrong.
     """
     if wanted is None:
         return
@@ -30,7 +30,10 @@ def check_key(call: Call, wanted: SecretStr | None) -> None:
         found = rest.strip() if scheme.lower() == b"bearer" else b""
     if not hmac.compare_digest(found, wanted.get_secret_value().encode()):
         raise BadRequest(
-            401, "wanted a valid API key in Authorization: Bearer or X-API-Key", "Unauthorized", close=True
+            401,
+            "API key missing or wrong: send it as Authorization: Bearer KEY or X-API-Key: KEY",
+            "Unauthorized",
+            close=True,
         )
 
 

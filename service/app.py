@@ -167,7 +167,7 @@ class App:
         return json_reply({"live": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
     async def _ready(self, _: Call) -> Reply:
-        trouble = self.desk.trouble() or ("ending" if self.desk.draining else None)
+        trouble = self.desk.trouble() or ("shutting down" if self.desk.draining else None)
         return json_reply({"ready": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
     async def _metrics(self, _: Call) -> Reply:

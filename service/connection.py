@@ -2,7 +2,7 @@
 
 uvicorn bounds neither the size of a request's head and trailers, nor the time that a client takes for head and body,
 nor the number of pipelined requests. A reverse proxy does; a server that is reached directly needs the limits itself.
-`tests/test_connection.py` names what this class needs of uvicorn, and `pyproject.toml` the versions that were tested.
+`tests/test_protocol.py` names what this class needs of uvicorn, and `pyproject.toml` the versions that were tested.
 """
 
 import asyncio

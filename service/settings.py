@@ -22,7 +22,7 @@ ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 class Run(NamedTuple):
-    """What fits into one run of the model, unless told otherwise."""
+    """Limits of one run of the model, where no setting gives others."""
 
     items: int  # texts
     tokens: int
@@ -47,7 +47,7 @@ class Settings(Record):
     )
     workers: int = Field(1, ge=1, description="processes; one shares its queue among all runners")
 
-    batcher: Literal["ours", "bentoml"] = Field("ours", description="who makes batches of POST /classify")
+    batcher: Literal["ours", "bentoml"] = Field("ours", description="what batches requests to POST /classify")
     max_batch_items: int = Field(0, ge=0, description="texts in one run of the model; 0: 4, on a GPU 128")
     max_batch_tokens: int = Field(
         0, ge=0, description="tokens in one run of the model, padding counted; 0: 1024, on a GPU 16384"
@@ -70,22 +70,30 @@ class Settings(Record):
     max_wait_ms: float = Field(50, gt=0, description="predicted wait beyond which a request gets 429")
     request_timeout_ms: float = Field(10_000, gt=0, description="deadline of a request that names none")
 
-    header_timeout_s: float = Field(10, gt=0, description="a client that has not sent its headers by then is cut off")
-    body_timeout_s: float = Field(10, gt=0, description="a client that has not sent its body by then gets 408")
+    header_timeout_s: float = Field(
+        10, gt=0, description="time for a client to send a request's head; later ones get 408"
+    )
+    body_timeout_s: float = Field(
+        10, gt=0, description="time for a client to send a whole request; later ones get 408"
+    )
     keep_alive_s: int = Field(
         75, ge=1, description="an idle connection is closed after that: longer than the load balancer's idle time-out"
     )
-    drain_delay_s: float = Field(0, ge=0, description="after SIGTERM: go on accepting, while /readyz says 503")
-    drain_s: int = Field(30, ge=1, description="after that: wait at most so long for what was admitted")
+    drain_delay_s: float = Field(
+        0, ge=0, description="time after SIGTERM in which connections are still accepted and /readyz answers 503"
+    )
+    drain_s: int = Field(30, ge=1, description="time after that for the answers to admitted requests")
     stuck_after_s: float = Field(30, gt=0, description="a run of the model that takes longer fails /livez")
 
-    api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry it")
-    admin_token: SecretStr | None = Field(None, min_length=8, description="when set, opens /admin to who carries it")
+    api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry this key")
+    admin_token: SecretStr | None = Field(
+        None, min_length=8, description="when set, /admin is open to requests that carry this token"
+    )
     cors_origins: str = Field(
         "", description="origins whose pages may send requests, with commas between; * for all; none by default"
     )
     log: Literal["json", "text"] = Field("json", description="form of the log on stderr")
-    access_log: bool = Field(False, description="one line a request")
+    access_log: bool = Field(False, description="one log line per request")
 
     @field_validator("cors_origins")
     @classmethod
@@ -133,7 +141,7 @@ class Settings(Record):
         )
 
     def rules(self, device: str = "cpu") -> Rules:
-        """Return what the scheduler of one process goes by; `device` is the one that the model runs on."""
+        """Return the limits of one process's scheduler; `device` is the one that the model runs on."""
         run = ON_PROCESSOR if device == "cpu" else ON_GPU
         cores = max(1, usable_cores() // self.threads // self.workers)
         return Rules(
@@ -148,7 +156,7 @@ class Settings(Record):
         )
 
     def origins(self) -> frozenset[str]:
-        """Return the origins that may ask from a browser."""
+        """Return the origins whose pages may send requests."""
         return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
 
 

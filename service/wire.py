@@ -94,9 +94,7 @@ class Call:
             ClientGone: the client went away.
         """
         if self.header(b"content-encoding") not in (None, b"identity"):
-            raise BadRequest(
-                415, "compressed bodies are not taken: a small one may hold a very large one", close=True
-            )
+            raise BadRequest(415, "compressed bodies are not accepted: send it without Content-Encoding", close=True)
         announced = self.header(b"content-length")
         if announced is not None and (not announced.isdigit() or int(announced[:20]) > most):
             raise BadRequest(413, f"the body is larger than {most} bytes", close=True)
