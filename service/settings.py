@@ -13,7 +13,7 @@ from service.runtime import DEVICES, RuntimeSettings
 from service.scheduler import Rules
 
 PREFIX = "PRUNELLA_"
-ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
+ELSEWHERE = {"PRUNELLA_STORE", "PRUNELLA_AUTO_PRECISION", "PRUNELLA_HIDE_CPU_FLAGS"}  # not read by the server
 
 
 class Run(NamedTuple):
