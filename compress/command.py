@@ -120,7 +120,7 @@ def compress(
     def make(target: "Target") -> tuple[Made, Point]:
         return judged(
             lambda held: compress_to(target, replace(ready, held=held), config, store),
-            lambda made: by_main(lambda: judge().point(made.folder, target, tolerance)),
+            lambda made: by_main(lambda: judge().point(made.folder, target, tolerance), Point),
         )
 
     made, unreached = reach(targets, make)

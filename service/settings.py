@@ -16,7 +16,7 @@ from service.runtime import DEVICES, RuntimeSettings
 from service.scheduler import Rules
 
 PREFIX = "PRUNELLA_"
-ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
+ELSEWHERE = {"PRUNELLA_STORE", "PRUNELLA_AUTO_PRECISION", "PRUNELLA_HIDE_CPU_FLAGS"}  # not read by the server
 OPTIONS = {"PRUNELLA_HOST": "--host", "PRUNELLA_PORT": "--port"}  # of the command line; no settings
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pickle
 import subprocess
 import sys
 import time
@@ -23,7 +22,7 @@ from bench.report import find_reference
 from compress.bundle import AGREEMENT, fallen_back
 from compress.calibration import lengths_of
 from compress.config import CompressConfig
-from compress.distill import ENOUGH_TEXTS, DistillConfig, distances
+from compress.distill import DISTANCE, ENOUGH_TEXTS, DistillConfig, _hold_out, distances
 from compress.family import Judge, check_targets, summary
 from compress.healing import teach_texts
 from compress.pipeline import compress_to, prepare
@@ -114,7 +113,12 @@ def test_variants_are_as_long_as_what_is_served_though_the_texts_are_shorter(sou
     inputs = Inputs(
         open_source(source, tmp_path, max_tokens=32), train, Texts([(text,) for text in long], None, "served")
     )
-    encoded = teach_texts(inputs.source, inputs, CONFIG.model_copy(update={"augment": 2}), tmp_path).encoded
+    taught = teach_texts(inputs.source, inputs, CONFIG.model_copy(update={"augment": 2}), tmp_path)
+    encoded = taught.encoded
+    assert taught.origins.shape == (len(encoded), 2)
+    for number, (one, other) in enumerate(taught.origins.tolist()):
+        assert encoded[one].ids == encoded[number].ids or number >= 64
+        assert other < 64
     assert len(encoded) == 3 * 64
     texts, variants = lengths_of(encoded[:64]), lengths_of(encoded[64:])
     served = lengths_of(encoded[56:64])
@@ -203,7 +207,7 @@ def test_a_miss_in_size_is_refused_and_a_fall_back_named(judged_bundle, monkeypa
     timed(monkeypatch, 8.0, 4.0)
     with pytest.raises(FallBackError, match=r"1\.ffn went back to fp32 after the search") as caught:
         judge.point(folder, Target(kind="speedup", value=4.0), 0.1)
-    assert pickle.loads(pickle.dumps(caught.value)).sublayers == ("1.ffn",)  # as other processes are told
+    assert caught.value.sublayers == ("1.ffn",)
 
 
 @pytest.mark.parametrize(
@@ -305,6 +309,22 @@ def test_a_texts_states_are_as_far_alone_as_in_a_batch():
         error = (found[:, text, :count] - wanted[:, text, :count]).pow(2).sum((1, 2))
         share = (error / wanted[:, text, :count].pow(2).sum((1, 2))).mean()
         torch.testing.assert_close(together[text], share)
+
+
+def test_what_is_made_of_a_watched_text_is_neither_learned_nor_watched():
+    draw = np.random.default_rng(0)
+    texts, variants = np.arange(400), 1200
+    texts[200:220] = texts[:20]  # repetitions
+    both = np.stack([texts, texts], axis=1)
+    origins = np.concatenate([both, texts[draw.integers(0, 400, (variants, 2))]])
+    learned, watched = (found.tolist() for found in _hold_out(origins, TrainingConfig(metric=DISTANCE)))
+    assert len(watched) == 64  # as of 380 texts, however many variants there are
+    assert set(watched) <= set(range(400)) - set(range(200, 220))
+    assert not np.isin(origins[learned], watched).any()
+    used = set(learned) | set(watched)
+    assert all(np.isin(origins[number], watched).any() for number in set(range(1600)) - used)
+    everything, nothing = _hold_out(origins, TrainingConfig())
+    assert (everything.tolist(), nothing.tolist()) == (list(range(1600)), [])
 
 
 def test_many_texts_are_learned_without_dropout_unless_it_is_asked_for():

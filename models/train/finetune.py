@@ -20,7 +20,7 @@ from models.distributed import join, processes, rank
 from models.errors import InputError
 from models.fit import check_tokenizer
 from models.folder import REPORT, ModelFolder
-from models.record import Record
+from models.record import Settings
 from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Kind, Task
 from models.tokens import Encoded, Tokenizer
@@ -28,14 +28,15 @@ from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.losses import LossConfig, check_loss, loss_for
 from models.train.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
+from models.train.precision import computed_on, settle_precision
 from models.train.predict import predict
 from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 from models.train.text_objective import TextObjective
 
-VERSION = 2
+VERSION = 3
 
 
-class FinetuneConfig(Record):
+class FinetuneConfig(Settings):
     """Settings of fine-tuning."""
 
     max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are cut, and counted")
@@ -75,12 +76,13 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         if judged is not None:
             check_labels(train, judged)
     _check_settings(train.kind, config)
+    config = config.model_copy(update={"training": settle_precision(config.training, store)})
     task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
         "task": task.model_dump(mode="json"),
         **config.model_dump(mode="json", exclude={"one_of_several": True, "training": {"snapshot_minutes"}}),
-        **processes(),
+        **processes(), **computed_on(),
     }  # fmt: skip
     if _chooses(train.kind, config):
         settings |= {"choosing": "half"}
