@@ -57,7 +57,7 @@ def compress(
     threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime where speed is measured")] = 1,
     max_tokens: MaxTokens = None,
     trim_vocabulary: Annotated[
-        bool | None, typer.Option(help="drop the tokens that the texts do not use (only where --size-mb is given)")
+        bool | None, typer.Option(help="drop tokens that the texts do not use; default: only with --size-mb")
     ] = None,
     embedding_bits: Annotated[
         Literal["auto", "8", "4"], typer.Option(help="of the token table; auto: 4 where --size-mb would cut with 8")

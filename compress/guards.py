@@ -4,6 +4,7 @@ from bench.accuracy import Answers, Difference
 from bench.judging import NAMES
 from bench.recall import LabelRecall, collapsed_labels, constant_answer, informedness
 from models.console import say
+from models.correlation import varies
 from models.errors import TargetError
 from models.task import Task
 
@@ -55,6 +56,8 @@ def refuse_uninformative(task: Task, truth: Answers, reference: Answers, ours: A
             reference's `informedness` is left.
     """
     if task.kind == "regression":
+        if varies(reference) and not varies(ours):
+            raise TargetError(f"the smaller model answers all {len(truth)} rows with one number: not shipped")
         return
     constant = constant_answer(task.labels, ours)
     if constant and not constant_answer(task.labels, reference):

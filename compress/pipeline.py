@@ -7,6 +7,8 @@ targets share is made once, and a killed run goes on where it was.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compress.analysis import analyse
 from compress.bundle import BundleConfig, make_bundle
 from compress.bundle_texts import CALIBRATION_ROWS, JUDGED_ROWS, BundleTexts
@@ -36,7 +38,7 @@ VERSION = 4
 def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     """Trim, analyse, and let the teacher answer."""
     reference = stock_export(inputs.source, store).folder.path / FP32  # first: it refuses what cannot be exported
-    base = _trimmed(inputs, config, store)
+    base = trimmed_source(inputs, config, store)
     analysis, teacher = _analysed(base, inputs, config, store), None
     if config.heal is not None:
         teacher = teach_texts(base, inputs, config, store)
@@ -94,7 +96,13 @@ def _analysed(base: ModelFolder, inputs: Inputs, config: CompressConfig, store: 
     return run_stage(stage, [base], store, lambda target: _analyse(base, inputs, config, target)).folder
 
 
-def _trimmed(inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
+def trimmed_source(inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
+    """Return the source, with fewer tokens where `config.vocabulary` says so.
+
+    Raises:
+        DisagreementError: trimming was asked for, and splits a training text otherwise.
+        UntrimmableError: it was asked for, and tokens of such a tokenizer cannot be dropped.
+    """
     if config.vocabulary == "whole":
         return inputs.source
     try:
@@ -132,7 +140,8 @@ def _bundle_texts(ready: Prepared, config: CompressConfig) -> BundleTexts:
     unseen = [place for place, row in enumerate(served.rows) if row not in learned]
     if len(unseen) < len(served):
         say(f"WARNING: {len(served) - len(unseen)} of {len(served)} validation texts are training texts, too")
-    choosing = served.take((unseen or range(len(served)))[:JUDGED_ROWS])
+    drawn = np.random.default_rng(config.seed).permutation(unseen or len(served))[:JUDGED_ROWS]
+    choosing = served.take(drawn.tolist())
     return BundleTexts(_unlabelled(calibration), RowRoles(_unlabelled(choosing), None))
 
 

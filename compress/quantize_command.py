@@ -25,7 +25,9 @@ Test = Annotated[
 ]
 MetricName = Annotated[
     str | None,
-    typer.Option(help="what a loss is a loss of: accuracy, macro_f1; several labels: subset_accuracy, micro_f1"),
+    typer.Option(
+        help="of which a loss is one: accuracy or macro_f1; several labels: subset_accuracy, micro_f1 or macro_f1"
+    ),
 ]
 AnyText = Annotated[bool, typer.Option(help="go on with texts of which the tokenizer knows hardly a token")]
 MOST_JUDGED = 2000  # rows of --data, a half of which chooses; `prunella bench` and `evaluate` answer all of them

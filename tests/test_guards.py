@@ -219,6 +219,10 @@ def test_what_the_reference_does_not_know_cannot_be_lost():
         refuse_uninformative(TASK, truth, truth, usual)
     with pytest.raises(TargetError, match="hardly tells the labels of 40 rows apart"):
         refuse_uninformative(TASK, truth, truth, np.repeat([0, 1], 20))
+    number, values = Task(kind="regression", labels=("value",)), np.linspace(0, 1, 40)
+    refuse_uninformative(number, values, values, values[::-1])
+    with pytest.raises(TargetError, match="answers all 40 rows with one number"):
+        refuse_uninformative(number, values, values, np.full(40, 0.5))
 
 
 def test_a_pruned_folder_is_refused_before_any_long_work(made, tmp_path, capsys, monkeypatch):
