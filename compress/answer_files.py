@@ -26,7 +26,7 @@ class AnswerFile:
         Raises:
             OSError: it cannot be written in full: the disk is full, or there is a limit.
         """
-        rest = memoryview(np.ascontiguousarray(array)).cast("B")
+        rest = np.ascontiguousarray(array).data.cast("B")
         while rest:
             written = os.pwrite(self._handle, rest, place)  # fewer bytes than asked for are no error of pwrite
             if not written:

@@ -1,5 +1,6 @@
 """Settings of the service, read from PRUNELLA_* in the environment."""
 
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from service.links import service_links
 from service.runtime import DEVICES, RuntimeSettings
 from service.scheduler import Rules
 
+log = logging.getLogger("prunella")
 PREFIX = "PRUNELLA_"
 ELSEWHERE = {"PRUNELLA_STORE", "PRUNELLA_AUTO_PRECISION", "PRUNELLA_HIDE_CPU_FLAGS"}  # not read by the server
 OPTIONS = {"PRUNELLA_HOST": "--host", "PRUNELLA_PORT": "--port"}  # of the command line; no settings
@@ -109,13 +111,19 @@ class Settings(Record):
     @model_validator(mode="after")
     def _fits_the_cores(self) -> "Settings":
         cores = usable_cores()
-        wanted = self.threads * max(self.runners, 1) * self.workers
-        if wanted > max(cores, 1):
+        wanted = self.threads * max(self.runners, 1)
+        if wanted > cores:
             raise ValueError(
-                f"threads x runners x workers is {wanted}, and this process may use {cores} cores: "
+                f"threads x runners is {wanted}, and this process may use {cores} cores: "
                 "more threads than cores only wait for each other"
             )
         return self
+
+    def warn_if_crowded(self) -> None:
+        """Log that several workers have more threads than there are cores."""
+        cores, threads = usable_cores(), self.threads * max(self.runners, 1)
+        if threads * self.workers > cores:
+            log.warning("%d workers with %d threads each share %d cores", self.workers, threads, cores)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":

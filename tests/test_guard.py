@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
-from bench import quiet
+from bench import cores, quiet
 from bench.cores import choose_cores, pinned, pinning, usable_cores
 from bench.guard import BUSY, STOLEN, call_speed, judge, log_change, read_older
 from bench.openings import combine
@@ -156,6 +156,12 @@ def test_engines_take_turns_on_all_cores():
     assert str(len(free) + 1) in pinning([1, len(free) + 1])
     with pinned(()):
         assert os.sched_getaffinity(0) == set(free)
+
+
+def test_no_more_cores_are_taken_than_the_quota_allows(monkeypatch):
+    monkeypatch.setattr(cores, "allowed_cores", lambda affinity: 1)
+    assert len(usable_cores()) == 1
+    assert choose_cores(2) == ()
 
 
 def test_shares_of_the_cores_are_read_from_the_kernel(tmp_path, monkeypatch):

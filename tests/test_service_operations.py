@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -12,11 +14,13 @@ from starlette.testclient import TestClient
 from watching import wait_until
 
 from models.folder import MANIFEST, Manifest, ModelFolder, record_files
+from models.task import Task
 from service.app import App
 from service.bundle import GOLDEN, Bundle
 from service.desk import Desk
 from service.engine import Engine
 from service.logs import CarefulHandler, JsonFormatter
+from service.rotation import meaning
 from service.runtime import RuntimeSettings
 from service.settings import Settings
 
@@ -185,6 +189,68 @@ def test_a_bundle_that_may_not_serve_changes_nothing(client, engine, tiny_bundle
     assert client.post("/admin/rollback", headers=ADMIN).status_code == 422  # there is none before
     assert client.post("/admin/models", json={"bundles": "x"}, headers=ADMIN).status_code == 422
     assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
+
+
+@pytest.mark.parametrize("other", ["order", "more labels", "pair", "kind"])
+def test_a_swap_may_not_change_what_answers_mean(engine, tiny_bundle, tmp_path, other):
+    task = engine.bundle.task
+    changed = task.model_copy(
+        update={
+            "order": {"labels": task.labels[::-1]},
+            "more labels": {"labels": (*task.labels, "other")},
+            "pair": {"pair": True},
+            "kind": {"kind": "multi"},
+        }[other]
+    )
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_bundle, folder)
+    changed.write(folder / "task.json")
+    manifest = Manifest.read(folder / MANIFEST)
+    manifest.model_copy(update={"files": record_files(folder)}).write(folder / MANIFEST)
+    with serving(engine, admin_token="admin-token-1") as client:
+        for path in ("/admin/models", "/admin/shadow"):
+            answer = client.post(path, json={"bundle": str(folder)}, headers=ADMIN)
+            assert (answer.status_code, "other_labels" in answer.text) == (422, True), answer.text
+        assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
+
+
+def test_the_same_labels_of_another_kind_are_another_meaning():
+    single, multi = Task(labels=("a", "b")), Task(kind="multi", labels=("a", "b"))
+    assert meaning(single) != meaning(multi)
+    assert meaning(Task(kind="multi", labels=("a",))) != meaning(Task(kind="regression", labels=("a",)))
+    assert meaning(multi) == meaning(Task(kind="multi", labels=("a", "b"), thresholds=(0.1, 0.9), max_tokens=64))
+
+
+def test_bentomls_routes_need_no_bundle_but_the_one_that_is_served(tiny_bundle, tmp_path):
+    """The tag or folder of the settings may be gone when the first request comes."""
+    code = f"""
+import os
+os.environ["PRUNELLA_BUNDLE"] = "gone:latest"
+os.environ["BENTOML_HOME"] = {str(tmp_path)!r}
+from pathlib import Path
+from starlette.testclient import TestClient
+from service.app import App
+from service.bento import BentoRoutes
+from service.bundle import Bundle
+from service.desk import Desk
+from service.engine import Engine
+from service.settings import Settings
+desk = Desk(Engine.open(Bundle.open(Path({str(tiny_bundle)!r}))), Settings.from_environment())
+with TestClient(App(desk, None, BentoRoutes(desk))) as client:
+    answer = client.post("/classify", json={{"texts": ["good film"]}})
+    print(answer.status_code)
+    print(client.get("/readyz").status_code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["200", "200"], done.stderr
+
+
+def test_a_candidate_goes_with_the_model_that_it_is_compared_with(client, other_bundle, pair_bundle):
+    assert client.post("/admin/shadow", json={"bundle": str(other_bundle)}, headers=ADMIN).status_code == 200
+    asked = {"bundle": str(pair_bundle), "other_labels": True}
+    assert client.post("/admin/models", json=asked, headers=ADMIN).status_code == 200
+    told = client.get("/admin/models", headers=ADMIN).json()
+    assert (told["candidate"], told["share"]) == (None, 0.0)
 
 
 def test_a_candidate_in_the_shadow_is_compared_and_not_seen(client, engine, other_bundle):
