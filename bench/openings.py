@@ -17,7 +17,7 @@ from tqdm import tqdm
 from bench.cores import choose_cores
 from bench.engines import EngineSpec
 from bench.measure import Cell, open_fleet, time_cell
-from bench.quiet import CpuWatch
+from bench.quiet import CpuWatch, Quiet, mean_noise
 from bench.records import Openings
 from bench.timing import Seconds, rotated
 from bench.worker import WorkerError
@@ -42,20 +42,22 @@ def measure_openings(
     Raises:
         OpeningError: an engine failed.
     """
-    watch = CpuWatch()
+    noise: list[Quiet] = []
     specs = {reference.name: reference, ours.name: ours}
     milliseconds: dict[str, list[float]] = {name: [] for name in specs}
     for turn in tqdm(range(count), desc="open anew", unit="opening", file=sys.stderr, disable=not show):
         cores = choose_cores(ours.threads, turn)
         fresh = [replace(specs[name], cores=cores) for name in rotated(list(specs), turn)]
+        watch = CpuWatch(cores)
         for name, seconds in _one_opening(fresh, rows).items():
             milliseconds[name].append(typical_milliseconds(seconds))
+        noise.append(watch.read())
     speedups = [a / b for a, b in zip(milliseconds[reference.name], milliseconds[ours.name], strict=True)]
     middle, interval = combine(speedups)
     return Openings(
         texts=len(rows), threads=ours.threads, rounds=ROUNDS,
         reference_ms=tuple(milliseconds[reference.name]), ours_ms=tuple(milliseconds[ours.name]),
-        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=watch.read(),
+        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=mean_noise(noise),
     )  # fmt: skip
 
 
@@ -76,7 +78,7 @@ def combine(speedups: Sequence[float]) -> tuple[float, tuple[float, float]]:
 
 def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row]) -> dict[str, Seconds]:
     with open_fleet(specs, show=False) as fleet:
-        seconds = time_cell(fleet, rows, Cell(1, None, specs[0].threads), ROUNDS, show=False)
+        seconds = time_cell(fleet, [[[r]] for r in rows], Cell(1, None, specs[0].threads), ROUNDS, show=False).seconds
     for name, problem in fleet.problems.items():
         raise OpeningError(name, problem)
     return seconds

@@ -26,7 +26,7 @@ HEAL = DistillConfig().training.model_copy(update={"epochs": 4})
 COMPRESS = CompressConfig(
     analysis=AnalysisConfig(texts=256, cost_texts=32), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
-BENCH = BenchConfig(texts=24, rounds=5, openings=4)
+BENCH = BenchConfig(texts=60, rounds=5, openings=4)
 
 
 def run_demo(store: Path) -> dict[str, Any]:
