@@ -3,7 +3,7 @@
 LEVEL = 0.95
 
 
-def paired_interval(lost: int, won: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+def paired_interval(lost: float, won: float, rows: int, level: float = LEVEL) -> tuple[float, float]:
     """Return Tango's asymptotic score interval of (lost - won) / rows, as fractions.
 
     Unlike a percentile bootstrap or a Wald interval, it has a width when no row differs (0 of n rows gives
@@ -14,7 +14,7 @@ def paired_interval(lost: int, won: int, rows: int, level: float = LEVEL) -> tup
 
     Args:
         lost: rows that the reference answers right and the candidate wrong.
-        won: rows that the candidate answers right and the reference wrong.
+        won: rows that the candidate answers right and the reference wrong; both may be means of several pairs.
         rows: all rows, at least 1.
         level: confidence of the two-sided interval.
 
@@ -66,7 +66,7 @@ def _quantile(level: float) -> float:
     return float(norm.ppf(0.5 + level / 2))
 
 
-def _score(lost: int, won: int, rows: int, difference: float) -> float:
+def _score(lost: float, won: float, rows: int, difference: float) -> float:
     """Return Tango's statistic: how many standard errors the counts are above what `difference` expects."""
     linear = -lost - won + (2 * rows - lost + won) * difference
     constant = -won * difference * (1 - difference)
