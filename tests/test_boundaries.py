@@ -49,6 +49,12 @@ def test_the_service_loads_nothing_that_trains():
     assert not HEAVY & set(done.stdout.split())
 
 
+def test_the_supervisor_imports_the_standard_library_only():
+    code = "import service.serve, sys; print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"__main__", "models", "service"}
+
+
 def test_the_base_install_and_the_image_hold_nothing_that_trains():
     wanted = (ROOT / "service" / "requirements.txt").read_text().splitlines()
     pinned = (ROOT / "constraints.txt").read_text().splitlines()
