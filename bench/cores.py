@@ -75,8 +75,18 @@ def pinning(threads: Sequence[int]) -> str:
     return f"{told}; not pinned with {', '.join(wide)} threads, which is more than the cores" if wide else told
 
 
+def siblings(cores: Sequence[int]) -> set[int]:
+    """Return the cores (hardware threads) that share a physical core with any of `cores`, themselves included."""
+    found = set(cores)
+    for core in cores:
+        for part in _siblings(core).split(","):
+            first, _, last = part.partition("-")
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
 def _siblings(core: int) -> str:
-    """Return the name of the physical core, which its hardware threads share."""
+    """Return the name of the physical core, which its hardware threads share: their numbers, such as 0,4 or 0-1."""
     try:
         return Path(SIBLINGS.format(core)).read_text(encoding="ascii").strip()
     except OSError:

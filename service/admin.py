@@ -78,7 +78,7 @@ class Admin:
         assert isinstance(asked, Try)
         self._refuse_several()
         reply = await self._change(lambda: self._desk.rotation.shadow(resolve(asked.bundle), asked.share), "shadowed")
-        self._desk.shadow.restart()
+        self._desk.shadow.restart()  # not when it was refused
         return reply
 
     async def end_shadow(self, call: Call) -> Reply:

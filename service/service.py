@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from models.errors import PrunellaError
 from service import opening
 from service.app import KEPT, App
 from service.desk import Caller, Desk
-from service.dialects import BadRequest, Request, native, predictions
+from service.dialects import BadRequest, Request, native, ranked
+from service.isolation import answer as run_apart
+from service.isolation import each
 from service.opening import open_desk
 from service.publish import resolve
 from service.settings import Settings
@@ -94,6 +97,9 @@ def _in_our_batches() -> Any:
             answer = await self.desk.answer(native.read({"texts": texts, "top_k": top_k}), caller)
         except BadRequest as problem:
             raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
+        for failed in answer.problems.values():
+            if failed.status >= 500:  # this format has no errors of single texts
+                raise BentoMLException(failed.message, error_code=HTTPStatus(failed.status))
         return Classified(predictions=[found or [] for found in answer.predictions])
 
     return bentoml.api(classify)
@@ -101,9 +107,16 @@ def _in_our_batches() -> Any:
 
 def _in_bentomls_batches() -> Any:
     def classify(self: Any, texts: list[str]) -> list[list[dict[str, Any]]]:
-        """Classify texts that BentoML's dispatcher put together from several requests."""
-        engine = self.desk.rotation.current
-        return predictions(engine.bundle.task, engine.logits([(text,) for text in texts]), Request([], single=False))
+        """Classify texts that BentoML's dispatcher put together from several requests.
+
+        It has no errors of single texts: one on which tokenizer or model fails gets an empty list.
+        """
+        engine, request = self.desk.rotation.current, Request([], single=False)
+        encoded = each(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
+        known = {i: one for i, one in enumerate(encoded) if one is not None}
+        rows = dict(zip(known, run_apart(engine, list(known.values())) if known else [], strict=True))
+        found = [rows.get(i) for i in range(len(texts))]
+        return [[] if row is None else ranked(engine.bundle.task, row, request) for row in found]
 
     most = max(2, SETTINGS.rules().items)  # it takes no fewer
     return bentoml.api(classify, batchable=True, max_batch_size=most, max_latency_ms=10_000)

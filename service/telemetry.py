@@ -54,7 +54,7 @@ class Telemetry:
             "prunella_batch_tokens", "tokens in a batch, padding counted", buckets=TOKENS, registry=registry
         )
         self.padding = Counter("prunella_padding_tokens", "tokens that were padding", registry=registry)
-        self.failures = Counter("prunella_model_failures", "batches on which the model failed", registry=registry)
+        self.failures = Counter("prunella_model_failures", "texts on which the model failed", registry=registry)
         self.depth = _gauge("prunella_queue_depth", "texts that wait", registry, "livesum")
         self.wait = _gauge("prunella_predicted_wait_seconds", "of a text that came now", registry, "livemax")
         self.fallback = _gauge("prunella_device_fallback", "1 when another device was asked for", registry, "livemax")
@@ -71,6 +71,10 @@ class Telemetry:
         self.swaps = Counter("prunella_swaps", "changes of the model", ["outcome"], registry=registry)
         self.shadowed = Counter("prunella_shadow_texts", "compared with the candidate", registry=registry)
         self.disagreed = Counter("prunella_shadow_disagreements", "other best label", registry=registry)
+        self.shadow_skipped = Counter("prunella_shadow_skipped", "not compared: no room", registry=registry)
+        self.shadow_failures = Counter(
+            "prunella_shadow_failures", "texts on which the candidate failed", registry=registry
+        )
         self.drift = Histogram(
             "prunella_shadow_drift", "largest change of a score", buckets=SHARES, registry=registry
         )
@@ -137,8 +141,8 @@ class Telemetry:
         self.items.observe(len(batch))
         self.tokens.observe(padded)
         self.padding.inc(padded - sum(job.tokens for job in batch))
-        if outcome.answers is None:
-            self.failures.inc()
+        if None in outcome.answers:
+            self.failures.inc(outcome.answers.count(None))
 
     def page(self) -> bytes:
         """Return what /metrics says, of all workers together."""

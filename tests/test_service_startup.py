@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from service.runtime import RuntimeSettings, choose_device, count_gpus
 from service.settings import Settings
 from service.tracing import Tracer
 
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 
 
@@ -55,6 +58,19 @@ def test_a_gpu_runs_more_texts_at_once():
 def test_wrong_settings_are_refused(variables, said):
     with pytest.raises(InputError, match=said):
         Settings.from_environment(variables)
+
+
+def test_the_docs_have_every_setting_as_it_is():
+    rows = dict(re.findall(r"^\| `(PRUNELLA_\w+)` \| (.*) \|$", DOCS.read_text(), re.MULTILINE))
+    shown = {None: "unset", "": "empty"}
+    for name, field in Settings.model_fields.items():
+        wanted = f"{shown.get(field.default, f'`{field.default}`')} | {field.description}"
+        assert rows.pop(f"PRUNELLA_{name.upper()}") == wanted
+    assert not rows
+
+
+def test_the_default_keep_alive_is_longer_than_the_idle_time_outs_of_load_balancers():
+    assert Settings().keep_alive_s >= 75
 
 
 def variant(device):
