@@ -5,6 +5,7 @@ python -m service.serve --host H --port N: what `bentoml serve` turns into; PRUN
 
 import argparse
 import os
+import shutil
 import socket
 import sys
 import tempfile
@@ -22,7 +23,7 @@ def serve(bundle_or_tag: str, host: str, port: int, environment: dict[str, str],
     """Return the server's exit code; `on_ready` is called once, when all workers answer.
 
     Raises:
-        InputError: the port is taken.
+        InputError: the port is taken, or several workers have no place for their metrics.
     """
     listener = _bind(host, port)
     root = str(Path(__file__).resolve().parent.parent)
@@ -31,16 +32,34 @@ def serve(bundle_or_tag: str, host: str, port: int, environment: dict[str, str],
     variables.setdefault("TOKENIZERS_PARALLELISM", "false")
     workers = _number(variables, "PRUNELLA_WORKERS", 1)
     drain = _number(variables, "PRUNELLA_DRAIN_DELAY_S", 0) + _number(variables, "PRUNELLA_DRAIN_S", 30)
-    with tempfile.TemporaryDirectory(prefix="prunella-", ignore_cleanup_errors=True) as folder:
-        copies, metrics = Path(folder, "bundles"), Path(folder, "metrics")
-        copies.mkdir()
-        metrics.mkdir()
-        if workers > 1:
-            variables["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # where workers keep what /metrics adds up
-        else:
-            variables.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    scratch = _scratch_folder(workers)
+    copies = None if scratch is None else scratch / "bundles"
+    variables.pop("PROMETHEUS_MULTIPROC_DIR", None)
+    if scratch is not None and workers > 1:
+        variables["PROMETHEUS_MULTIPROC_DIR"] = str(scratch / "metrics")  # where workers keep what /metrics adds up
+    try:
         lifecycle = Lifecycle(workers, bundle_or_tag, drain + PATIENCE_SECONDS)
         return Supervisor(listener, lifecycle, variables, copies).run(on_ready)
+    finally:
+        if scratch is not None:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _scratch_folder(workers: int) -> Path | None:
+    """Return a new folder for copies of bundles and for metrics; None: there is no place, and one worker needs none.
+
+    Raises:
+        InputError: there is no place, and several workers need one for their metrics.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="prunella-"))
+    except OSError as error:
+        if workers > 1:
+            raise InputError(f"no temporary folder can be made ({error.strerror}): set TMPDIR to one") from None
+        return None
+    for name in ("bundles", "metrics"):
+        (folder / name).mkdir()
+    return folder
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,6 +1,6 @@
 """Staging: a bundle folder or a tag -> a private copy that workers open, in a process of its own.
 
-python -m service.staging --into FOLDER --base SPEC [--bundle SPEC | --known FINGERPRINT]
+python -m service.staging [--into FOLDER] --base SPEC [--bundle SPEC | --known FINGERPRINT]
 
 A worker that dies is started again with the model last accepted, whatever happened to the folder that it came from
 meanwhile; and who writes into that folder does not write into the memory of a running model. Prints one JSON object:
@@ -21,7 +21,7 @@ MANIFEST = "manifest.json"  # as in models/folder.py, whose import would cost th
 NOT_LISTED = (MANIFEST, "report.json")  # files of a bundle that its manifest does not list
 
 
-def stage(into: Path, base: str, bundle: str | None = None, known: str | None = None) -> dict[str, Any]:
+def stage(into: Path | None, base: str, bundle: str | None = None, known: str | None = None) -> dict[str, Any]:
     """Return the fingerprint of what `base` names, and the model that was copied; see service.actions.Stage.
 
     Raises:
@@ -67,7 +67,7 @@ def fingerprint(spec: str) -> str:
     return f"{folder} {hashlib.sha256(content).hexdigest()}"
 
 
-def copy(source: Path, into: Path) -> tuple[Path, str | None]:
+def copy(source: Path, into: Path | None) -> tuple[Path, str | None]:
     """Return a copy of a bundle under `into`, which its workers check against the manifest.
 
     What is no bundle is returned as it is, for a worker to say so. So is what cannot be copied, with a warning.
@@ -75,6 +75,8 @@ def copy(source: Path, into: Path) -> tuple[Path, str | None]:
     listed = _manifest(source).get("files")
     if not isinstance(listed, dict):
         return source, None
+    if into is None:
+        return source, f"{source} is served from its place, because there is no temporary folder (set TMPDIR)"
     target = into / source.name
     try:
         for name in [*listed, *NOT_LISTED]:
@@ -100,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from models.errors import PrunellaError
 
     parser = argparse.ArgumentParser(prog="python -m service.staging", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--into", type=Path, required=True, help="new folder under which the copy is made")
+    parser.add_argument("--into", type=Path, help="new folder under which the copy is made; default: no copy is made")
     parser.add_argument("--base", required=True, help="what the server was started with")
     parser.add_argument("--bundle", help="what is to be copied")
     parser.add_argument("--known", help="fingerprint of what needs no copy")

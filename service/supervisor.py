@@ -43,11 +43,11 @@ class Supervisor:
         listener: bound; workers listen on it.
         lifecycle: decides.
         environment: of the workers.
-        copies: folder for private copies of bundles; it exists.
+        copies: folder for private copies of bundles; None: workers open the bundles themselves.
     """
 
     def __init__(
-        self, listener: socket.socket, lifecycle: Lifecycle, environment: dict[str, str], copies: Path
+        self, listener: socket.socket, lifecycle: Lifecycle, environment: dict[str, str], copies: Path | None
     ) -> None:
         self._listener, self._lifecycle, self._copies = listener, lifecycle, copies
         self._environment = environment
@@ -157,7 +157,7 @@ class Supervisor:
                 if action.key in self._workers:  # else it has ended meanwhile
                     self._reach(self._workers[action.key], action)
             case Discard(model):
-                if self._copies in Path(model.folder).parents:
+                if self._copies is not None and self._copies in Path(model.folder).parents:
                     shutil.rmtree(Path(model.folder).parent, ignore_errors=True)
             case Log():
                 _log(action)
@@ -192,9 +192,10 @@ class Supervisor:
         self._workers[action.key] = _Process(process, ours)
 
     def _stage(self, action: Stage) -> None:
-        command = [sys.executable, "-m", "service.staging", "--into", str(self._copies / str(action.number))]
-        for flag, value in (("base", action.base), ("bundle", action.bundle), ("known", action.known)):
-            command += [f"--{flag}={value}"] if value is not None else []
+        command = [sys.executable, "-m", "service.staging"]
+        into = None if self._copies is None else str(self._copies / str(action.number))
+        flags = {"into": into, "base": action.base, "bundle": action.bundle, "known": action.known}
+        command += [f"--{flag}={value}" for flag, value in flags.items() if value is not None]
         self._stagings[action.number] = subprocess.Popen(
             command, env=self._environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
         )

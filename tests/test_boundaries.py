@@ -52,6 +52,12 @@ def test_the_service_loads_nothing_that_trains():
     assert not HEAVY & set(done.stdout.split())
 
 
+def test_the_supervisor_imports_the_standard_library_only():
+    code = "import service.serve, sys; print(*{name.split('.')[0] for name in sys.modules} - sys.stdlib_module_names)"
+    done = subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(done.stdout.split()) == {"__main__", "models", "service"}
+
+
 def declared(project: dict, extra: str | None = None) -> set[str]:
     """The distributions that an install brings by name, with those of the extras that it names."""
     found = set()

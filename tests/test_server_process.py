@@ -19,6 +19,8 @@ from bundles import copy_with_other_golden_logits
 from container_steps import check
 from watching import wait_until
 
+from models.folder import MANIFEST, Manifest
+
 pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
 ROOT = Path(__file__).resolve().parent.parent
 PRUNELLA = [sys.executable, "-c", "import prunella; prunella.main()"]
@@ -105,6 +107,33 @@ def test_published_bundle_is_served_by_bentoml(tiny_bundle, environment, tmp_pat
         wait_until(lambda: descendants(server.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 60)
         with bentoml.SyncHTTPClient(url, timeout=60) as client:
             assert len(client.classify(texts=["good film"], top_k=1)["predictions"][0]) == 1
+
+
+@pytest.mark.parametrize(
+    "command", [[*PRUNELLA, "serve", "prunella:latest"], [*BENTOML, "serve", "--host", "127.0.0.1"]],
+    ids=["prunella", "bentoml"],
+)  # fmt: skip
+def test_a_sighup_takes_the_model_that_a_tag_names_now(tiny_bundle, environment, tmp_path, command):
+    other = tmp_path / "other"
+    shutil.copytree(tiny_bundle, other)
+    manifest = Manifest.read(other / MANIFEST)
+    manifest.model_copy(update={"id": "0123456789ab"}).write(other / MANIFEST)
+    assert run([*PRUNELLA, "publish", str(tiny_bundle)], environment).returncode == 0
+    with running(command, environment, tmp_path / "log") as (server, url):
+        assert served_id(url) == manifest.id
+        (worker,) = descendants(server.pid)
+        assert run([*PRUNELLA, "publish", str(other)], environment).returncode == 0
+        os.kill(worker, signal.SIGKILL)  # a crash is no reason to take another model
+        wait_until(lambda: descendants(server.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 60)
+        assert served_id(url) == manifest.id
+        server.send_signal(signal.SIGHUP)
+        wait_until(lambda: served_id(url) == "0123456789ab", 60)
+        wait_until(lambda: len(descendants(server.pid)) == 1, 60)
+
+
+def served_id(url):
+    with urllib.request.urlopen(f"{url}/info", timeout=60) as answer:
+        return json.load(answer)["id"]
 
 
 @pytest.mark.parametrize(
