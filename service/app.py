@@ -199,7 +199,7 @@ class App:
         raise BadRequest(404, f"no such model: this server has {bundle.info.name}, version {bundle.id}", "NotFound")
 
     async def _pass_on(self, call: Call, send: Send) -> None:
-        if call.method == "POST":
+        if call.method == "POST" and call.path == "/classify":
             call.check_json()  # BentoML answers other types too, some of them with 500
         body = await call.body(self._settings.max_body_bytes)
         assert self._bentoml is not None, "else the path is not kept"

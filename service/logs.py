@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from pydantic import ValidationError
+
 PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -40,11 +42,18 @@ class CarefulHandler(logging.StreamHandler[Any]):
         self._dropped()
 
 
+def is_no_client_error(record: logging.LogRecord) -> bool:
+    """Return whether a record may be logged: BentoML logs every request that it refuses, with a stack."""
+    error = record.exc_info[1] if record.exc_info and record.name.startswith("bentoml") else None
+    return not isinstance(error, ValidationError) and int(getattr(error, "error_code", 500)) >= 500
+
+
 def set_up_logs(form: Literal["json", "text"], dropped: Callable[[], None]) -> None:
     """Send every logger's lines to stderr in one form; `dropped` is called for each that cannot be written."""
     handler = CarefulHandler(dropped)
     plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(JsonFormatter() if form == "json" else plain)
+    handler.addFilter(is_no_client_error)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -127,7 +127,7 @@ def test_a_slow_head_is_refused_in_its_turn(gate):
         send(opened, [b"GET / HTTP/1.1\r\n"])
 
         def refused():
-            gate.sweep(0, 0)
+            gate.sweep(-1, -1)
             return [one.refusal is not None for one in gate.connections] == [True]
 
         wait_until(refused, 10)
@@ -146,7 +146,7 @@ def test_a_slow_body_is_refused_in_its_turn(gate):
         assert answers.status() == 200
 
         def refused():
-            gate.sweep(0, 0)
+            gate.sweep(-1, -1)
             return select.select([opened], [], [], 0)[0]
 
         wait_until(refused, 10)
@@ -161,7 +161,7 @@ def test_a_body_that_the_server_does_not_read_is_not_slow(gate):
         assert gate.waiting.wait(10)
         wait_until(lambda: [one.flow.read_paused for one in gate.connections] == [True], 10)
         for _ in range(3):
-            gate.sweep(0, 0)
+            gate.sweep(-1, -1)
         gate.let_go.set()
         assert [answers.status(), answers.status()] == [200, 200]
 
@@ -171,7 +171,7 @@ def test_a_request_that_was_answered_early_gets_no_second_answer(gate):
         send(opened, [request(body_of(1000), path="/early")[:-1]])
         answers = Answers(opened)
         assert answers.status() == 200
-        gate.sweep(0, 0)
+        gate.sweep(-1, -1)
         assert answers.is_over()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import http.client
 import json
 import os
 import shutil
@@ -121,6 +122,26 @@ def test_malformed_requests_of_every_kind(server):
     assert {"200", "400", "415", "422"} <= set(told["codes"])
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/plain"])
+def test_every_path_answers_methods_that_it_does_not_have_with_405(server, kind):
+    host = server[1].removeprefix("http://")
+    with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+
+        def ask(method, path):
+            connection.request(method, path, b"{}", {"Content-Type": kind})
+            answer = connection.getresponse()
+            return answer.status, answer.getheader("allow"), answer.read()
+
+        paths = json.loads(ask("GET", "/openapi.json")[2])["paths"]
+        for path, operations in paths.items():
+            for method in {"get", "post", "put", "delete", "patch", "trace", "options"} - operations.keys():
+                status, allow, _ = ask(method.upper(), path.replace("{name}", "prunella"))
+                assert status == 405, (method, path)
+                assert {one.strip().lower() for one in allow.split(",")} - {"head"} == operations.keys() - {
+                    "parameters"
+                }
+
+
 def test_a_client_that_leaves_is_no_trouble(server):
     for _ in range(20):
         with connect(server[1]) as connection:
@@ -138,8 +159,6 @@ class Load:
         self.threads = [threading.Thread(target=self._ask) for _ in range(2)]
 
     def _ask(self):
-        import http.client
-
         connection = http.client.HTTPConnection(self.host, self.port, timeout=20)
         while not self.stop.is_set():
             try:

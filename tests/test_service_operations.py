@@ -7,8 +7,10 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from http import HTTPStatus
 
 import pytest
+from bentoml.exceptions import BentoMLException
 from bundles import copy_with_other_golden_logits
 from starlette.testclient import TestClient
 from watching import wait_until
@@ -19,7 +21,7 @@ from service.app import App
 from service.bundle import GOLDEN, Bundle
 from service.desk import Desk
 from service.engine import Engine
-from service.logs import CarefulHandler, JsonFormatter
+from service.logs import CarefulHandler, JsonFormatter, is_no_client_error
 from service.rotation import meaning
 from service.runtime import RuntimeSettings
 from service.settings import Settings
@@ -379,3 +381,10 @@ def test_a_log_line_is_json_and_a_full_disk_costs_only_the_line():
         assert lost == [1]
         with pytest.raises(OSError, match="No space"):
             full.close()
+
+
+@pytest.mark.parametrize(("code", "logged"), [(400, False), (422, False), (500, True), (503, True), (None, True)])
+def test_a_request_that_bentoml_refuses_is_no_error_of_the_server(code, logged):
+    error = BentoMLException("no", error_code=HTTPStatus(code)) if code else RuntimeError("no")
+    record = logging.LogRecord("bentoml", logging.ERROR, "", 1, "failed", (), (type(error), error, None))
+    assert is_no_client_error(record) == logged
