@@ -22,6 +22,7 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import PrunellaError
+from service import opening
 from service.app import KEPT, App
 from service.desk import Caller, Desk
 from service.dialects import BadRequest, Request, native, ranked
@@ -45,10 +46,14 @@ def _one_sentence() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-with _one_sentence():
-    SETTINGS = Settings.from_environment()
-    resolve(SETTINGS.bundle)
-FOLDER = Path(SETTINGS.bundle).is_dir()  # else a tag, which `bentoml build` must record and pack
+if opening.shared is not None:  # a worker of ours: it has its bundle, wherever that came from is now
+    SETTINGS = opening.shared.settings
+else:
+    with _one_sentence():
+        SETTINGS = Settings.from_environment()
+        resolve(SETTINGS.bundle)
+# else a tag, which `bentoml build` must record and pack
+FOLDER = opening.shared is not None or Path(SETTINGS.bundle).is_dir()
 
 
 class Classified(BaseModel):
@@ -57,11 +62,15 @@ class Classified(BaseModel):
     predictions: list[list[dict[str, Any]]]
 
 
-def _folder() -> Path:
-    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store."""
+def _spec() -> str:
+    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store.
+
+    It is resolved again at SIGHUP, by another process: what is in the bento, which cannot change, is a folder here.
+    """
     bento = TextClassifier.bento  # type: ignore[attr-defined]  # None when the service runs from its sources
-    named = "bundle" in SETTINGS.model_fields_set
-    return resolve(SETTINGS.bundle if named or bento is None else str(bento.info.all_models[0].tag))
+    if bento is None or "bundle" in SETTINGS.model_fields_set:
+        return str(Path(SETTINGS.bundle).absolute()) if FOLDER else SETTINGS.bundle
+    return str(resolve(str(bento.info.all_models[0].tag)))
 
 
 class OursFirst:
@@ -124,7 +133,7 @@ class TextClassifier:
     """Serves one bundle; the hot routes are an application of ours, in the same process."""
 
     model = None if FOLDER else bentoml.models.BentoModel(SETTINGS.bundle)
-    shared: Desk | None = None  # of the worker that loaded this class for its /classify
+    shared: Desk | None = opening.shared
     classify = _in_our_batches() if SETTINGS.batcher == "ours" else _in_bentomls_batches()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
@@ -134,19 +143,19 @@ class TextClassifier:
         context = click.get_current_context(silent=True)
         flags = context.params if context is not None else {}
         with _one_sentence():
-            folder = _folder()
+            spec = _spec()
         if "host" not in flags or any(flags.get(name) for name in STAYS):
             log.warning("BentoML's own parent process is used: it neither replaces workers in a container nor drains")
             return
         root = Path(__file__).resolve().parent.parent
-        variables = {**os.environ, "PRUNELLA_BUNDLE": str(folder), "PYTHONPATH": str(root)}
+        variables = {**os.environ, "PRUNELLA_BUNDLE": spec, "PYTHONPATH": str(root)}
         host, port = flags["host"] or "0.0.0.0", flags.get("port") or 3000  # BentoML's own defaults
         command = ["-m", "service.serve", "--host", str(host), "--port", str(port)]
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *command], variables)
 
     def __init__(self) -> None:
-        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": str(_folder())}))
+        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": _spec()}))
         self.app = None if self.shared else App(self.desk)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
