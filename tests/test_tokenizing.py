@@ -101,7 +101,7 @@ def test_short_requests_do_not_wait_for_long_ones(engine):
 def test_what_waits_counts_and_too_much_is_refused(engine):
     async def go():
         gate = Gate(engine)
-        async with serving(gate, free_queue=2, max_wait_ms=1) as desk:
+        async with serving(gate, free_queue=2, max_wait_ms=0.01) as desk:
             first = await blocked(desk, gate)
             waiting = [ask(desk, LONG) for _ in range(2)]
             await asyncio.sleep(0)
@@ -274,6 +274,7 @@ def test_memory_stays_flat_however_many_requests_expire(engine):
     async def go():
         gate = Stuck(engine)
         gate.given = deque(maxlen=0)
+        gate.pace = type("Free", (), {"expect": lambda *_: 0.0, "note": lambda *_: None})()  # nothing is refused
         async with serving(gate, runners=1, max_queue=10**6, free_queue=10**6, inline_ms=0) as desk:
             first = ask(desk, "good film", seconds=10_000)
             await asyncio.sleep(0.05)
@@ -281,13 +282,13 @@ def test_memory_stays_flat_however_many_requests_expire(engine):
             async def one_round(number):
                 late = [ask(desk, f"good film {number} {i}", seconds=0.001) for i in range(each)]
                 found = await asyncio.gather(*late, return_exceptions=True)
-                assert {(type(one), one.status) for one in found} <= {(BadRequest, 429), (BadRequest, 504)}
+                assert {(one.status, one.kind) for one in found} == {(429, "Timeout")}
                 assert len({id(one) for one in found}) == each
 
-            await one_round(0)
-            gc.collect()
             tracemalloc.start()
             try:
+                await one_round(0)
+                gc.collect()
                 before = tracemalloc.get_traced_memory()[0]
                 for number in range(rounds):
                     await one_round(number)
@@ -305,7 +306,8 @@ def test_memory_stays_flat_however_many_requests_expire(engine):
 def test_large_bodies_are_shed_and_small_requests_pass(tiny_bundle, tmp_path):
     """Over real sockets: bodies of 2 MB that must be tokenized whole, and small requests meanwhile."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PRUNELLA_")}
-    environment |= {"PYTHONPATH": str(ROOT), "PRUNELLA_MAX_QUEUE": "64"}  # a server that just started is patient
+    environment |= {"PYTHONPATH": str(ROOT), "PRUNELLA_REQUEST_TIMEOUT_MS": "600000"}
+    environment |= {"PRUNELLA_MAX_QUEUE": "64"}  # the other rules are lenient with a server that has just started
     large = json.dumps({"texts": ["good film " * 6000] * 32, "truncation_direction": "left"})
     with running([*PRUNELLA, "serve", str(tiny_bundle), "--device", "cpu"], environment, tmp_path / "log") as (
         _,
@@ -314,7 +316,7 @@ def test_large_bodies_are_shed_and_small_requests_pass(tiny_bundle, tmp_path):
         host, port = url.removeprefix("http://").split(":")
 
         def post(body):
-            connection = http.client.HTTPConnection(host, int(port), timeout=60)
+            connection = http.client.HTTPConnection(host, int(port), timeout=600)
             connection.request("POST", "/v1/classify", body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             return answer.status, answer.getheader("Retry-After"), answer.read()
