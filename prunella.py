@@ -17,6 +17,7 @@ from models.console import STORE, Store, need, show
 from models.distributed import note_failure, world_size
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
+from models.store_command import app as store_app
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -30,12 +31,14 @@ app = typer.Typer(
 )
 OWN = 0  # a length: each text at its own
 EXAMPLE = "whole numbers above 0 with commas between, such as 1,16"
-ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest")  # verbs that gain nothing from more processes
+# verbs that gain nothing from more processes
+ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest", "store")
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(compress)
 app.command()(quantize)
 app.command()(export)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:

@@ -5,13 +5,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.paired import paired_interval
+from bench.paired import paired_interval, rows_needed, unseen_share
 from models.record import Record
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
 Answers = NDArray[Any]  # label indices (rows,), whether each label is given (rows, labels), or numbers (rows,)
-Metric = Literal["accuracy", "subset_accuracy", "pearson"]  # what a loss is a loss of
+F1Metric = Literal["macro_f1", "micro_f1"]
+Metric = Literal["accuracy", "subset_accuracy", "pearson", F1Metric]  # what a loss is a loss of
+Interval = tuple[float, float]
+Verdict = Literal["sure", "likely", "doubtful", "outside"]
 
 
 class Score(Record):
@@ -50,11 +53,43 @@ class Difference(Record):
     metric: Metric = "accuracy"
     rows: int
     loss_points: float
-    loss_interval: tuple[float, float]
+    loss_interval: Interval  # 95 %
+    resolution_points: float | None = None  # loss that so few rows could not show, even if no answer differed
     mcnemar_p: float | None = None
     flips: int | None = None  # rows whose label differs, right or wrong
     lost: int | None = None  # the reference was right and ours is not
     won: int | None = None  # the other way round
+
+    def rows_needed(self, max_loss: float) -> int | None:
+        """Return about how many rows like these it takes to show a loss of `max_loss` points; None: no number does.
+
+        Exact for accuracy. Other metrics are scaled from what these rows could not show.
+        """
+        if max_loss <= 0:
+            return None
+        if self.metric in ("accuracy", "subset_accuracy") or not self.resolution_points:
+            return rows_needed(min(max_loss, 100))
+        share = unseen_share(self.rows) * max_loss / self.resolution_points
+        return rows_needed(min(100 * share, 100))
+
+    def verdict(self, max_loss: float) -> Verdict:
+        """Return how sure it is that the loss is at most `max_loss` points.
+
+        `sure`: the whole interval is inside, and there are as many rows as it takes to show it. `likely`: the loss is
+        inside. `doubtful`: it is outside, and the interval reaches inside. `outside`: the whole interval is outside.
+        """
+        low, high = self.loss_interval
+        enough = self.rows >= (self.rows_needed(max_loss) or 0)
+        if high <= max_loss and enough:
+            return "sure"
+        if self.loss_points <= max_loss:
+            return "likely"
+        return "doubtful" if low <= max_loss else "outside"
+
+
+def widened(interval: Interval, loss: float, resolution: float) -> Interval:
+    """Return the interval, at least `resolution` to each side of `loss`."""
+    return min(interval[0], loss - resolution), max(interval[1], loss + resolution)
 
 
 def score(truth: Indices, answers: Indices, labels: int) -> Score:
@@ -97,6 +132,7 @@ def compare(truth: Answers, reference: Answers, ours: Answers) -> Difference:
         rows=rows,
         loss_points=(lost - won) / rows * 100,
         loss_interval=(low, high),
+        resolution_points=100 * unseen_share(rows),
         mcnemar_p=float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0,
         flips=int((~right(reference, ours)).sum()),
         lost=lost,

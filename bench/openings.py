@@ -1,4 +1,7 @@
-"""measure_openings(): ours and its reference in fresh processes, again and again → what two runs are compared by.
+"""measure_openings(): ours and its reference in fresh processes, again and again → the speed-up that counts.
+
+The search for a shape, the judgement of a bundle, the headline of a report and the comparison of two reports all rest
+on it; `bench.timing` says what a speed-up is.
 
 Two processes of one engine differ: pages, heap and stack lie elsewhere. Within a process this never shows, so that
 no number of rounds averages it out. Time is repeated at the level that varies most (Kalibera and Jones 2013,
@@ -9,7 +12,8 @@ Layouts are left to chance, as in serving: to fix one would measure that one (My
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from time import perf_counter
 
 import numpy as np
 from tqdm import tqdm
@@ -18,12 +22,13 @@ from bench.cores import choose_cores
 from bench.engines import EngineSpec
 from bench.measure import Cell, open_fleet, time_cell
 from bench.quiet import CpuWatch, Quiet, mean_noise
-from bench.records import Openings
-from bench.timing import Seconds, rotated
+from bench.records import EngineReport, Openings
+from bench.timing import Seconds, rotated, typical_seconds
 from bench.worker import WorkerError
 from models.tokens import Row
 
 ROUNDS = 3  # of one opening: the median leaves out one that was disturbed
+FEWEST = 2  # openings: one has no interval
 
 
 class OpeningError(WorkerError):
@@ -34,23 +39,36 @@ class OpeningError(WorkerError):
         self.engine = engine
 
 
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """How texts are timed in an opening, and how long openings go on."""
+
+    batch: int = 1  # texts that are answered at once, in the order in which they are given
+    within: float = float("inf")  # seconds after which no further opening begins
+    show: bool = True  # whether a bar is shown
+
+
 def measure_openings(
-    reference: EngineSpec, ours: EngineSpec, rows: Sequence[Row], count: int, show: bool = True
+    reference: EngineSpec, ours: EngineSpec, rows: Sequence[Row], count: int, conditions: Conditions = Conditions()
 ) -> Openings:
-    """Open both `count` times and time `rows` one by one; `show` a bar.
+    """Open both at most `count` times, FEWEST at least, and time `rows`, a whole number of batches.
 
     Raises:
         OpeningError: an engine failed.
     """
+    until = perf_counter() + conditions.within
     noise: list[Quiet] = []
     specs = {reference.name: reference, ours.name: ours}
     milliseconds: dict[str, list[float]] = {name: [] for name in specs}
-    for turn in tqdm(range(count), desc="open anew", unit="opening", file=sys.stderr, disable=not show):
+    cell = Cell(conditions.batch, None, ours.threads)
+    for turn in tqdm(range(count), desc="open anew", unit="opening", file=sys.stderr, disable=not conditions.show):
+        if turn >= FEWEST and perf_counter() > until:
+            break
         cores = choose_cores(ours.threads, turn)
         fresh = [replace(specs[name], cores=cores) for name in rotated(list(specs), turn)]
         watch = CpuWatch(cores)
-        for name, seconds in _one_opening(fresh, rows).items():
-            milliseconds[name].append(typical_milliseconds(seconds))
+        for name, seconds in _one_opening(fresh, rows, cell).items():
+            milliseconds[name].append(typical_seconds(seconds) * 1e3)
         noise.append(watch.read())
     speedups = [a / b for a, b in zip(milliseconds[reference.name], milliseconds[ours.name], strict=True)]
     middle, interval = combine(speedups)
@@ -61,9 +79,13 @@ def measure_openings(
     )  # fmt: skip
 
 
-def typical_milliseconds(seconds: Seconds) -> float:
-    """Return the geometric mean over texts of the median over rounds; of two such, lengths cancel text by text."""
-    return float(np.exp(np.log(np.median(seconds, axis=0)).mean()) * 1e3)
+def with_headline(engine: EngineReport, openings: Openings | None, headline: Cell) -> EngineReport:
+    """Return our row of a report with the speed-up of fresh processes, where they timed the headline's setting."""
+    if openings is None or engine.name != "ours" or engine.speedup is None:
+        return engine
+    if headline != Cell(1, None, openings.threads):
+        return engine
+    return engine.model_copy(update={"speedup": openings.speedup, "speedup_interval": openings.interval})
 
 
 def combine(speedups: Sequence[float]) -> tuple[float, tuple[float, float]]:
@@ -76,9 +98,10 @@ def combine(speedups: Sequence[float]) -> tuple[float, tuple[float, float]]:
     return float(middle), (float(low), float(high))
 
 
-def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row]) -> dict[str, Seconds]:
+def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row], cell: Cell) -> dict[str, Seconds]:
     with open_fleet(specs, show=False) as fleet:
-        seconds = time_cell(fleet, [[[r]] for r in rows], Cell(1, None, specs[0].threads), ROUNDS, show=False).seconds
+        requests = [[rows[at : at + cell.batch]] for at in range(0, len(rows), cell.batch)]
+        seconds = time_cell(fleet, requests, cell, ROUNDS, show=False).seconds
     for name, problem in fleet.problems.items():
         raise OpeningError(name, problem)
     return seconds

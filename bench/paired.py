@@ -40,6 +40,15 @@ def paired_interval(lost: float, won: float, rows: int, level: float = LEVEL) ->
     return low, high
 
 
+def unseen_share(rows: float, level: float = LEVEL) -> float:
+    """Return the largest share of texts, 0 to 1, on which two models may differ that differ on none of `rows` rows.
+
+    It is the upper bound z²/(n + z²) of Tango's interval at 0 discordant rows.
+    """
+    z2 = _quantile(level) ** 2
+    return z2 / (rows + z2)
+
+
 def rows_needed(points: float, level: float = LEVEL) -> int:
     """Return the fewest rows on which two models that never differ are shown to differ by at most `points`.
 

@@ -20,9 +20,9 @@ from bench.engines import REFERENCES, TIMEOUT, EngineSpec
 from bench.html import to_html
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
-from bench.openings import OpeningError, measure_openings
+from bench.openings import OpeningError, measure_openings, with_headline
 from bench.operators import operator_times
-from bench.records import Openings, Report
+from bench.records import EngineReport, Openings, Report
 from bench.requests import GROUPINGS, choose_rows, distinct, make_requests
 from bench.rows import Measured, Rows, engine_report, listed
 from bench.specs import GRAPHS, Specs, engine_specs
@@ -32,7 +32,7 @@ from bench.verdicts import verdicts
 from models.atomic import write_text
 from models.checkpoint import read_architecture
 from models.errors import InputError
-from models.folder import ModelFolder
+from models.folder import ModelFolder, find_folder
 from models.record import Record
 from models.tokens import Row
 from service.bundle import Bundle
@@ -109,7 +109,10 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         truth=None if truth is None else listed(truth),
         texts_timed=len(timed),
         rounds=config.rounds,
-        engines=tuple(engine_report(name, measured, rows, reference) for name in ("ours", *against)),
+        engines=tuple(
+            with_headline(engine_report(name, measured, rows, reference), openings, next(iter(measured.times)))
+            for name in ("ours", *against)
+        ),
         openings=openings,
         verdicts=(),
     )
@@ -131,11 +134,14 @@ def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
     steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
     if not steps:
         raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    name = "-".join(steps[-1])
-    for path in (store / name, bundle.folder.path.parent / name):
-        if path.is_dir():
-            return ModelFolder.open(path)
-    raise InputError(f"{store} has no {name}, the model that the bundle came from: give --reference FOLDER")
+    stage, folder_id = steps[-1]
+    found = find_folder((store, bundle.folder.path.parent), stage, folder_id)
+    if found is None:
+        raise InputError(
+            f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle came from: "
+            "give --reference FOLDER"
+        )
+    return ModelFolder.open(found)
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -147,12 +153,12 @@ def summary(report: Report) -> dict[str, Any]:
         return told
     told["bytes"] = ours.bytes
     first, running = report.headline, [e for e in report.engines if e.status == "ok"]
-    if first and (mine := ours.at(first)):  # what the two that follow are of
+    if first and ours.at(first):  # what the speed below is of
         told |= first.model_dump()
         told["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.at(first))}
-        told["speedup"] = {
-            e.name: _rounded(t.p50_ms / mine.p50_ms) for e in running if e is not ours and (t := e.at(first))
-        }
+        told["speedup"] = _speedups(report, ours)
+        if ours.speedup_interval:
+            told["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
     base = report.engine(report.reference) if report.reference else None
     if ours.score:
         told |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
@@ -163,6 +169,14 @@ def summary(report: Report) -> dict[str, Any]:
         told["loss_points"] = _rounded(ours.difference.loss_points)
         told["loss_interval"] = [_rounded(x) for x in ours.difference.loss_interval]
     return told
+
+
+def _speedups(report: Report, ours: EngineReport) -> dict[str, float]:
+    """Return how many times as fast as each other engine ours is: over the reference, and over it by theirs."""
+    if ours.speedup is None or report.reference is None:
+        return {}
+    theirs = {e.name: e.speedup for e in report.engines if e.speedup and e.name != "ours"}
+    return {name: _rounded(ours.speedup / one) for name, one in {report.reference: 1.0, **theirs}.items()}
 
 
 def _context(inputs: Inputs) -> dict[str, Any]:

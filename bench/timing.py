@@ -1,9 +1,22 @@
-"""interleave(): fair seconds of several callables, warm and in turn; and what such seconds say."""
+"""interleave(): fair seconds of several callables, warm and in turn; typical_seconds() and speedup(): what they say.
+
+There is one definition of speed-up in Prunella: **how many times as fast a text is answered, that is, the reference's
+typical time divided by ours, where the typical time is the geometric mean over texts of the median over rounds.** The
+search, the judgement of a bundle, reports, recipes and the guard of CI all use `typical_seconds`; where a number
+decides or is a headline, it is the geometric mean over fresh processes (`bench.openings`).
+
+Why the geometric mean: the ratio of two of them is the mean of the texts' own ratios, so that each text counts alike
+and a long one does not decide; it is the same whichever model is divided by which, and ratios to a common reference
+can be divided by each other (Fleming and Wallace 1986, "How not to lie with statistics: the correct way to summarize
+benchmark results"). The ratio of two pooled medians compares the median time of one model with that of another one,
+which may belong to different texts.
+"""
 
 import gc
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter, sleep
 from typing import Any
 
@@ -55,6 +68,24 @@ def interleave(
     return seconds
 
 
+def time_texts(
+    calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int, warmup: int = 2
+) -> dict[str, Seconds]:
+    """Return seconds (rounds, texts) by name: each name's calls, one a text, run in a row, and names in turn."""
+    seconds: dict[str, list[list[float]]] = {name: [] for name in calls}
+
+    def one_pass(name: str) -> None:
+        row = []
+        for call in calls[name]:
+            start = perf_counter()
+            call()
+            row.append(perf_counter() - start)
+        seconds[name].append(row)
+
+    interleave({name: partial(one_pass, name) for name in calls}, rounds, warmup)
+    return {name: np.asarray(rows[warmup:]) for name, rows in seconds.items()}
+
+
 def rotated(names: Sequence[str], turn: int) -> list[str]:
     """Return the names in the order of one round: another begins each time."""
     shift = turn % max(1, len(names))
@@ -72,11 +103,20 @@ def median_interval(seconds: Seconds, seed: int = 0) -> tuple[float, float]:
     return _interval([np.median(sample) for sample in _resamples(seconds, seed)])
 
 
+def typical_seconds(seconds: Seconds) -> float:
+    """Return the geometric mean over texts of the median over rounds."""
+    return float(np.exp(np.log(np.median(seconds, axis=0)).mean()))
+
+
 def speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tuple[float, float]]:
-    """Return median over median, and its 95 % interval; both are resampled on the same rounds and texts."""
+    """Return how many times as fast ours is within one process, and its 95 % bootstrap interval.
+
+    Both are resampled on the same rounds and texts. The interval does not hold what differs from process to process:
+    see `bench.openings`.
+    """
     pairs = _resamples(np.stack([reference, ours], axis=-1), seed)
-    ratios = [float(np.divide(*np.median(pair, axis=(0, 1)))) for pair in pairs]
-    return float(np.median(reference) / np.median(ours)), _interval(ratios)
+    ratios = [typical_seconds(pair[..., 0]) / typical_seconds(pair[..., 1]) for pair in pairs]
+    return typical_seconds(reference) / typical_seconds(ours), _interval(ratios)
 
 
 def machine_card(threads: Sequence[int] = (1,)) -> dict[str, Any]:

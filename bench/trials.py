@@ -31,7 +31,7 @@ def main(
     """Count the guard's calls."""
     from dataclasses import replace
 
-    from bench.openings import measure_openings
+    from bench.openings import Conditions, measure_openings
     from bench.quiet import CpuWatch
     from bench.report import BenchConfig, find_reference
     from bench.specs import Inputs, engine_specs
@@ -48,7 +48,7 @@ def main(
 
     def measure(handicap: float) -> "Openings":
         ours = replace(specs.found["ours"], handicap=handicap)
-        return measure_openings(specs.found["ort_fp32"], ours, rows, openings, show=False)
+        return measure_openings(specs.found["ort_fp32"], ours, rows, openings, Conditions(show=False))
 
     watch, begun = CpuWatch(), time.perf_counter()
     told = count_calls(measure, runs, slowdown)

@@ -30,6 +30,7 @@ OPENERS = {
     "ort_fp32": "bench.onnx_engines:stock_engine", "stock_int8": "bench.onnx_engines:stock_engine",
     "tfidf": "bench.tfidf:tfidf_engine", "openvino": "bench.peers:openvino_engine",
     "ctranslate2": "bench.peers:ctranslate2_engine", "torch_compile": "bench.pytorch:compiled_engine",
+    "graph": "bench.onnx_engines:graph_engine",
 }  # fmt: skip
 Request = Sequence[Sequence[Row]]  # texts that are answered together, in the runs of the model that they share
 

@@ -5,7 +5,7 @@ and smoothed, the third takes the mean of what rounding changes.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +61,7 @@ Batches = TextBatches | Sequence[TokenBatch]
 
 
 def calibrate(
-    model: Classifier, batches: Batches, method: Method = "mse", bits: int = 8, smooth: bool = True
+    model: Classifier, batches: Batches, method: Method = "mse", bits: int = 8, smooth: bool | Collection[str] = True
 ) -> Scales:
     """Return the fixed scale of each matrix's input, with smoothing where it pays and the mean error given back.
 
@@ -72,7 +72,8 @@ def calibrate(
         batches: texts like those that will be served; read three times.
         method: where ranges are cut: see `compress.histogram`.
         bits: width of the int8 weights.
-        smooth: whether columns of outliers may be brought nearer to the rest.
+        smooth: whether columns of outliers may be brought nearer to the rest; or the names of the inputs for which
+            they are, besides those where that takes no operator: then the graph has these operators and no others.
 
     Raises:
         InputError: there are no texts.
@@ -82,7 +83,7 @@ def calibrate(
     watch(model, points, _shown(batches, "calibrate 1/3"), lambda name, *seen: columns[name].add(*seen))
     if not all(c.rows for c in columns.values()):
         raise InputError("there are no calibration texts: wanted texts like those that will be served")
-    choices = {name: _Choices(point, columns[name], smooth) for name, point in points.items()}
+    choices = {name: _Choices(point, columns[name], _offered(name, point, smooth)) for name, point in points.items()}
     watch(model, points, _shown(batches, "calibrate 2/3"), lambda name, *seen: choices[name].add(*seen))
     scales = {name: choice.best(method, bits) for name, choice in choices.items()}
     means = {name: _Means(point.weight.shape[0]) for name, point in points.items()}
@@ -122,12 +123,21 @@ class _Columns:
         self.rows += len(values)
 
 
-class _Choices:
-    """A point's values counted as they are, and smoothed."""
+def _offered(name: str, point: Point, smooth: bool | Collection[str]) -> tuple[bool, ...]:
+    """Return the forms of an input from which the better one is taken: as it is (False), smoothed (True)."""
+    if isinstance(smooth, bool):
+        return (False, True) if smooth else (False,)
+    if point.smooths_for_nothing:
+        return (False, True)
+    return (name in smooth,)
 
-    def __init__(self, point: Point, columns: _Columns, smooth: bool) -> None:
+
+class _Choices:
+    """A point's values counted as they are, smoothed, or both: `offered`."""
+
+    def __init__(self, point: Point, columns: _Columns, offered: tuple[bool, ...]) -> None:
         self._point, self._columns = point, columns
-        self._smoothings = [None, _smoothing(point.weight, columns.most)] if smooth else [None]
+        self._smoothings = [_smoothing(point.weight, columns.most) if smooth else None for smooth in offered]
         self._histograms = [Histogram(np.square(self._weight(s)).sum(axis=1)) for s in self._smoothings]
 
     def add(self, values: Floats, row_weights: Floats) -> None:

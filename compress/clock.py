@@ -1,34 +1,43 @@
-"""Clock: how fast and how large a model is in the form that is served, beside the unpruned model in fp32.
+"""Clock: how fast and how large a graph is, beside the unpruned model in fp32, in fresh processes.
 
-The reference is optimum's export of the source on ONNX Runtime: the `ort_fp32` of every report, so that what is
-asked for, what is searched for and what is reported are one number.
+The reference is optimum's export of the source on ONNX Runtime, the `ort_fp32` of every report. Speed is measured by
+`bench.openings`, as in reports: what is searched for, confirmed, judged and reported has one definition
+(`bench.timing`). Each purpose has texts of its own: a shape that was chosen because it was lucky on some texts and in
+some processes is measured again on other texts in other processes.
 """
 
-import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-import onnxruntime as ort
 from pydantic import Field
 
-from bench.timing import SETTLE, interleave
+from bench.engines import EngineSpec
+from bench.openings import Conditions, combine, measure_openings
+from bench.timing import SETTLE
 from compress.calibrate import calibrate
-from compress.quantize import int8_variant
+from compress.calibration import lengths_of
+from compress.source import Inputs
 from export.onnx import write_int8
 from export.precision import Precision
+from models import task as task_file
 from models.classifier import Classifier
+from models.console import say
+from models.folder import ModelFolder
 from models.processor import cpu_flags, cpu_name
 from models.record import Record
-from models.tokens import TokenBatch
-from service.engine import run_session
-from service.runtime import open_session
+from models.task import Task
+from models.tokens import Row, TokenBatch, Tokenizer
 
-ROUNDS = 15
-SECONDS = 8.0  # after which a shape is known well enough: on a slow processor each round is long
+Purpose = Literal["search", "confirmation", "judgement"]
+PURPOSES: tuple[Purpose, ...] = ("search", "confirmation", "judgement")
+OPENINGS: dict[Purpose, int] = {"search": 2, "confirmation": 4, "judgement": 8}  # fresh processes of each model
+SECONDS: dict[Purpose, float] = {"search": 20.0, "confirmation": 60.0, "judgement": 120.0}  # then no more are opened
+TIMED_TEXTS = 24  # for each purpose
+FEWEST_BATCHES = 6
 
 
 class Load(Record):
@@ -51,64 +60,125 @@ class Load(Record):
 ALONE = Load()
 
 
-class Measured(Record):
-    """What a model is on this machine."""
+class Sized(Record):
+    """How large a model is."""
 
-    ours_ms: float  # a text, mean over the texts, median over the rounds; of a batch, its time over its texts
+    bytes: int = Field(description="graph and tokenizer")
+
+
+class Measured(Sized):
+    """How fast a model is on this machine, besides. Times are geometric means over texts and over fresh processes."""
+
+    ours_ms: float = Field(description="milliseconds a text; of a batch, its time over its texts")
     reference_ms: float
-    speedup: float
-    bytes: int  # graph and tokenizer
+    speedup: float = Field(description="reference_ms / ours_ms")
+    interval: tuple[float, float] | None = Field(None, description="95 %, of the speed-up")
+    speedups: tuple[float, ...] = Field((), description="one a fresh process")
     load: Load = ALONE
 
+    def pooled(self, other: "Measured") -> "Measured":
+        """Return what both measurements say together: each fresh process counts alike."""
+        counts = [max(1, len(one.speedups)) for one in (self, other)]
+        speedups = self.speedups + other.speedups
 
-def times_belong_to() -> dict[str, Any]:
-    """Return what measured times are true of: the processor, and the runtime that uses it."""
+        def mean(name: str) -> float:
+            logs = np.log([getattr(one, name) for one in (self, other)])
+            return float(np.exp(np.average(logs, weights=counts)))
+
+        return self.model_copy(update={
+            "ours_ms": mean("ours_ms"), "reference_ms": mean("reference_ms"), "speedup": mean("speedup"),
+            "speedups": speedups, "interval": combine(speedups)[1] if len(speedups) > 1 else None,
+        })  # fmt: skip
+
+
+def times_belong_to(load: Load = ALONE) -> dict[str, Any]:
+    """Return what measured times are true of: the processor, the runtime that uses it, and the load."""
     return {
         "processor": cpu_name(), "flags": sorted(cpu_flags()), "onnxruntime": version("onnxruntime"),
+        **load.model_dump(),
     }  # fmt: skip
 
 
-def served_graph(
+def write_served(
     model: Classifier, path: Path, pair: bool, batches: Sequence[TokenBatch], precision: Precision
-) -> Path:
-    """Write `model` to `path` in the form that is served, calibrated on `batches`, and return the path."""
-    write_int8(model, path, pair, calibrate(model, batches, bits=precision.weight_bits), precision)
-    return path
+) -> Precision:
+    """Write `model` to `path` in the form that is served, calibrated on `batches`.
+
+    Returns:
+        The precision with the inputs that are smoothed by an operator of their own: where the bundle smooths the same
+        inputs, its graph has the same operators, and takes the same time.
+    """
+    smooth = True if precision.smoothed is None else precision.smoothed
+    scales = calibrate(model, batches, bits=precision.weight_bits, smooth=smooth)
+    write_int8(model, path, pair, scales, precision)
+    smoothed = tuple(sorted(name for name, activation in scales.items() if activation.smoothing is not None))
+    return precision.model_copy(update={"smoothed": smoothed})
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A model that runs, and the texts as its own tokenizer splits them, in batches."""
-
-    session: ort.InferenceSession
-    samples: Sequence[TokenBatch]
-
-
 class Clock:
-    """Times models against one reference, on the same texts, in turn, under the load that is expected."""
+    """Times graphs against one reference, on the same texts, under the load that is expected."""
 
-    def __init__(self, reference: Job, samples: Sequence[TokenBatch], pair: bool, load: Load) -> None:
-        self._reference, self._samples, self._pair, self._load = reference, samples, pair, load
+    reference: EngineSpec
+    ours: EngineSpec  # without its graph
+    texts: Mapping[Purpose, Sequence[Row]]  # a whole number of batches each
+    load: Load
 
-    def measure(self, model: Classifier, precision: Precision, more_bytes: int) -> Measured:
-        """Return the figures of a model in `precision`; beside its graph it takes `more_bytes`, the tokenizer's."""
-        with tempfile.TemporaryDirectory() as scratch:
-            path = served_graph(model, Path(scratch) / "model.onnx", self._pair, self._samples, precision)
-            return self.time(path, path.stat().st_size + more_bytes)
+    def time(self, path: Path, size: int, purpose: Purpose) -> Measured:
+        """Return the figures of a graph whose model takes `size` bytes.
 
-    def time(self, path: Path, size: int, rounds: int = ROUNDS, within: float = SECONDS) -> Measured:
-        """Return the figures of a graph whose model takes `size` bytes, from rounds that begin `within` seconds."""
-        session = open_session(path, self._load.threads, variant=int8_variant())
-        jobs = {"reference": self._reference, "ours": Job(session, self._samples)}
-        calls = {name: lambda j=job: [run_session(j.session, one) for one in j.samples] for name, job in jobs.items()}
-        found = interleave(calls, rounds, within=within, pause=self._load.pause)
-        times = {name: np.asarray(seconds) for name, seconds in found.items()}
-        texts = sum(batch.rows for batch in self._samples)
-        per_text = {name: float(np.median(seconds)) / texts * 1e3 for name, seconds in times.items()}
-        return Measured(
-            ours_ms=per_text["ours"],
-            reference_ms=per_text["reference"],
-            speedup=float(np.median(times["reference"] / times["ours"])),
-            bytes=size,
-            load=self._load,
+        Raises:
+            OpeningError: a process of one of the two models failed.
+        """
+        found = measure_openings(
+            self.reference, replace(self.ours, file=str(path.resolve())), self.texts[purpose], OPENINGS[purpose],
+            Conditions(self.load.batch, SECONDS[purpose], show=False),
+        )  # fmt: skip
+        ours, reference = (
+            float(np.exp(np.log(ms).mean())) / self.load.batch for ms in (found.ours_ms, found.reference_ms)
         )
+        return Measured(
+            bytes=size, ours_ms=ours, reference_ms=reference, speedup=found.speedup, interval=found.interval,
+            speedups=found.speedups, load=self.load,
+        )  # fmt: skip
+
+
+def choose_batches(lengths: Sequence[int], size: int, purpose: Purpose) -> list[list[int]]:
+    """Return batches of `size` rows of nearly equal length, at even steps of the length.
+
+    Each purpose has other rows, where there are enough; rows come again where there are fewer than a batch.
+
+    Args:
+        lengths: of the rows, in tokens.
+        size: rows of a batch.
+        purpose: what the batches are timed for.
+    """
+    order = np.argsort(lengths, kind="stable")
+    order = np.repeat(order, -(-size // len(order)))  # neighbours stay neighbours
+    count = max(TIMED_TEXTS // size, FEWEST_BATCHES)
+    shift = (PURPOSES.index(purpose) + 0.5) / len(PURPOSES)
+    places = ((np.arange(count) + shift) / count * (len(order) - size + 1)).astype(int)
+    return [[int(i) for i in order[place : place + size]] for place in places]
+
+
+def open_clock(inputs: Inputs, base: ModelFolder, reference: Path, load: Load) -> Clock:
+    """Return a clock on the validation rows.
+
+    Args:
+        inputs: the source, by whose tokenizer the reference reads, and the rows.
+        base: the source with its vocabulary as it is served.
+        reference: the source's graph in fp32.
+        load: under which models are timed.
+    """
+    source, rows = inputs.source.path, inputs.validation.rows
+    task = Task.read(source / task_file.FILE)
+    if len(rows) < load.batch:
+        say(f"{inputs.validation.source} has {len(rows)} rows, fewer than a batch of {load.batch}: they come again")
+    lengths = lengths_of(Tokenizer.open(source, task.max_tokens).encode(rows))
+    texts = {
+        purpose: [rows[i] for batch in choose_batches(lengths, load.batch, purpose) for i in batch]
+        for purpose in PURPOSES
+    }
+    theirs = EngineSpec("ort_fp32", source, task, file=str(reference.resolve()), threads=load.threads)
+    ours = EngineSpec("graph", base.path, Task.read(base.path / task_file.FILE), threads=load.threads)
+    return Clock(theirs, ours, texts, load)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from bench.timing import interleave
 from compress.budget import Amounts, BudgetTable, widths
-from compress.clock import ALONE, Load, served_graph, times_belong_to
+from compress.clock import ALONE, Load, times_belong_to, write_served
 from compress.quantize import int8_variant
 from compress.surgery import with_biases
 from export.precision import KINDS, Kind, Precision
@@ -31,9 +31,8 @@ TIMED_HEADS = (1, 2, 4, 8)  # and all
 def load_latency(shape: Architecture, lengths: Sequence[int], load: Load, store: Path) -> BudgetTable:
     """Return the table of this machine, measured once for a shape, its lengths, the load and the versions at hand."""
     settings = {
-        **times_belong_to(),
+        **times_belong_to(load),
         "shape": shape.model_dump(mode="json", exclude={"vocabulary", "pad_id"}), "lengths": list(lengths),
-        **load.model_dump(),
     }  # fmt: skip
 
     def make(target: Path) -> None:
@@ -89,7 +88,7 @@ def _time(
             }  # fmt: skip
             for kind, precision in both.items():
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
-                served_graph(Classifier(planned, 2).eval(), path, False, batches, precision)
+                write_served(Classifier(planned, 2).eval(), path, False, batches, precision)
                 session = open_session(path, load.threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         texts = sum(batch.rows for batch in batches)

@@ -6,6 +6,7 @@ nearest to the full model's is kept: a narrower stream leaves time for more head
 
 import json
 import math
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,9 +19,10 @@ import torch
 from compress.analysis import Analysis
 from compress.budget import BudgetTable, size_table
 from compress.calibration import choose_texts, lengths_of, pad_texts
-from compress.clock import ALONE, Clock, Job, Load, Measured
+from compress.clock import ALONE, Load, Measured, Sized, open_clock
 from compress.config import CompressConfig
 from compress.divergence import divergence
+from compress.graphs import PlanGraphs
 from compress.healing import CHANNELS, Taught, copy_texts, open_classifier
 from compress.ladder import Units
 from compress.latency import load_latency
@@ -33,7 +35,6 @@ from compress.surgery import choose_rungs, cut
 from compress.target import Space, Target, meet
 from export import precision
 from export.precision import EmbeddingBits, Precision
-from models import task as task_file
 from models import tokens
 from models.architecture import Architecture
 from models.checkpoint import save_checkpoint
@@ -41,13 +42,9 @@ from models.classifier import Classifier, TensorBatch
 from models.console import say
 from models.errors import TargetError
 from models.folder import ModelFolder
-from models.task import Task
-from models.tokens import Encoded, Tokenizer
-from service.runtime import open_session
+from models.tokens import Encoded
 
 LENGTHS = 5  # quantiles of the served lengths at which sublayers are timed
-TIMED_TEXTS = 24  # served texts on which a shape is timed
-FEWEST_BATCHES = 6
 SHARES = (2 / 3, 1 / 2, 1 / 3)  # of the hidden width, that are tried one after the other
 
 
@@ -70,7 +67,7 @@ class Shape:
 
     full: Architecture  # uncut, at that width
     plan: Plan
-    measured: Measured
+    measured: Sized  # the figure that the target names, with the speed where that is the target
     table: BudgetTable
 
 
@@ -112,7 +109,7 @@ class Pruner:
         self.target, self.ready, self.config, self.store = target, ready, config, store
         self.model, self.task, self.tokenizer = open_classifier(ready.base)
         self.analysis = Analysis.open(ready.analysis.path)
-        self.clock = open_clock(ready, self.tokenizer, self.task.pair)
+        self.clock = open_clock(ready.inputs, ready.base, ready.reference, ready.load)
         self.served = lengths_of(self.tokenizer.encode(ready.inputs.validation.rows))
 
     def best(self) -> Student:
@@ -221,23 +218,41 @@ class Pruner:
         return self.model if uncut else cut(self.model, choose_rungs(self.analysis.ladders, shape))
 
     def _shape(self, full: Architecture) -> Shape:
-        target, model = self.target, self.model
-        more = (self.ready.base.path / tokens.FILE).stat().st_size
+        target = self.target
+        with tempfile.TemporaryDirectory() as scratch:
+            graphs = self._graphs(full, Path(scratch))
+            reference_ms = 0.0
+            if target.timed:
+                empty = full.with_layers([(0, 0)] * len(full.layers))
+                bits = self._bits_offered()[0]
+                bare = graphs.measure(Plan(empty, Precision.all_int8(empty, embedding_bits=bits)), "search")
+                assert isinstance(bare, Measured)
+                reference_ms = bare.reference_ms
+            space = self._space(full, graphs, target.budget(reference_ms))
+            plan, measured = meet(target, space, reference_ms, graphs.measure, self.config.tolerance)
+            return Shape(full, graphs.served(plan), measured, space.table)
 
-        def measure(plan: Plan) -> Measured:
-            built = self._build(plan.architecture)
-            timed = built if full is model.architecture else narrow(built, Channels.first(full.width))
-            return self.clock.measure(timed, plan.precision, more)
+    def _graphs(self, full: Architecture, scratch: Path) -> PlanGraphs:
+        def build(shape: Architecture) -> Classifier:
+            model = self._build(shape)
+            return model if full is self.model.architecture else narrow(model, Channels.first(full.width))
 
+        clock = self.clock if self.target.timed else None
+        samples = [self.tokenizer.batch([row]) for row in self.clock.texts["search"]]
+        more_bytes = (self.ready.base.path / tokens.FILE).stat().st_size
+        return PlanGraphs(build, self.task.pair, samples, more_bytes, scratch, clock)
+
+    def _space(self, full: Architecture, graphs: PlanGraphs, budget: float) -> Space:
         rounding = self.analysis.rounding | dict.fromkeys(self.ready.held, math.inf)
         spaces, empty = {}, full.with_layers([(0, 0)] * len(full.layers))
         for bits in self._bits_offered():
-            bare = measure(Plan(empty, Precision.all_int8(empty, embedding_bits=bits)))
-            table = size_table(full, bare.bytes) if target.kind == "size_mb" else self.latency_table(full)
+            if self.target.timed:
+                table = self.latency_table(full)
+            else:
+                table = size_table(full, graphs.size(Plan(empty, Precision.all_int8(empty, embedding_bits=bits))))
             table = table.model_copy(update={"embedding_bits": bits})  # what 4 take more time is in what is measured
             spaces[bits] = Space(full, make_frontier(full, self.analysis.costs, rounding, table), table)
-        space = self._cheapest(spaces, target.budget(bare.reference_ms))
-        return Shape(full, *meet(target, space, bare.reference_ms, measure, self.config.tolerance), space.table)
+        return self._cheapest(spaces, budget)
 
     def _bits_offered(self) -> tuple[EmbeddingBits, ...]:
         """Return what the token table may have: what was asked for, 8 where time counts, either for a size."""
@@ -255,19 +270,3 @@ class Pruner:
         if len(costs) > 1 and bits == 4:
             say(f"the token table has 4 bits: divergence {costs[4]:.4f}, {costs[8]:.4f} with 8 and more cut")
         return spaces[bits]
-
-
-def open_clock(ready: Prepared, tokenizer: Tokenizer, pair: bool) -> Clock:
-    """Return a clock on served texts at even steps of the length, split by `tokenizer` and by the reference's own.
-
-    A batch is made of texts of nearly equal length, as the service makes them.
-    """
-    source, rows, load = ready.inputs.source.path, ready.inputs.validation.rows, ready.load
-    own = Tokenizer.open(source, Task.read(source / task_file.FILE).max_tokens)
-    order = np.argsort(lengths_of(own.encode(rows)), kind="stable")
-    size = min(load.batch, len(order))
-    count = min(max(TIMED_TEXTS // size, FEWEST_BATCHES), len(order) // size)
-    places = np.linspace(0, len(order) - size, count).round().astype(int)
-    chosen = [[rows[int(i)] for i in order[place : place + size]] for place in places]
-    reference = Job(open_session(ready.reference, load.threads), [own.batch(batch) for batch in chosen])
-    return Clock(reference, [tokenizer.batch(batch) for batch in chosen], pair, load)

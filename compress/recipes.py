@@ -3,12 +3,13 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from bench.timing import interleave
+from bench.timing import time_texts, typical_seconds
 from compress.quantize import Candidate, Int8Recipe, QuantizeConfig, Recipe, Subject, int8_variant, quantize
 from compress.sensitivity import Fallen
 from export.agreement import LOSS_NAMES
@@ -32,8 +33,8 @@ class Tried(Record):
     """What was found of one recipe."""
 
     recipe: Literal["static", "dynamic", "fp32"]
-    ms: float | None  # a text alone, one thread: mean over the texts, median over the rounds
-    loss_points: float
+    ms: float | None  # a text alone, one thread: geometric mean over the texts of the median over the rounds
+    loss_points: float  # on the rows that choose
     flips: int
     kept_fp32: tuple[str, ...]  # sublayers
     rejected: str | None  # why; None: taken
@@ -65,7 +66,7 @@ def choose_recipe(subject: Subject, config: QuantizeConfig, fp32: Path, timed: b
     scales: dict[str, Scales | None] = {}
     for name in names:
         found[name], scales[name] = quantize(subject, name, config, fp32.with_name(f"cpu-int8-{name}.onnx"))
-    seconds = time_texts(subject, found) if timed or config.recipe == "auto" else {}
+    seconds = time_recipes(subject, found) if timed or config.recipe == "auto" else {}
     taken = _pick(found, seconds, config)
     tried = tuple(_tried(c, seconds, config.max_loss, taken) for c in found.values() if c.recipe != "fp32" or seconds)
     _tell(taken, tried, config)
@@ -75,18 +76,19 @@ def choose_recipe(subject: Subject, config: QuantizeConfig, fp32: Path, timed: b
     return Choice(taken, scales.get(taken.recipe), tried)
 
 
-def time_texts(subject: Subject, found: dict[str, Candidate], rounds: int = ROUNDS) -> dict[str, float]:
-    """Return seconds a text of each candidate, on texts at even steps of the length, one at a time, in turn."""
-    order = np.argsort([len(e.ids) for e in subject.encoded], kind="stable")
+def time_recipes(subject: Subject, found: dict[str, Candidate], rounds: int = ROUNDS) -> dict[str, float]:
+    """Return typical seconds a text of each candidate, on texts at even steps of the length, one at a time."""
+    encoded = subject.choosing.encoded
+    order = np.argsort([len(e.ids) for e in encoded], kind="stable")
     places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
-    batches = [subject.tokenizer.pad([subject.encoded[int(order[place])]]) for place in places]
+    batches = [subject.tokenizer.pad([encoded[int(order[place])]]) for place in places]
     sessions = {name: open_session(c.path, variant=int8_variant(bits=c.bits)) for name, c in found.items()}
-    calls = {name: lambda s=session: [run_session(s, one) for one in batches] for name, session in sessions.items()}
-    return {name: float(np.median(times)) / len(batches) for name, times in interleave(calls, rounds).items()}
+    calls = {name: [partial(run_session, session, one) for one in batches] for name, session in sessions.items()}
+    return {name: typical_seconds(seconds) for name, seconds in time_texts(calls, rounds).items()}
 
 
 def _unchanged(subject: Subject, fp32: Path) -> Candidate:
-    agreement = subject.agreement(subject.answers(fp32))
+    agreement = subject.agreement(subject.choosing, subject.answers(fp32, subject.choosing))
     return Candidate("fp32", fp32, Fallen(Precision.all_fp32(subject.model.architecture), agreement))
 
 

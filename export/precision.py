@@ -35,6 +35,7 @@ class Precision(Record):
     layers: tuple[LayerPrecision, ...]
     weight_bits: Literal[7, 8] = 8
     embedding_bits: EmbeddingBits = 8
+    smoothed: tuple[str, ...] | None = None  # matrices of `Scales` whose input is smoothed; None: wherever it pays
 
     @classmethod
     def all_int8(cls, shape: Architecture, weight_bits: Literal[7, 8] = 8, embedding_bits: EmbeddingBits = 8) -> Self:

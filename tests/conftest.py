@@ -4,19 +4,22 @@ from pathlib import Path
 
 # tiny models gain nothing from threads, and threads of several processes wait for each other; children inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what `--precision auto` is must not depend on the processor; .ci/run sets bf16 as well, and flags to hide
+os.environ.setdefault("PRUNELLA_AUTO_PRECISION", "fp32")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
-from compressing import no_slow_noise
+from compressing import byte_latency, byte_openings
 from pretraining import train_tokenizer, write_corpus
 
 from models.data.wordpiece import Vocabulary, open_backend
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _no_slow_noise():
-    with no_slow_noise():
-        yield
+@pytest.fixture
+def byte_clock(monkeypatch) -> None:
+    """Let models be timed by their bytes: what is chosen by time is the same on every machine."""
+    monkeypatch.setattr("compress.clock.measure_openings", byte_openings)
+    monkeypatch.setattr("compress.prune.load_latency", byte_latency)
 
 
 @pytest.fixture(scope="module")

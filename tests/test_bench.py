@@ -49,7 +49,7 @@ def test_score_equals_sklearn(answers):
     assert found.accuracy == (truth == ours).mean()
 
 
-def test_interval_equals_a_bootstrap_over_rows(answers):
+def test_interval_is_near_a_bootstrap_over_rows_where_many_rows_differ(answers):
     truth, reference, ours = answers
     found = compare(truth, reference, ours)
     generator = np.random.default_rng(1)

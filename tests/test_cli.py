@@ -26,7 +26,7 @@ def made(tmp_path_factory):
     return folder, bundle, next((folder / "store").glob("finetune-*"))
 
 
-def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypatch):
+def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypatch, byte_clock):
     data, store = made[0] / "data.jsonl", tmp_path / "store"
     make_tiny_checkpoint(tmp_path / "encoder", layers=12)
     code, tuned, _ = run(
@@ -96,7 +96,7 @@ def swapped(lines: str) -> str:
         ),
         (
             ("compress", "{classifier}", "--train", "{data}", "--validation", "{swapped}"),
-            "there is nothing worth keeping in it; fine-tune it better, or say --weak-teacher",
+            "fine-tune it better, give more labelled rows, or say --weak-teacher",
         ),
         (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
         (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),

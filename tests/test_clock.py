@@ -1,18 +1,19 @@
-"""Clock: speed is measured under the load that is expected, on batches as the service makes them."""
+"""Clock: speed is measured in fresh processes, under the load that is expected, on batches like the service's."""
 
 import dataclasses
 import json
 
 import numpy as np
 import pytest
-from compressing import SMALL, labelled_inputs, tiny_config
+from compressing import SMALL, labelled_inputs, openings_of, tiny_config
 from tiny import make_tiny_checkpoint
 
-from compress.clock import ALONE, Clock, Load
+from compress.clock import ALONE, OPENINGS, PURPOSES, Load, Measured, choose_batches, open_clock
 from compress.family import Judge, summary
 from compress.pipeline import compress_to, prepare
-from compress.prune import Pruner, open_clock
+from compress.prune import Pruner
 from compress.source import Inputs
+from compress.target import Target
 from models.architecture import Architecture
 from models.train.loop import TrainingConfig
 from service.bundle import Bundle
@@ -28,36 +29,84 @@ def inputs(tmp_path_factory) -> Inputs:
     return labelled_inputs(folder, folder)
 
 
-def test_batches_are_of_like_length_and_sessions_have_the_threads(inputs, tmp_path, monkeypatch):
-    config = CONFIG.model_copy(update={"load": TOGETHER})
-    ready = prepare(inputs, config, tmp_path)
-    pruner = Pruner(SMALL, ready, config, tmp_path)
-    kept = []
-    monkeypatch.setattr(Clock, "__init__", lambda self, *told: kept.append(told))
-    open_clock(ready, pruner.tokenizer, False)
-    reference, samples, _, load = kept[0]
-    assert load == TOGETHER
-    assert reference.session.get_session_options().intra_op_num_threads == 2
-    assert [batch.rows for batch in samples] == [batch.rows for batch in reference.samples] == [4] * 6
-    lengths = np.sort([len(e.ids) for e in pruner.tokenizer.encode(inputs.validation.rows)])
-    assert samples[0].mask.sum(1).tolist() == lengths[:4].tolist()  # from the shortest
-    assert samples[-1].mask.sum(1).tolist() == lengths[-4:].tolist()  # to the longest
+def clock_of(inputs, store, load):
+    ready = dataclasses.replace(prepare(inputs, CONFIG, store), load=load)
+    return ready, open_clock(ready.inputs, ready.base, ready.reference, load)
 
 
-def test_a_batchs_time_is_shared_by_its_texts(inputs, tmp_path, monkeypatch):
-    ready = prepare(inputs, CONFIG, tmp_path)
+def test_batches_are_of_like_length_and_each_purpose_has_its_own():
+    lengths = np.random.default_rng(0).integers(4, 60, 400)
+    seen = {}
+    for purpose in PURPOSES:
+        batches = choose_batches(lengths, 4, purpose)
+        assert [len(batch) for batch in batches] == [4] * 6
+        spreads = [np.ptp(lengths[batch]) for batch in batches]
+        assert max(spreads) <= 2
+        means = [lengths[batch].mean() for batch in batches]
+        assert means == sorted(means)
+        assert np.mean(means) == pytest.approx(lengths.mean(), rel=0.1)
+        seen[purpose] = {row for batch in batches for row in batch}
+    assert not seen["search"] & seen["confirmation"]
+    assert not (seen["search"] | seen["confirmation"]) & seen["judgement"]
+
+
+@pytest.mark.parametrize(("rows", "size"), [(40, 64), (1, 16), (5, 5), (7, 3), (64, 16), (130, 64)])
+def test_a_batch_is_full_though_the_rows_are_few(rows, size):
+    for purpose in PURPOSES:
+        batches = choose_batches(np.arange(rows), size, purpose)
+        assert [len(batch) for batch in batches] == [size] * max(24 // size, 6)
+        assert {row for batch in batches for row in batch} <= set(range(rows))
+
+
+def test_a_batch_larger_than_the_rows_is_timed_and_reported_as_it_was_asked_for(
+    inputs, tmp_path, monkeypatch, capsys
+):
+    asked = []
     monkeypatch.setattr(
-        "compress.clock.interleave", lambda calls, *_, **__: dict(zip(calls, ([0.6], [0.3]), strict=True))
+        "compress.clock.measure_openings", lambda *told: asked.append(told) or openings_of([128, 128], [64, 64])
     )
-    tokenizer = Pruner(SMALL, ready, CONFIG, tmp_path).tokenizer
-    for load, texts in ((ALONE, 24), (TOGETHER, 24), (Load(batch=16), 64)):  # 64 texts make four batches of 16
-        found = open_clock(dataclasses.replace(ready, load=load), tokenizer, False).time(ready.reference, 1)
-        assert found.reference_ms == pytest.approx(600 / texts)
-        assert (found.ours_ms, found.speedup, found.load) == (pytest.approx(300 / texts), 2.0, load)
+    ready, clock = clock_of(inputs, tmp_path, Load(batch=100))
+    found = clock.time(ready.reference, 1, "search")
+    _, _, rows, count, conditions = asked[0]
+    assert (len(rows), count, conditions.batch) == (600, OPENINGS["search"], 100)
+    assert (found.load.batch, found.reference_ms, found.ours_ms) == (100, pytest.approx(1.28), pytest.approx(0.64))
+    assert "64 rows, fewer than a batch of 100" in capsys.readouterr().err
 
 
-def test_the_table_and_what_is_chosen_belong_to_a_load(inputs, tmp_path):
-    folders = {}
+def test_a_speedup_is_that_of_the_milliseconds_and_of_the_fresh_processes(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("compress.clock.measure_openings", lambda *_: openings_of([8.0, 9.0, 8.5], [2.0, 2.1, 2.3]))
+    for load in (ALONE, TOGETHER):
+        ready, clock = clock_of(inputs, tmp_path, load)
+        found = clock.time(ready.reference, 7, "judgement")
+        assert found.speedup == pytest.approx(found.reference_ms / found.ours_ms)
+        assert found.speedups == pytest.approx((4.0, 9 / 2.1, 8.5 / 2.3))
+        assert found.interval[0] < found.speedup < found.interval[1]
+        assert (found.load, found.bytes) == (load, 7)
+
+
+def test_two_measurements_are_pooled_by_their_processes():
+    first = Measured(bytes=1, ours_ms=2.0, reference_ms=8.0, speedup=4.0, speedups=(4.0, 4.0))
+    second = Measured(bytes=1, ours_ms=2.5, reference_ms=8.0, speedup=3.2, speedups=(3.2,) * 4)
+    both = first.pooled(second)
+    assert both.speedup == pytest.approx(np.exp(np.log(both.speedups).mean()))
+    assert both.speedup == pytest.approx(both.reference_ms / both.ours_ms)
+    assert len(both.speedups) == 6
+    assert both.interval[0] < both.speedup < both.interval[1]
+
+
+def test_graphs_are_timed_in_processes_of_their_own(inputs, tmp_path, monkeypatch):
+    """What is measured is not looked at: only that real processes give it, for one text and for several."""
+    monkeypatch.setattr("compress.clock.OPENINGS", dict.fromkeys(PURPOSES, 2))
+    monkeypatch.setattr("compress.clock.TIMED_TEXTS", 6)
+    for load in (ALONE, TOGETHER):
+        ready, clock = clock_of(inputs, tmp_path, load)
+        found = clock.time(ready.reference, 1, "confirmation")
+        assert len(found.speedups) == 2
+        assert min(found.ours_ms, found.reference_ms) > 0
+
+
+def test_the_table_and_what_is_chosen_belong_to_a_load(inputs, tmp_path, byte_clock):
+    folders, ids = {}, set()
     for load in (ALONE, TOGETHER):
         config = CONFIG.model_copy(update={"load": load})
         ready = prepare(inputs, config, tmp_path)
@@ -65,10 +114,33 @@ def test_the_table_and_what_is_chosen_belong_to_a_load(inputs, tmp_path):
         folders[load.batch] = made.folder.path
         told = summary(Judge(ready).point(made.folder, SMALL, 0.1), 100.0)
         assert (told["batch"], told["threads"]) == (load.batch, load.threads)
-        shape: Architecture = Bundle.open(made.folder.path).architecture
-        tables = len(list(tmp_path.glob("latency-*")))
-        Pruner(SMALL, ready, config, tmp_path).latency_table(shape)
-        assert len(list(tmp_path.glob("latency-*"))) == tables + 1
+        ids.add(made.folder.id)
     assert folders[1] != folders[4]
-    plans = [json.loads(path.read_text())["measured"]["load"] for path in tmp_path.glob("prune-*/plan.json")]
-    assert sorted(plan["batch"] for plan in plans) == [1, 4]
+    assert len(ids) == 2
+
+
+def test_a_latency_table_belongs_to_a_load(tmp_path):
+    from compress.latency import load_latency
+
+    shape = Architecture(
+        vocabulary=50, positions=20, token_types=2, width=32, head_size=16, layers=({"heads": 2, "ffn": 32},)
+    )
+    for load in (ALONE, Load(batch=2)):
+        for _ in range(2):
+            load_latency(shape, [4, 8], load, tmp_path)
+    assert len(list(tmp_path.glob("latency-*"))) == 2
+
+
+def test_a_shape_for_a_speed_is_chosen_confirmed_cut_and_judged(inputs, tmp_path, byte_clock, capsys):
+    ready = prepare(inputs, CONFIG.model_copy(update={"vocabulary": False}), tmp_path)
+    uncut = Pruner(Target(kind="speedup", value=1.1), ready, CONFIG, tmp_path).at(None).shape.measured.speedup
+    target = Target(kind="speedup", value=uncut * 1.15)
+    made = compress_to(target, ready, CONFIG, tmp_path)
+    assert "confirmed in other processes and on other texts" in capsys.readouterr().err
+    plan = json.loads(next(tmp_path.glob("prune-*/plan.json")).read_text())
+    assert len(plan["measured"]["speedups"]) == OPENINGS["search"] + OPENINGS["confirmation"]
+    assert target.reached(Measured.model_validate(plan["measured"])) == pytest.approx(1, abs=CONFIG.tolerance / 2)
+    point = Judge(ready).point(made.folder, target, CONFIG.tolerance)
+    assert point.met
+    assert len(point.measured.speedups) == OPENINGS["judgement"]
+    assert Bundle.open(made.folder.path).architecture != Architecture.read(ready.base.path / "architecture.json")

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
-from bench import quiet
+from bench import cores, quiet
 from bench.accuracy import Difference
 from bench.cores import choose_cores, pinned, pinning, usable_cores
 from bench.guard import BUSY, STOLEN, call_loss, call_speed, check_missed, judge, log_change, read_older
-from bench.openings import combine, typical_milliseconds
+from bench.openings import combine
 from bench.quiet import CpuWatch, Quiet, mean_noise
 from bench.records import Openings, Report
 from bench.report import BenchConfig
 from bench.tables import RESULTS
+from bench.timing import typical_seconds
 from bench.trials import count_calls
 from bench.verdicts import verdicts
 from models.errors import FolderError, InputError
@@ -122,10 +123,10 @@ def test_openings_are_combined_as_scipy_does():
 
 def test_lengths_of_texts_cancel_in_a_speedup():
     seconds, lengths = np.random.default_rng(0).uniform(1, 2, (6, 40)), np.linspace(1, 9, 40)
-    ratio = typical_milliseconds(seconds * lengths * 3) / typical_milliseconds(seconds * lengths)
+    ratio = typical_seconds(seconds * lengths * 3) / typical_seconds(seconds * lengths)
     assert ratio == pytest.approx(3)
-    assert typical_milliseconds(np.full((3, 4), 0.002)) == pytest.approx(2)
-    assert typical_milliseconds(np.array([[9.0, 9.0], [1.0, 4.0], [1.0, 4.0]])) == pytest.approx(2000)
+    assert typical_seconds(np.full((3, 4), 0.002)) == pytest.approx(0.002)
+    assert typical_seconds(np.array([[9.0, 9.0], [1.0, 4.0], [1.0, 4.0]])) == pytest.approx(2)
 
 
 def test_lost_answers_are_worse_and_other_data_is_refused(report):
@@ -203,6 +204,12 @@ def test_engines_take_turns_on_all_cores():
     assert str(len(free) + 1) in pinning([1, len(free) + 1])
     with pinned(()):
         assert os.sched_getaffinity(0) == set(free)
+
+
+def test_no_more_cores_are_taken_than_the_quota_allows(monkeypatch):
+    monkeypatch.setattr(cores, "allowed_cores", lambda affinity: 1)
+    assert len(usable_cores()) == 1
+    assert choose_cores(2) == ()
 
 
 class Machine:

@@ -131,7 +131,7 @@ def test_static_int8_never_depends_on_batch_padding_or_order(made):
     assert largest_move(engine, tiny_texts(48).rows, batches=20, seed=1) < 1e-5
 
 
-def test_modernbert_is_compressed_to_a_size_and_served(tmp_path):
+def test_modernbert_is_compressed_to_a_size_and_served(tmp_path, byte_clock):
     make_tiny_family(tmp_path / "source", "modernbert")
     inputs = labelled_inputs(tmp_path / "source", tmp_path, max_tokens=40)
     config = CompressConfig(analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1)

@@ -1,7 +1,6 @@
 """What is cut: nothing where everything is kept, and the same for the same seed."""
 
 import json
-from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -110,10 +109,9 @@ def test_what_is_too_small_is_nearest_with_four_bits(source, tmp_path):
 
 
 @pytest.mark.parametrize("target", [Target(kind="size_mb", value=5.0), Target(kind="speedup", value=2.0)], ids=str)
-def test_the_token_table_has_eight_bits_where_four_bring_nothing(source, tmp_path, target):
+def test_the_token_table_has_eight_bits_where_four_bring_nothing(source, tmp_path, byte_clock, target):
     pruner = pruner_of(source, tmp_path, target=target)
-    with suppress(TargetError):  # a busy machine may give no shape twice the speed
-        assert pruner.at(None).shape.plan.precision.embedding_bits == 8
+    assert pruner.at(None).shape.plan.precision.embedding_bits == 8
 
 
 def test_the_cost_of_four_bits_is_what_the_model_then_answers(source, tmp_path):
