@@ -72,7 +72,7 @@ class Verdict(Record):
         if self.accuracy and self.accuracy_change:
             name = NAMES[self.accuracy_change.metric]
             low, high = self.accuracy_change.loss_interval
-            told += f", {name} {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points, "
+            told += f", {name} {self.accuracy} ({0.0 - self.accuracy_change.loss_points:+.2f} points, "
             told += f"95 % interval {-high:+.2f} to {-low:+.2f}, on {self.accuracy_change.rows} rows)"
         return told
 
