@@ -150,10 +150,11 @@ def check_inputs(inputs: Inputs, weak_teacher: bool = False, any_text: bool = Fa
     answers = asked.decide(asked.scores(logits))
     weakness = _weakness(asked.kind, truth, answers)
     if weakness is not None:
-        message = f"{source.path} {weakness} on {labelled.source}: there is nothing worth keeping in it"
+        message = f"{source.path} {weakness} on the {len(labelled)} rows of {labelled.source}"
         if not weak_teacher:
             raise InputError(
-                f"{message}; fine-tune it better, give more labelled rows, or say --weak-teacher to go on"
+                f"{message}: what a smaller model loses cannot be told by them. Give more labelled rows, of the rare "
+                "labels most of all, or fine-tune it better; --weak-teacher goes on"
             )
         say(f"WARNING: {message}")
     worth = judge(asked.kind, truth, answers)

@@ -96,7 +96,7 @@ def swapped(lines: str) -> str:
         ),
         (
             ("compress", "{classifier}", "--train", "{data}", "--validation", "{swapped}"),
-            "fine-tune it better, give more labelled rows, or say --weak-teacher",
+            "or fine-tune it better; --weak-teacher goes on",
         ),
         (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
         (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),

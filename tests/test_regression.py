@@ -163,7 +163,7 @@ def test_a_teacher_whose_correlation_may_be_chance_is_refused(made, tmp_path, ca
     _, classifier = made
     assert check_inputs(Source(classifier, TRAIN, DEV)) > 0.5
     mixed = Texts(DEV.rows, list(np.random.default_rng(0).permutation(DEV.labels)), "mixed", "regression")
-    with pytest.raises(InputError, match=r"a correlation of .* which may be chance, on mixed"):
+    with pytest.raises(InputError, match=r"a correlation of .* which may be chance, on the 96 rows of mixed"):
         check_inputs(Source(classifier, TRAIN, mixed))
     assert abs(check_inputs(Source(classifier, TRAIN, mixed), weak_teacher=True)) < 0.3
     assert "WARNING" in capsys.readouterr().err
