@@ -103,7 +103,7 @@ def bench(
     batch: Annotated[str, typer.Option(help="texts at once")] = "1,16",
     threads: Annotated[str, typer.Option(help="threads inside one operator")] = "1",
     rounds: int = 7,
-    openings: Annotated[int, typer.Option(help="fresh processes of ours and its reference, for --compare")] = 8,
+    openings: Annotated[int, typer.Option(help="fresh processes that the speed-up and --compare rest on")] = 8,
     store: Store = STORE,
     compare: Annotated[Path | None, typer.Option(help="an older report.json; exit 1 on worse or too noisy")] = None,
     out: Annotated[Path | None, typer.Option(help="default: report-<id> in --store")] = None,

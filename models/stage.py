@@ -41,13 +41,13 @@ def run_stage(
     """Return the folder that `make` fills, calling it only when the folder is not there yet.
 
     Args:
-        stage: name, version and configuration; with the parents' ids they are the folder's identity.
+        stage: name, version and configuration; with the parents' contents they are the folder's identity.
         parents: the folders that `make` reads; the first one's lineage is carried on.
         store: where folders are kept, as `<name>-<id>`.
         make: fills the empty folder that it is given; it never writes elsewhere.
         together: whether every process calls `make`, as training wants; else the main one does, and the others wait.
     """
-    folder_id = identity([p.id for p in parents], stage.name, stage.version, stage.config)
+    folder_id = identity([p.manifest.digest() for p in parents], stage.name, stage.version, stage.config)
     target = Path(store) / f"{stage.name}-{folder_id}"
     if by_main((target / MANIFEST).is_file):  # one looks for all: another command may make it meanwhile
         return Made(ModelFolder.open(target), reused=True)
