@@ -2,13 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint loadtest test-container clean
+.PHONY: demo test test-processors lint loadtest test-container clean
 
 demo: .venv/demo
 	$(BIN)/prunella demo $(ARGS)
 
 test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+# tests whose numbers depend on how a processor multiplies; `make test` has run them with `auto` = fp32
+NUMERIC := $(addprefix tests/test_,$(addsuffix .py,teacher training pretrain finetune healing regression multilabel))
+INT8 := $(addprefix tests/test_,$(addsuffix .py,teacher training attention families masked refit ladder healing int8 quantize sensitivity))
+OLD := PRUNELLA_HIDE_CPU_FLAGS="avx512_vnni avx_vnni amx_int8 avx512_bf16 amx_bf16" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+test-processors: .venv/dev
+	PRUNELLA_AUTO_PRECISION=bf16 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(NUMERIC)
+	$(OLD) $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(INT8)
 
 lint: .venv/dev
 	$(BIN)/ruff check .

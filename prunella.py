@@ -1,6 +1,7 @@
 """The command line: `prunella <verb>`. Each verb wires flags to one package; the last line on stdout is JSON."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.console import STORE, Store, need, show
 from models.distributed import note_failure, world_size
 from models.errors import CheckError, InputError, PrunellaError
 from models.record import explain
+from models.store_command import app as store_app
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -27,12 +29,16 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest")  # verbs that gain nothing from more processes
+OWN = 0  # a length: each text at its own
+EXAMPLE = "whole numbers above 0 with commas between, such as 1,16"
+# verbs that gain nothing from more processes
+ALONE = ("demo", "evaluate", "bench", "publish", "serve", "loadtest", "store")
 app.command()(pretrain)
 app.command()(finetune)
 app.command()(compress)
 app.command()(quantize)
 app.command()(export)
+app.add_typer(store_app, name="store")
 
 
 def main() -> None:
@@ -81,36 +87,56 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
 
 
 @app.command()
-def evaluate(model: Path, data: Annotated[str, typer.Option(help="labelled rows")]) -> None:
+def evaluate(
+    model: Path,
+    data: Annotated[str, typer.Option(help="labelled rows")],
+    device: Annotated[
+        str,
+        typer.Option(help="cpu, cuda[:i], tensorrt, or auto: the best that is there. Each has a variant of its own"),
+    ] = "cpu",
+) -> None:
     """Accuracy and F1, or a regression's correlations, of a bundle or a classifier folder on labelled rows."""
-    from bench.evaluate import evaluate as work
-    from bench.evaluate import read_task
+    from bench.evaluate import evaluate_on, read_task
     from models.data.texts import read_texts
 
     start = time.perf_counter()
-    found = work(model, read_texts(data, kind=read_task(model).kind)).model_dump()
-    show({"verb": "evaluate", "folder": str(model), **found, "seconds": round(time.perf_counter() - start, 1)})
+    found = evaluate_on(model, read_texts(data, kind=read_task(model).kind), device)
+    told = {"device": found.device, "variant": found.variant, **found.score.model_dump()}
+    show({"verb": "evaluate", "folder": str(model), **told, "seconds": round(time.perf_counter() - start, 1)})
 
 
 @app.command()
 def bench(
     bundle: Path,
     data: Annotated[str, typer.Option(help="rows to answer; labelled ones give accuracy")],
-    train: Annotated[str | None, typer.Option(help="labelled rows for the TF-IDF baseline")] = None,
+    train: Annotated[
+        str | None, typer.Option(help="labelled rows: tfidf learns from them, openvino is calibrated on some")
+    ] = None,
     reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: the one in --store")] = None,
     against: Annotated[str, typer.Option(help="engines beside ours")] = "pytorch,ort_fp32,stock_int8,tfidf",
-    lengths: Annotated[str, typer.Option(help="own, and exact lengths in tokens such as 16,32,64,128")] = "own",
-    batch: Annotated[str, typer.Option(help="texts at once")] = "1,16",
+    lengths: Annotated[str, typer.Option(help="own, and exact lengths in tokens, such as own,16,64")] = "own",
+    batch: Annotated[
+        str, typer.Option(help="texts at once; the smallest gives the speed-up of the headline")
+    ] = "1,16",
     threads: Annotated[str, typer.Option(help="threads inside one operator")] = "1",
-    rounds: int = 7,
-    openings: Annotated[int, typer.Option(help="fresh processes that the speed-up and --compare rest on")] = 8,
+    texts: Annotated[
+        int, typer.Option(min=1, help="texts that are timed; a 95th percentile takes 60 for each text of a batch")
+    ] = 64,
+    rounds: Annotated[int, typer.Option(min=3, help="of timing, engines in turn")] = 7,
+    openings: Annotated[int, typer.Option(min=2, help="fresh processes that the speed-up and --compare rest on")] = 8,
+    engine_timeout: Annotated[
+        float, typer.Option(min=1, help="seconds in which an engine must start, and answer 256 texts, or is ended")
+    ] = 600,
     store: Store = STORE,
     compare: Annotated[Path | None, typer.Option(help="an older report.json; exit 1 on worse or too noisy")] = None,
+    compare_loss: Annotated[
+        float, typer.Option(help="points of accuracy whose loss --compare must not miss; fewer take more rows")
+    ] = 1.0,
     out: Annotated[Path | None, typer.Option(help="default: report-<id> in --store")] = None,
 ) -> None:
     """Accuracy or correlation, and latency, of a bundle against other engines: report.html, .md and .json."""
     need("torch", "train")
-    from bench.guard import judge, openings_of, read_older
+    from bench.guard import check_missed, judge, openings_of, read_older
     from bench.report import BenchConfig, Inputs, find_reference, run_bench, summary
     from models.data.texts import read_texts
     from models.folder import ModelFolder
@@ -118,14 +144,16 @@ def bench(
 
     opened = Bundle.open(bundle)
     older = read_older(compare) if compare else None
+    check_missed(compare_loss)
     config = BenchConfig(
-        against=tuple(against.split(",")),
+        against=tuple(name for name in against.split(",") if name),
         batches=numbers("--batch", batch),
         threads=numbers("--threads", threads),
-        lengths=(None, *(n for n in numbers("--lengths", lengths.replace("own", "0")) if n)),
+        lengths=tuple(None if n == OWN else n for n in numbers("--lengths", lengths, own=True)),
         rounds=rounds,
         openings=openings,
-        **({"texts": openings_of(older).texts} if older else {}),  # runs are compared on as many texts
+        timeout=engine_timeout,
+        texts=openings_of(older).texts if older else texts,  # runs are compared on as many texts
     )
     compared = ModelFolder.open(reference) if reference else find_reference(opened, store)
     kind = opened.task.kind
@@ -134,7 +162,7 @@ def bench(
     folder = out or store / f"report-{opened.id}"
     report = run_bench(inputs, config, store, folder)
     failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]
-    verdict = judge(older, report) if older and not failed else None
+    verdict = judge(older, report, compare_loss) if older and not failed else None
     show({
         "verb": "bench", "folder": str(bundle), "id": opened.id, "reused": False, "seconds": report.seconds,
         "report": str(folder / "report.html"), "report_json": str(folder / "report.json"), **summary(report),
@@ -146,6 +174,8 @@ def bench(
         raise CheckError(f"worse than {compare}: {verdict.sentence()}")
     if verdict and verdict.speed == "too noisy":
         raise CheckError(f"too noisy to judge, run again on a quiet machine: {verdict.sentence()}")
+    if verdict and verdict.accuracy == "too noisy":
+        raise CheckError(f"too noisy to judge, take more rows or a larger --compare-loss: {verdict.sentence()}")
 
 
 @app.command()
@@ -199,12 +229,13 @@ def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", req
     sys.exit(work(bundle, host, port, asked, ready))
 
 
-def numbers(flag: str, value: str) -> tuple[int, ...]:
-    """Return the whole numbers in a list such as `1,16`."""
-    try:
-        return tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise InputError(f"{flag} is {value!r}: wanted whole numbers with commas between, such as 1,16") from None
+def numbers(flag: str, value: str, own: bool = False) -> tuple[int, ...]:
+    """Return the whole numbers above 0 in a list such as `1,16`; `own` stands for OWN where it is allowed."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) or (own and part == "own") for part in parts):
+        wanted = "own, or whole numbers above 0 with commas between, such as own,16" if own else EXAMPLE
+        raise InputError(f"{flag} is {value!r}: wanted {wanted}")
+    return tuple(OWN if part == "own" else int(part) for part in parts)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.paired import paired_interval
+from bench.paired import paired_interval, rows_needed, unseen_share
 from models.record import Record
 
 RESAMPLES = 10_000
 Indices = NDArray[np.int64]
 Answers = NDArray[Any]  # label indices (rows,), whether each label is given (rows, labels), or numbers (rows,)
-Metric = Literal["accuracy", "subset_accuracy", "pearson"]  # what a loss is a loss of
+F1Metric = Literal["macro_f1", "micro_f1"]
+Metric = Literal["accuracy", "subset_accuracy", "pearson", F1Metric]  # what a loss is a loss of
+Interval = tuple[float, float]
+Verdict = Literal["sure", "likely", "doubtful", "outside"]
 
 
 class Score(Record):
@@ -50,30 +53,51 @@ class Difference(Record):
     metric: Metric = "accuracy"
     rows: int
     loss_points: float
-    loss_interval: tuple[float, float]
+    loss_interval: Interval  # 95 %
+    resolution_points: float | None = None  # loss that so few rows could not show, even if no answer differed
     mcnemar_p: float | None = None
     flips: int | None = None  # rows whose label differs, right or wrong
     lost: int | None = None  # the reference was right and ours is not
     won: int | None = None  # the other way round
 
+    def rows_needed(self, max_loss: float) -> int | None:
+        """Return about how many rows like these it takes to show a loss of `max_loss` points; None: no number does.
+
+        Exact for accuracy. Other metrics are scaled from what these rows could not show.
+        """
+        if max_loss <= 0:
+            return None
+        if self.metric in ("accuracy", "subset_accuracy") or not self.resolution_points:
+            return rows_needed(min(max_loss, 100))
+        share = unseen_share(self.rows) * max_loss / self.resolution_points
+        return rows_needed(min(100 * share, 100))
+
+    def verdict(self, max_loss: float) -> Verdict:
+        """Return how sure it is that the loss is at most `max_loss` points.
+
+        `sure`: the whole interval is inside, and there are as many rows as it takes to show it. `likely`: the loss is
+        inside. `doubtful`: it is outside, and the interval reaches inside. `outside`: the whole interval is outside.
+        """
+        low, high = self.loss_interval
+        enough = self.rows >= (self.rows_needed(max_loss) or 0)
+        if high <= max_loss and enough:
+            return "sure"
+        if self.loss_points <= max_loss:
+            return "likely"
+        return "doubtful" if low <= max_loss else "outside"
+
+
+def widened(interval: Interval, loss: float, resolution: float) -> Interval:
+    """Return the interval, at least `resolution` to each side of `loss`."""
+    return min(interval[0], loss - resolution), max(interval[1], loss + resolution)
+
 
 def score(truth: Indices, answers: Indices, labels: int) -> Score:
     """Return accuracy and macro F1 of label indices (rows,); macro F1 is over the labels that occur in `truth`."""
-    f1 = [f for f in class_f1(confusion_matrix(truth, answers, labels)) if f is not None]
-    return Score(rows=len(truth), accuracy=float((truth == answers).mean()), macro_f1=float(np.mean(f1)))
+    from models.train.metrics import score_classes  # here: scikit-learn is loaded by what judges, and by nothing else
 
-
-def confusion_matrix(truth: Indices, answers: Indices, labels: int) -> Indices:
-    """Return how often (true label, answer) occurs, (labels, labels)."""
-    confusion = np.zeros((labels, labels), dtype=np.int64)
-    np.add.at(confusion, (truth, answers), 1)
-    return confusion
-
-
-def class_f1(confusion: Indices) -> list[float | None]:
-    """Return F1 by label; None where the label does not occur."""
-    hits, wanted, found = np.diag(confusion), confusion.sum(1), confusion.sum(0)
-    return [float(2 * h / (w + f)) if w else None for h, w, f in zip(hits, wanted, found, strict=True)]
+    found = score_classes(tuple(map(str, range(labels))), truth, answers)
+    return Score(rows=found.rows, accuracy=found.accuracy, macro_f1=found.macro_f1)
 
 
 def mean_interval(values: NDArray[np.floating], seed: int = 0) -> tuple[float, float]:
@@ -108,6 +132,7 @@ def compare(truth: Answers, reference: Answers, ours: Answers) -> Difference:
         rows=rows,
         loss_points=(lost - won) / rows * 100,
         loss_interval=(low, high),
+        resolution_points=100 * unseen_share(rows),
         mcnemar_p=float(binomtest(lost, lost + won, 0.5).pvalue) if lost + won else 1.0,
         flips=int((~right(reference, ours)).sum()),
         lost=lost,

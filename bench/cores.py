@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from service.cores import usable_cores as allowed_cores
+
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 
 
 def usable_cores() -> list[int]:
-    """Return the cores that this process may use, one of each physical core first."""
+    """Return the cores that this process may use, one of each physical core first; not more than its quota allows."""
     if not hasattr(os, "sched_getaffinity"):  # not Linux
         return list(range(os.cpu_count() or 1))
     met: Counter[str] = Counter()
@@ -24,7 +26,7 @@ def usable_cores() -> list[int]:
         physical = _siblings(core)
         ranked.append((met[physical], core))
         met[physical] += 1
-    return [core for _, core in sorted(ranked)]
+    return [core for _, core in sorted(ranked)][: allowed_cores(len(ranked))]
 
 
 def choose_cores(threads: int, turn: int = 0) -> tuple[int, ...]:
@@ -73,8 +75,18 @@ def pinning(threads: Sequence[int]) -> str:
     return f"{told}; not pinned with {', '.join(wide)} threads, which is more than the cores" if wide else told
 
 
+def siblings(cores: Sequence[int]) -> set[int]:
+    """Return the cores (hardware threads) that share a physical core with any of `cores`, themselves included."""
+    found = set(cores)
+    for core in cores:
+        for part in _siblings(core).split(","):
+            first, _, last = part.partition("-")
+            found |= set(range(int(first), int(last or first) + 1))
+    return found
+
+
 def _siblings(core: int) -> str:
-    """Return the name of the physical core, which its hardware threads share."""
+    """Return the name of the physical core, which its hardware threads share: their numbers, such as 0,4 or 0-1."""
     try:
         return Path(SIBLINGS.format(core)).read_text(encoding="ascii").strip()
     except OSError:

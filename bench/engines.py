@@ -1,20 +1,24 @@
 """What an engine is that a report compares, and the names of all. bench.worker opens each in its own process.
 
 What is timed starts at token ids and ends at logits, padding included; `tfidf` has no tokens: its time is from text.
-No engine loads another's libraries: they would count as its memory and its start (a test keeps torch out of ours).
+No engine loads another's libraries or data: they would count as its memory and its start (a test looks at each).
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models.data.texts import Texts
 from models.task import Kind, Task
 from models.tokens import Encoded, Row, Tokenizer
+
+if TYPE_CHECKING:
+    from models.data.texts import Texts
+
+TIMEOUT = 600.0  # seconds: importing torch and transformers from a cold disk takes most of a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +31,9 @@ class EngineSpec:
     file: str = ""  # the graph in `folder`, or what stands beside it, where the engine needs to be told
     threads: int = 1
     cores: tuple[int, ...] = ()  # that its process is pinned to; none: not pinned
-    train: Texts | None = None  # for tfidf
+    train: "Texts | None" = None  # of tfidf only: no other engine learns in its process
     handicap: float = 0.0  # share of each answer's own time that is waited on top: to try the guard
+    timeout: float = TIMEOUT  # seconds in which it must start, and answer each call of the parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class OpenEngine:
     answer: Callable[[Any], NDArray[np.float32]]
     bytes: int  # files that it needs to answer
     mates_matter: bool  # answers depend on what else is in the batch, so accuracy is taken one text at a time
+    lengths: Callable[[Any], list[int]] | None = None  # of what was prepared: each text's tokens; None: it has none
 
 
 DESCRIPTIONS = {
@@ -68,6 +74,11 @@ def fixed_length(encoded: Encoded, tokens: int) -> Encoded:
     """Return `encoded` cut, or its own tokens repeated, to exactly `tokens` tokens; for timing only."""
     repeats = -(-tokens // len(encoded.ids))
     return Encoded((encoded.ids * repeats)[:tokens], (encoded.types * repeats)[:tokens])
+
+
+def token_lengths(encoded: Sequence[Encoded]) -> list[int]:
+    """Return the number of tokens of each text: the `lengths` of an engine that reads tokens."""
+    return [len(e.ids) for e in encoded]
 
 
 def tokenized(tokenizer: Tokenizer) -> Callable[[Sequence[Row], int | None], list[Encoded]]:

@@ -5,17 +5,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, ValidationError
 
 from bench.accuracy import Answers
 from bench.judging import AnyScore, score_of
 from models import task as task_file
 from models.data.texts import Texts
-from models.errors import FolderError
+from models.errors import FolderError, InputError
 from models.folder import ModelFolder
+from models.record import Record
 from models.task import Task
 from models.tokens import Row
 from service.bundle import FILE, Bundle
 from service.engine import Engine
+from service.runtime import RuntimeSettings
 
 
 def read_task(path: Path) -> Task:
@@ -30,31 +33,80 @@ def read_task(path: Path) -> Task:
     return Task.read(folder.path / task_file.FILE)
 
 
+class Evaluation(Record):
+    """How well a model answers labelled rows, and in which form it answered them."""
+
+    device: str = Field(description="that computed the answers: cpu, cuda:0, …")
+    variant: str = Field(description="of the bundle; pytorch-fp32: a classifier folder, which has no variants")
+    score: AnyScore
+
+
 def evaluate(path: Path, data: Texts) -> AnyScore:
-    """Return the score of the model in the folder `path`; `data` was read for its kind of task.
+    """Return the score of the model in the folder `path` on the processor; `data` was read for its kind of task.
 
     Raises:
         FolderError: the folder is neither a bundle nor a classifier.
         InputError: a label is not the model's, or there are no labels.
     """
+    return evaluate_on(path, data).score
+
+
+def evaluate_on(path: Path, data: Texts, device: str = "cpu") -> Evaluation:
+    """Return the score of the model in the folder `path`, computed on `device`: as `prunella serve --device` does.
+
+    Args:
+        path: a bundle, or a classifier folder, which is computed in fp32 on the processor only.
+        data: labelled rows, read for the model's kind of task.
+        device: cpu, cuda[:i] or tensorrt, which must be there; auto: the best that is there.
+
+    Raises:
+        FolderError: the folder is neither a bundle nor a classifier.
+        InputError: a label is not the model's, there are no labels, or the device is not there.
+    """
     task = read_task(path)
-    return score_of(task, *answer(path, task, data))
+    truth = _truth(path, task, data)
+    if not (path / FILE).is_file():
+        if device not in ("cpu", "auto"):
+            raise InputError(f"{path} is a classifier folder, which is evaluated on cpu: found --device {device}")
+        logits = _torch_logits(path, data, task)
+        score = score_of(task, truth, task.decide(task.scores(logits)))
+        return Evaluation(device="cpu", variant="pytorch-fp32", score=score)
+    engine = _open(path, device)
+    logits = _logits(engine, data.rows)
+    score = score_of(task, truth, task.decide(task.scores(logits)))
+    return Evaluation(device=engine.choice.got, variant=engine.variant_name, score=score)
 
 
 def answer(path: Path, task: Task, data: Texts) -> tuple[Answers, Answers]:
     """Return the truth and the model's answers; `task` is what `read_task(path)` gives, the rest as in `evaluate`."""
-    truth = data.targets(task)
-    if data.pair != task.pair:
-        raise FolderError(
-            f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
-        )
+    truth = _truth(path, task, data)
     logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else _torch_logits(path, data, task)
     return truth, task.decide(task.scores(logits))
 
 
 def bundle_logits(path: Path, rows: Sequence[Row]) -> NDArray[np.float32]:
-    """Return the logits (rows, labels) of a bundle, each row answered alone."""
-    engine = Engine.open(Bundle.open(path))
+    """Return the logits (rows, labels) of a bundle on the processor, each row answered alone."""
+    return _logits(_open(path, "cpu"), rows)
+
+
+def _truth(path: Path, task: Task, data: Texts) -> Answers:
+    truth = data.targets(task)
+    if data.pair != task.pair:
+        raise FolderError(
+            f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
+        )
+    return truth
+
+
+def _open(path: Path, device: str) -> Engine:
+    try:
+        settings = RuntimeSettings(device=device, require_device=device not in ("cpu", "auto"))
+    except ValidationError:
+        raise InputError(f"--device is {device!r}: wanted cpu, cuda, cuda:1, tensorrt or auto") from None
+    return Engine.open(Bundle.open(path), settings)
+
+
+def _logits(engine: Engine, rows: Sequence[Row]) -> NDArray[np.float32]:
     return np.concatenate([engine.logits([row]) for row in rows])
 
 

@@ -9,6 +9,16 @@ equivalence (Schuirmann 1987, two one-sided tests at 5 % each):
     noise           else, when the interval leaves out a change of 10 % to either side (±log 1.1)
     too noisy       else: neither a change nor its absence is shown; and always when others used the machine
 
+Accuracy (or whatever the kind of task is judged by) is compared on the rows that both runs answered, by the 95 %
+interval of the paired loss (bench.accuracy). A gain that is missed does no harm, so that only a loss is left out:
+
+    worse, better   the interval leaves out "no change"
+    noise           else, when the interval leaves out a loss of MISSED = 1 point (one test at 2.5 %)
+    too noisy       else: the rows are too few to tell such a loss from none
+
+Without any row that differs, 381 rows leave out a loss of 1 point, and 73 one of 5 (bench.paired.rows_needed); with d
+rows that differ, half of them lost and half won, the interval ends near 1.96·√d/n.
+
 Why 5 %, 10 % and K = 8: processes of one bundle were seen to differ by s = 3 % (standard deviation of the speed-up of
 one opening). d then has the standard error s·√(2/K) = 1.5 %. Equal bundles (d = 0) must stay within 4.9 %, which is
 3.3 standard errors: 99.9 %. A slow-down by 10 % (d = -9.5 %) must come out below -4.9 %, 3.1 standard errors away:
@@ -32,6 +42,7 @@ from models.record import Record
 THRESHOLD = float(np.log(1.05))  # a smaller change of the speed-up is not acted on
 LARGE = float(np.log(1.1))  # a change that must not be missed
 CONFIDENCE = 0.9
+MISSED = 1.0  # points: a loss that must not be missed
 BUSY = 0.2  # share of the cores' time that, taken by others, makes any timing meaningless
 STOLEN = 0.05  # the same for other machines on the host, which come and go unseen
 Call = Literal["better", "worse", "noise", "too noisy"]
@@ -60,7 +71,9 @@ class Verdict(Record):
             told += f", because {self.disturbed}"
         if self.accuracy and self.accuracy_change:
             name = NAMES[self.accuracy_change.metric]
-            told += f", {name} {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points)"
+            low, high = self.accuracy_change.loss_interval
+            told += f", {name} {self.accuracy} ({-self.accuracy_change.loss_points:+.2f} points, "
+            told += f"95 % interval {-high:+.2f} to {-low:+.2f}, on {self.accuracy_change.rows} rows)"
         return told
 
 
@@ -75,8 +88,13 @@ def read_older(path: Path) -> Report:
     return report
 
 
-def judge(older: Report, newer: Report) -> Verdict:
+def judge(older: Report, newer: Report, missed: float = MISSED) -> Verdict:
     """Compare two reports.
+
+    Args:
+        older: of an earlier run.
+        newer: of the same data, on the same kind of processor.
+        missed: points of the metric, whose loss must not be missed.
 
     Raises:
         InputError: they are about different data, machines or settings, or one has nothing to compare speed by.
@@ -85,7 +103,7 @@ def judge(older: Report, newer: Report) -> Verdict:
     before, after = openings_of(older), openings_of(newer)
     call, ratio, interval = call_speed(before, after)
     disturbed = disturbance(before) or disturbance(after)
-    accuracy, difference = _accuracy(older, newer)
+    accuracy, difference = _accuracy(older, newer, missed)
     return Verdict(
         speed="too noisy" if disturbed else call, speed_ratio=ratio, speed_interval=interval, disturbed=disturbed,
         accuracy=accuracy, accuracy_change=difference,
@@ -157,12 +175,29 @@ def openings_of(report: Report) -> Openings:
     return report.openings
 
 
-def _accuracy(older: Report, newer: Report) -> tuple[Call | None, Difference | None]:
+def check_missed(points: float) -> None:
+    """Refuse a loss that must not be missed, where no number of rows could show that it is not there.
+
+    Raises:
+        InputError: it is not above 0.
+    """
+    if not points > 0:
+        raise InputError(f"--compare-loss is {points:g}: wanted points above 0, such as {MISSED:g}")
+
+
+def call_loss(change: Difference, missed: float) -> Call:
+    """Return the call of a loss, of which `missed` points must not be missed."""
+    low, high = change.loss_interval
+    if low > 0:
+        return "worse"
+    if high < 0:
+        return "better"
+    return "noise" if high < missed else "too noisy"
+
+
+def _accuracy(older: Report, newer: Report, missed: float) -> tuple[Call | None, Difference | None]:
     answers = [e.answers for r in (older, newer) if (e := r.engine("ours")) and e.answers]
     if older.truth is None or newer.truth is None or len(answers) < 2:
         return None, None
     change = judge_loss(newer.kind, np.array(newer.truth), np.array(answers[0]), np.array(answers[1]))
-    low, high = change.loss_interval
-    if low > 0:
-        return "worse", change
-    return "better" if high < 0 else "noise", change
+    return call_loss(change, missed), change

@@ -1,22 +1,30 @@
 """to_html(): the report as one page that needs nothing else: no script, no request, light, dark and paper."""
 
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from bench.judging import HEADS, NAMES, score_cells, told
-from bench.markdown import machine_sentence
+from bench.markdown import machine_sentence, padding_sentences, speedup_head, time_cell, time_head
+from bench.plain import plain
 from bench.plots import figures
 from bench.records import Report
 
 CONFUSION_LABELS = 20  # a larger matrix is no longer read by anyone; report.json has it
 
 
+def _printable(value: Any) -> Any:
+    """Return a text that a user wrote without characters that no page may have; figures are markup, and stay."""
+    return plain(value, len(value)) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def to_html(report: Report) -> str:
     """Return report.html."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
+        lstrip_blocks=True, finalize=_printable,
     )  # fmt: skip
     base = report.engine(report.reference) if report.reference else None
     pair = [e for e in (base, report.engine("ours")) if e and e.quality]
@@ -27,7 +35,11 @@ def to_html(report: Report) -> str:
         heads=HEADS[report.metric],
         cells=score_cells,
         told=told,
-        batches=sorted({t.batch for e in report.engines for t in e.timings}),
+        time_head=time_head,
+        time_cell=time_cell,
+        speedup_head=speedup_head,
+        padding=padding_sentences(report),
+        labels=[plain(label) for label in report.labels],
         compared=pair,
         matrices=pair if len(report.labels) <= CONFUSION_LABELS else [],
         machine=machine_sentence(report),

@@ -4,12 +4,19 @@ import numpy as np
 
 from bench.accuracy import Answers, Difference, Metric, Score, SubsetScore, compare, right, score
 from bench.correlation import NumberScore, compare_numbers, score_numbers
+from bench.f1 import compare_f1, f1_of
 from models.correlation import pearson
+from models.errors import InputError
 from models.task import Kind, Task
 
 METRICS: dict[Kind, Metric] = {"single": "accuracy", "multi": "subset_accuracy", "regression": "pearson"}
+CHOICES: dict[Kind, tuple[Metric, ...]] = {  # what may guard a compression; the first is the default
+    "single": ("accuracy", "macro_f1"), "multi": ("subset_accuracy", "micro_f1", "macro_f1"),
+    "regression": ("pearson",),
+}  # fmt: skip
 NAMES: dict[Metric, str] = {
     "accuracy": "accuracy", "subset_accuracy": "subset accuracy", "pearson": "Pearson's correlation",
+    "macro_f1": "macro F1", "micro_f1": "micro F1",
 }  # fmt: skip
 HEADS: dict[Metric, list[str]] = {
     "accuracy": ["accuracy", "macro F1"], "subset_accuracy": ["subset accuracy", "micro F1"],
@@ -19,25 +26,52 @@ AnyScore = Score | SubsetScore | NumberScore
 SAME = 0.01  # of the spread of its answers: a number that moves by less counts as the same answer
 
 
-def judge(kind: Kind, truth: Answers, answers: Answers) -> float:
-    """Return the share of rows that are answered right, each with all its labels, or the correlation of numbers.
+def choose_metric(kind: Kind, metric: str | None) -> Metric:
+    """Return the metric of that name, or the kind's own when it is None.
+
+    Raises:
+        InputError: a loss of a task of this kind is not measured in it.
+    """
+    known = CHOICES[kind]
+    if metric is None:
+        return known[0]
+    for one in known:
+        if one == metric:
+            return one
+    raise InputError(f"--metric is {metric!r}: of a {kind} task there are {', '.join(known)}")
+
+
+def judge(kind: Kind, truth: Answers, answers: Answers, metric: Metric | None = None) -> float:
+    """Return the value of a metric: by default the share of right rows, each with all its labels, or a correlation.
 
     Args:
         kind: of the task.
         truth: `Texts.targets` of the rows.
         answers: `Task.decide` of the same rows.
+        metric: one of CHOICES; None: the kind's own.
     """
-    return pearson(truth, answers) if kind == "regression" else float(right(truth, answers).mean())
+    if kind == "regression":
+        return pearson(truth, answers)
+    if metric == "macro_f1" or metric == "micro_f1":
+        return f1_of(truth, answers, metric)
+    return float(right(truth, answers).mean())
 
 
-def judge_loss(kind: Kind, truth: Answers, reference: Answers, ours: Answers) -> Difference:
+def judge_loss(
+    kind: Kind, truth: Answers, reference: Answers, ours: Answers, metric: Metric | None = None
+) -> Difference:  # fmt: skip
     """Return what is lost between two models' answers to the same rows; arguments are those of `judge`."""
-    return (compare_numbers if kind == "regression" else compare)(truth, reference, ours)
+    if kind == "regression":
+        return compare_numbers(truth, reference, ours)
+    if metric == "macro_f1" or metric == "micro_f1":
+        return compare_f1(truth, reference, ours, metric)
+    return compare(truth, reference, ours)
 
 
 def told(metric: Metric, value: float, digits: int = 1) -> str:
     """Return a value of a metric for people: 91.2%, or 0.912; `digits` after the point of a percentage."""
-    return f"{value:.{digits + 2}f}" if metric == "pearson" else f"{value:.{digits}%}"
+    shares = ("accuracy", "subset_accuracy")
+    return f"{value:.{digits}%}" if metric in shares else f"{value:.{digits + 2}f}"
 
 
 def score_cells(found: AnyScore | None) -> list[str]:

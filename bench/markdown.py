@@ -1,15 +1,16 @@
 """to_markdown(): the report as a table that fits a README."""
 
 from bench.judging import HEADS, NAMES, score_cells
-from bench.records import EngineReport, Report
+from bench.plain import code, markdown
+from bench.records import EngineReport, Report, Setting
 
 
 def to_markdown(report: Report) -> str:
     """Return report.md."""
     lines = [
-        f"# {report.data}: bundle {report.bundle}",
+        f"# {markdown(report.data)}: bundle {report.bundle}",
         "",
-        *[f"- {sentence}" for sentence in report.verdicts],
+        *[f"- {markdown(sentence)}" for sentence in report.verdicts],
         "",
         engines_table(report),
         "",
@@ -17,21 +18,55 @@ def to_markdown(report: Report) -> str:
         f"Ours: {report.architecture.summary()}.",
         f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
         f"{report.rounds} rounds, engines in turn; times from token ids to logits (tfidf: from text).",
+        *padding_sentences(report),
         *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",
         machine_sentence(report),
         "",
-        f"Command: `{report.command}` ({report.started}, {report.seconds:.0f} s).",
+        f"Command: {code(report.command)} ({report.started}, {report.seconds:.0f} s).",
     ]
     return "\n".join(lines) + "\n"
 
 
+def padding_sentences(report: Report) -> list[str]:
+    """Say how many tokens the models computed for one request of several texts, padding included."""
+    told = []
+    for setting in report.shown:
+        padded = {e.name: t for e in report.engines if (t := e.at(setting)) and t.mean_padded_tokens and t.batch > 1}
+        if padded:
+            parts = [f"{name} {t.mean_padded_tokens:.0f} ({t.mean_tokens:.0f})" for name, t in padded.items()]
+            told.append(f"Tokens a request with padding (and without), {setting.words()}: {', '.join(parts)}.")
+    return told
+
+
 def engines_table(report: Report) -> str:
     """Return the table of engines."""
-    batches = sorted({t.batch for e in report.engines for t in e.timings})
-    heads = ["engine", *HEADS[report.metric], "loss, points [95 %]", "speed-up [95 %]"]
-    heads += [f"p50 / p95 ms, batch {batch}" for batch in batches] + ["MB"]
-    return table(heads, [_row(engine, batches, report.reference) for engine in report.engines])
+    heads = ["engine", *HEADS[report.metric], "loss, points [95 %]", speedup_head(report, "speed-up [95 %]")]
+    heads += [time_head(setting) for setting in report.shown] + ["MB"]
+    return table(heads, [_row(engine, report) for engine in report.engines])
+
+
+def speedup_head(report: Report, told: str) -> str:
+    """Return the head of the column of speed-ups: it names the setting where that is not one text at a time."""
+    first = report.headline
+    plain = first is None or first == Setting(batch=1, tokens=None, threads=1, grouping=first.grouping)
+    return told if plain or first is None else f"{told}, {first.words()}"
+
+
+def time_head(setting: Setting) -> str:
+    """Return the head of a column of times."""
+    told = f"p50 / p95 ms, batch {setting.batch}"
+    told += f" {setting.grouping}" if setting.batch > 1 and setting.grouping else ""
+    told += f", {setting.tokens} tokens" if setting.tokens else ""
+    return told + (f", {setting.threads} threads" if setting.threads > 1 else "")
+
+
+def time_cell(engine: EngineReport, setting: Setting) -> str:
+    """Return median and 95th percentile; a dash where there were too few requests to tell it."""
+    timing = engine.at(setting)
+    if timing is None:
+        return ""
+    return f"{timing.p50_ms:.2f} / {'-' if timing.p95_ms is None else f'{timing.p95_ms:.2f}'}"
 
 
 def table(heads: list[str], rows: list[list[str]]) -> str:
@@ -40,23 +75,23 @@ def table(heads: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _row(engine: EngineReport, batches: list[int], reference: str | None) -> list[str]:
+def _row(engine: EngineReport, report: Report) -> list[str]:
     if engine.status != "ok":
-        return [f"{engine.name}: {engine.status} ({engine.problem})"] + [""] * (len(batches) + 5)
+        told = f"{engine.name}: {engine.status} ({markdown(engine.problem or '')})"
+        return [told] + [""] * (len(report.shown) + 5)
     lost = engine.difference
     cells = [f"**{engine.name}**" if engine.name == "ours" else engine.name]
     cells += score_cells(engine.score)
     cells.append(
         f"{lost.loss_points:+.2f} [{lost.loss_interval[0]:+.2f}, {lost.loss_interval[1]:+.2f}]" if lost else ""
     )
-    if engine.name == reference:
+    if engine.name == report.reference:
         cells[-1] = "reference"
     interval = engine.speedup_interval
     cells.append(f"{engine.speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "1")
-    for batch in batches:
-        timing = engine.timing(batch)
-        noise = " noisy" if timing and timing.noisy else ""
-        cells.append(f"{timing.p50_ms:.2f} / {timing.p95_ms:.2f}{noise}" if timing else "")
+    for setting in report.shown:
+        timing = engine.at(setting)
+        cells.append(time_cell(engine, setting) + (" noisy" if timing and timing.noisy else ""))
     cells.append(f"{(engine.bytes or 0) / 1e6:.1f}")
     return cells
 

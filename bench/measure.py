@@ -13,22 +13,37 @@ from tqdm import tqdm
 
 from bench.cores import usable_cores
 from bench.engines import EngineSpec
+from bench.requests import Grouping
 from bench.timing import Seconds, rotated
-from bench.worker import Worker, WorkerError
+from bench.worker import Request, Worker, WorkerError
 from models.tokens import Row
 
-BLOCK = 8  # batches that one engine answers in a row before the next has its turn: warm caches, as in serving
-WARM_SECONDS = 1.0  # at most, before a cell is timed: one pass over all batches, or as many as fit
+BLOCK = 8  # requests that one engine answers in a row before the next has its turn: warm caches, as in serving
+WARM_SECONDS = 1.0  # at most, before a cell is timed: one pass over all requests, or as many as fit
 PAUSE_SECONDS = 0.005  # lets threads of the engine before stop spinning
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One setting: texts at once, their exact length or their own (None), and threads."""
+    """One setting: texts at once, their exact length or their own (None), threads, and how a request is split."""
 
     batch: int
     tokens: int | None
     threads: int
+    grouping: Grouping = "as received"
+
+    def __str__(self) -> str:
+        length = f"{self.tokens} tokens" if self.tokens else "own lengths"
+        split = f" {self.grouping}" if self.batch > 1 else ""
+        return f"batch {self.batch}{split}, {length}, threads {self.threads}"
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """What a cell gave: seconds (rounds, requests), and tokens (real, with padding) of all requests, by engine."""
+
+    seconds: dict[str, Seconds]
+    tokens: dict[str, tuple[int, int]]
 
 
 @dataclass
@@ -85,28 +100,32 @@ def ask(fleet: Fleet, rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return answers
 
 
-def time_cell(fleet: Fleet, rows: Sequence[Row], cell: Cell, rounds: int, show: bool = True) -> dict[str, Seconds]:
-    """Return seconds (rounds, batches) by engine: warm, in blocks, engines in turn, another first in each round."""
-    batches = len(rows) // cell.batch  # a last, smaller batch is another thing
+def time_cell(fleet: Fleet, requests: Sequence[Request], cell: Cell, rounds: int, show: bool = True) -> Times:
+    """Time requests that make_requests() made for `cell`: warm, in blocks, engines in turn, another first each round.
+
+    An engine that fails, or takes longer than its timeout, is ended and has no times; the others go on.
+    """
+    tokens: dict[str, tuple[int, int]] = {}
     for name in list(fleet.running):
         try:
-            fleet.running[name].prepare(rows, cell.batch, cell.tokens)
-            _warm(fleet.running[name], batches)
+            counted = fleet.running[name].prepare(requests, cell.tokens)
+            _warm(fleet.running[name], len(requests))
         except WorkerError as error:
             fleet.fail(name, error)
-    seconds = {name: np.zeros((rounds, batches)) for name in fleet.running}
-    length = f"{cell.tokens} tokens" if cell.tokens else "own lengths"
-    told = f"time batch {cell.batch}, {length}, threads {cell.threads}"
-    for turn in tqdm(range(rounds), desc=told, unit="round", file=sys.stderr, disable=not show):
-        for start in range(0, batches, BLOCK):
-            _one_block(fleet, seconds, turn, start, min(BLOCK, batches - start))
-    return {name: found for name, found in seconds.items() if name in fleet.running}
+            continue
+        if counted is not None:
+            tokens[name] = counted
+    seconds = {name: np.zeros((rounds, len(requests))) for name in fleet.running}
+    for turn in tqdm(range(rounds), desc=f"time {cell}", unit="round", file=sys.stderr, disable=not show):
+        for start in range(0, len(requests), BLOCK):
+            _one_block(fleet, seconds, turn, start, min(BLOCK, len(requests) - start))
+    return Times({name: found for name, found in seconds.items() if name in fleet.running}, tokens)
 
 
-def _warm(worker: Worker, batches: int) -> None:
+def _warm(worker: Worker, requests: int) -> None:
     """Let the engine meet every shape: memory is laid out, and kernels are chosen, at the first of each."""
     spent = 0.0
-    for start in range(batches):
+    for start in range(requests):
         spent += float(worker.time(start, 1)[0])
         if spent > WARM_SECONDS:
             return

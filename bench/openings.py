@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bench.cores import choose_cores
 from bench.engines import EngineSpec
 from bench.measure import Cell, open_fleet, time_cell
-from bench.quiet import CpuWatch
+from bench.quiet import CpuWatch, Quiet, mean_noise
 from bench.records import EngineReport, Openings
 from bench.timing import Seconds, rotated, typical_seconds
 from bench.worker import WorkerError
@@ -56,7 +56,8 @@ def measure_openings(
     Raises:
         OpeningError: an engine failed.
     """
-    watch, until = CpuWatch(), perf_counter() + conditions.within
+    until = perf_counter() + conditions.within
+    noise: list[Quiet] = []
     specs = {reference.name: reference, ours.name: ours}
     milliseconds: dict[str, list[float]] = {name: [] for name in specs}
     cell = Cell(conditions.batch, None, ours.threads)
@@ -65,20 +66,24 @@ def measure_openings(
             break
         cores = choose_cores(ours.threads, turn)
         fresh = [replace(specs[name], cores=cores) for name in rotated(list(specs), turn)]
+        watch = CpuWatch(cores)
         for name, seconds in _one_opening(fresh, rows, cell).items():
             milliseconds[name].append(typical_seconds(seconds) * 1e3)
+        noise.append(watch.read())
     speedups = [a / b for a, b in zip(milliseconds[reference.name], milliseconds[ours.name], strict=True)]
     middle, interval = combine(speedups)
     return Openings(
         texts=len(rows), threads=ours.threads, rounds=ROUNDS,
         reference_ms=tuple(milliseconds[reference.name]), ours_ms=tuple(milliseconds[ours.name]),
-        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=watch.read(),
+        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=mean_noise(noise),
     )  # fmt: skip
 
 
-def with_headline(engine: EngineReport, openings: Openings | None) -> EngineReport:
-    """Return our row of a report with the speed-up of fresh processes, where they were measured."""
+def with_headline(engine: EngineReport, openings: Openings | None, headline: Cell) -> EngineReport:
+    """Return our row of a report with the speed-up of fresh processes, where they timed the headline's setting."""
     if openings is None or engine.name != "ours" or engine.speedup is None:
+        return engine
+    if headline != Cell(1, None, openings.threads):
         return engine
     return engine.model_copy(update={"speedup": openings.speedup, "speedup_interval": openings.interval})
 
@@ -95,7 +100,8 @@ def combine(speedups: Sequence[float]) -> tuple[float, tuple[float, float]]:
 
 def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row], cell: Cell) -> dict[str, Seconds]:
     with open_fleet(specs, show=False) as fleet:
-        seconds = time_cell(fleet, rows, cell, ROUNDS, show=False)
+        requests = [[rows[at : at + cell.batch]] for at in range(0, len(rows), cell.batch)]
+        seconds = time_cell(fleet, requests, cell, ROUNDS, show=False).seconds
     for name, problem in fleet.problems.items():
         raise OpeningError(name, problem)
     return seconds

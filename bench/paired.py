@@ -3,7 +3,7 @@
 LEVEL = 0.95
 
 
-def paired_interval(lost: int, won: int, rows: int, level: float = LEVEL) -> tuple[float, float]:
+def paired_interval(lost: float, won: float, rows: int, level: float = LEVEL) -> tuple[float, float]:
     """Return Tango's asymptotic score interval of (lost - won) / rows, as fractions.
 
     Unlike a percentile bootstrap or a Wald interval, it has a width when no row differs (0 of n rows gives
@@ -14,7 +14,7 @@ def paired_interval(lost: int, won: int, rows: int, level: float = LEVEL) -> tup
 
     Args:
         lost: rows that the reference answers right and the candidate wrong.
-        won: rows that the candidate answers right and the reference wrong.
+        won: rows that the candidate answers right and the reference wrong; both may be means of several pairs.
         rows: all rows, at least 1.
         level: confidence of the two-sided interval.
 
@@ -40,6 +40,15 @@ def paired_interval(lost: int, won: int, rows: int, level: float = LEVEL) -> tup
     return low, high
 
 
+def unseen_share(rows: float, level: float = LEVEL) -> float:
+    """Return the largest share of texts, 0 to 1, on which two models may differ that differ on none of `rows` rows.
+
+    It is the upper bound z²/(n + z²) of Tango's interval at 0 discordant rows.
+    """
+    z2 = _quantile(level) ** 2
+    return z2 / (rows + z2)
+
+
 def rows_needed(points: float, level: float = LEVEL) -> int:
     """Return the fewest rows on which two models that never differ are shown to differ by at most `points`.
 
@@ -57,7 +66,7 @@ def _quantile(level: float) -> float:
     return float(norm.ppf(0.5 + level / 2))
 
 
-def _score(lost: int, won: int, rows: int, difference: float) -> float:
+def _score(lost: float, won: float, rows: int, difference: float) -> float:
     """Return Tango's statistic: how many standard errors the counts are above what `difference` expects."""
     linear = -lost - won + (2 * rows - lost + won) * difference
     constant = -won * difference * (1 - difference)

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.engines import EngineSpec, OpenEngine, tokenized
+from bench.engines import EngineSpec, OpenEngine, token_lengths, tokenized
 from models.tokens import Encoded, Tokenizer
 
 
@@ -24,7 +24,7 @@ def openvino_engine(spec: EngineSpec) -> OpenEngine:
     graph = spec.folder / spec.file
     files = (graph, graph.with_suffix(".bin"), spec.folder / "tokenizer.json")
     size = sum(path.stat().st_size for path in files)
-    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False, lengths=token_lengths)
 
 
 def ctranslate2_engine(spec: EngineSpec) -> OpenEngine:
@@ -44,4 +44,4 @@ def ctranslate2_engine(spec: EngineSpec) -> OpenEngine:
         return np.asarray(pooled @ weight.T + bias)
 
     size = sum(p.stat().st_size for p in spec.folder.rglob("*") if p.is_file())
-    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False, lengths=token_lengths)

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench.correlation import NumberScore
 from bench.judging import NAMES, AnyScore
+from bench.plain import plain
 from bench.records import PERCENTS, EngineReport, Report
 
 INK, GRID = "#010203", "#040506"  # stand-ins that _svg() turns into the page's colours
@@ -21,6 +23,7 @@ COLORS = {
     "openvino": "#0f9fb5", "ctranslate2": "#b5577f", "torch_compile": "#9a8430",
 }  # fmt: skip
 STYLE = {
+    "text.parse_math": False,  # labels are names: "$1-$5" is no formula
     "svg.fonttype": "none", "svg.hashsalt": "prunella", "font.size": 9, "axes.edgecolor": INK, "axes.labelcolor": INK,
     "text.color": INK, "xtick.color": INK, "ytick.color": INK, "grid.color": GRID, "axes.grid": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "legend.frameon": False,
@@ -30,18 +33,20 @@ STYLE = {
 def figures(report: Report) -> list[tuple[str, str]]:
     """Return (caption, svg) of each figure that the report has numbers for."""
     worth = NAMES[report.metric].capitalize()
+    setting = report.headline.words() if report.headline else ""
     drawers: list[tuple[str, Callable[[Axes, Report], bool]]] = [
-        (f"{worth} against time for one text: up and to the left is better. Bars: 95 % intervals.", _pareto),
-        ("Time a text, by how many are answered at once.", _batches),
+        (f"{worth} against time, {setting}: up and to the left is better. Bars: 95 % intervals.", _pareto),
+        ("Time a text, by how many are answered at once, in runs of like length.", _batches),
         ("Time against length, one text at once.", _lengths),
-        ("How often a text takes how long: percentiles, one text at once.", _percentiles),
+        (f"How often a request takes how long: percentiles, {setting}.", _percentiles),
         ("Where the time goes, by operator (ONNX Runtime's profiler, one thread).", _operators),
         ("What was cut: heads and FFN neurons that stay, layer by layer.", _cut),
         ("F1 by class: reference and ours.", _classes),
         ("Calibration: on the diagonal, a score of 0.8 is right eight times in ten.", _reliability),
     ]
     found = []
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the page's own fonts write the text
         for caption, draw in drawers:
             figure = Figure(figsize=(5.2, 3.4), layout="constrained")
             if draw(figure.add_subplot(), report):
@@ -57,7 +62,8 @@ def _svg(figure: Figure, caption: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     opening = rf'<svg viewBox="\1" role="img" aria-label="{caption}">'  # without the fixed width and height
     text = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', opening, text)
-    return text.replace(INK, "var(--ink)").replace(GRID, "var(--grid)")
+    # in tags only: a label may be called as a colour is
+    return re.sub("<[^>]*>", lambda tag: tag[0].replace(INK, "var(--ink)").replace(GRID, "var(--grid)"), text)
 
 
 def _running(report: Report) -> list[EngineReport]:
@@ -87,7 +93,7 @@ def _plain_numbers(axis: Axis) -> None:
 
 def _pareto(axes: Axes, report: Report) -> bool:
     for engine in _running(report):
-        timing, score = engine.timing(1), engine.score
+        timing, score = engine.at(report.headline), engine.score
         if timing is None or score is None:
             continue
         low, high = timing.p50_interval
@@ -113,13 +119,14 @@ def _bars(score: AnyScore) -> list[list[float]]:
 
 def _batches(axes: Axes, report: Report) -> bool:
     for engine in _running(report):
-        own = [t for t in engine.timings if t.tokens is None and t.threads == engine.timings[0].threads]
+        shown = [t for s in report.shown if (t := engine.at(s))]
+        own = [t for t in shown if t.batch == 1 or t.grouping != "as received"]
         axes.plot([t.batch for t in own], [t.p50_ms / t.batch for t in own], "o-", **_named(engine))
     axes.set(xscale="log", yscale="log", xlabel="texts at once (log)", ylabel="p50, ms a text (log)")
     _plain_numbers(axes.yaxis)
     _plain_numbers(axes.xaxis)
     _legend(axes)
-    return len({t.batch for e in report.engines for t in e.timings}) > 1
+    return len({s.batch for s in report.shown}) > 1
 
 
 def _lengths(axes: Axes, report: Report) -> bool:
@@ -134,8 +141,9 @@ def _lengths(axes: Axes, report: Report) -> bool:
 
 def _percentiles(axes: Axes, report: Report) -> bool:
     for engine in _running(report):
-        if timing := engine.timing(1):
-            axes.plot(timing.percentiles_ms, PERCENTS, ".-", **_named(engine))
+        if timing := engine.at(report.headline):
+            told = [(ms, p) for ms, p in zip(timing.percentiles_ms, PERCENTS, strict=True) if ms is not None]
+            axes.plot([ms for ms, _ in told], [p for _, p in told], ".-", **_named(engine))
     axes.set(xscale="log", xlabel="ms (log)", ylabel="percentile")
     _plain_numbers(axes.xaxis)
     _legend(axes)
@@ -152,7 +160,8 @@ def _operators(axes: Axes, report: Report) -> bool:
         spent, left = dict(engine.operators_ms or {}), 0.0
         parts = [(n, spent.pop(n, 0.0)) for n in names] + [("other", sum(spent.values()))]
         for place, (name, value) in enumerate(parts):
-            axes.barh(row, value, left=left, color=shades(place % 20), label=name if row == 0 else None)
+            shown = plain(name).lstrip("_")  # matplotlib takes a leading _ for "not in the legend"
+            axes.barh(row, value, left=left, color=shades(place % 20), label=shown if row == 0 else None)
             left += value
     axes.set_yticks(range(len(profiled)), [e.name for e in profiled])
     axes.set_xlabel("ms a text")
@@ -187,7 +196,7 @@ def _classes(axes: Axes, report: Report) -> bool:
         assert engine.quality is not None
         found = [(i, f * 100) for i, f in enumerate(engine.quality.class_f1) if f is not None]
         axes.barh([i + shift for i, _ in found], [f for _, f in found], 0.38, **_named(engine))
-    axes.set_yticks(range(len(report.labels)), list(report.labels))
+    axes.set_yticks(range(len(report.labels)), [plain(label, 28) for label in report.labels])
     axes.set_xlabel("F1, %")
     _legend(axes)
     return bool(pair)

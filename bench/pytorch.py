@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.engines import EngineSpec, OpenEngine, tokenized
+from bench.engines import EngineSpec, OpenEngine, token_lengths, tokenized
 from models.tokens import Encoded, Tokenizer
 
 FILES = ("model.safetensors", "tokenizer.json")
@@ -48,4 +48,4 @@ def _open(spec: EngineSpec, wrap: Callable[[Any], Any]) -> OpenEngine:
             return np.asarray(model(**{name: torch.from_numpy(a) for name, a in arrays.items()}).logits.numpy())
 
     size = sum((spec.folder / name).stat().st_size for name in FILES)
-    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False)
+    return OpenEngine(tokenized(tokenizer), answer, size, mates_matter=False, lengths=token_lengths)

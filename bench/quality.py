@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.accuracy import Indices, class_f1, confusion_matrix
+from bench.accuracy import Indices
 from models.record import Record
 from models.task import Task
 
@@ -40,13 +40,15 @@ class Quality(Record):
 
 def quality(truth: Indices, logits: NDArray[np.float32], task: Task, lengths: Indices) -> Quality:
     """Return the details of one model's answers; `logits` is (rows, labels), `lengths` in tokens."""
+    from models.train.metrics import score_classes  # here: scikit-learn is loaded by what judges, and by nothing else
+
     answers = logits.argmax(1)
-    confusion = confusion_matrix(truth, answers, len(task.labels))
+    found = score_classes(task.labels, truth, answers)
     right = answers == truth
     bins = _bins(task.scores(logits).max(1), right)
     return Quality(
-        confusion=tuple(tuple(int(n) for n in row) for row in confusion),
-        class_f1=tuple(class_f1(confusion)),
+        confusion=found.confusion,
+        class_f1=tuple(one.f1 if one.support else None for one in found.labels),
         calibration_error=sum(b.rows * abs(b.confidence - b.accuracy) for b in bins) / len(truth),
         reliability=tuple(bins),
         slices=tuple(_slices(right, lengths)),

@@ -1,86 +1,104 @@
 """run_bench(): a bundle, the model it came from and texts → report.json and report.md, and the bundle's summary."""
 
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from bench.accuracy import Answers
+from bench.accuracy import Answers, Indices
+from bench.bundle_report import check_place, renew_report
 from bench.cores import choose_cores
-from bench.engines import REFERENCES, EngineSpec
+from bench.engines import REFERENCES, TIMEOUT, EngineSpec
 from bench.html import to_html
 from bench.markdown import to_markdown
 from bench.measure import Cell, Fleet, ask, open_fleet, time_cell
 from bench.openings import OpeningError, measure_openings, with_headline
 from bench.operators import operator_times
 from bench.records import EngineReport, Openings, Report
+from bench.requests import GROUPINGS, choose_rows, distinct, make_requests
 from bench.rows import Measured, Rows, engine_report, listed
 from bench.specs import GRAPHS, Specs, engine_specs
+from bench.specs import Inputs as Inputs  # part of this module's interface
 from bench.timing import machine_card
 from bench.verdicts import verdicts
 from models.atomic import write_text
 from models.checkpoint import read_architecture
-from models.data.texts import Texts
 from models.errors import InputError
-from models.folder import REPORT, ModelFolder
+from models.folder import ModelFolder, find_folder
 from models.record import Record
 from models.tokens import Row
 from service.bundle import Bundle
+from service.settings import Settings
 
 CLASSIFIERS = ("finetune", "import")  # the stages that give a classifier which nothing was cut off yet
 
 
+PROFILED = 32  # texts
+WEEK = 604_800.0  # seconds
+MOST = 1024  # texts at once, and threads: more is a slip of the keyboard
+
+
+def _in_order(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return each value once, the smallest first; what is given first has no other meaning than what is last."""
+    return tuple(sorted(set(values), key=lambda value: -1 if value is None else value))
+
+
+Count = Annotated[int, Field(ge=1, le=MOST)]
+Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_in_order)]
+Lengths = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1), AfterValidator(_in_order)]
+
+
 class BenchConfig(Record):
-    """What is measured."""
+    """What is measured. The headline is of the first batch, length and threads, which are the smallest given."""
 
     against: tuple[str, ...] = Field(
         ("pytorch", "ort_fp32", "stock_int8", "tfidf"), description="engines beside ours"
     )
-    batches: tuple[int, ...] = Field((1, 16), description="texts at once")
-    lengths: tuple[int | None, ...] = Field((None,), description="exact tokens; None: texts at their own lengths")
-    threads: tuple[int, ...] = Field((1,), description="threads inside one operator")
-    texts: int = Field(64, ge=1, description="texts that are timed; accuracy takes all")
+    batches: Counts = Field((1, 16), description="texts at once")
+    lengths: Lengths = Field((None,), description="exact tokens; None: texts at their own lengths")
+    threads: Counts = Field((1,), description="threads inside one operator")
+    texts: int = Field(
+        64, ge=1, description="texts that are timed; accuracy takes all. A 95th percentile takes 60 requests"
+    )
     rounds: int = Field(7, ge=3, description="rounds of interleaved timing")
     openings: int = Field(
         8, ge=2, description="fresh processes of ours and its reference, which runs are compared by"
     )
+    timeout: float = Field(
+        TIMEOUT,
+        gt=0,
+        le=WEEK,
+        description="seconds in which an engine must start, and answer 256 texts; else it is ended",
+    )
     handicap: float = Field(0, ge=0, description="share of its time by which ours is slowed: to try the guard")
-
-
-@dataclass(frozen=True, slots=True)
-class Inputs:
-    """What is compared, and on what."""
-
-    bundle: Bundle
-    reference: ModelFolder  # the fine-tuned classifier that the bundle came from
-    data: Texts
-    train: Texts | None  # for tfidf
 
 
 def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Report:
     """Measure; write report.json, report.md and report.html into `out`, and a summary into the bundle's report.json.
 
     Raises:
-        InputError: the data's labels are not the model's, or an engine is unknown.
+        InputError: the data's labels are not the model's, an engine is unknown, a length is more than the model
+            takes, or `out` cannot be written.
     """
     begun, machine = time.time(), machine_card(config.threads)
     truth = _truth(inputs)
-    timed = _chosen(inputs.data, config)
-    specs = engine_specs(inputs.bundle, inputs.reference, inputs.train, config.against, store)
-    measured = _measure(inputs, config, timed, specs)
+    _check_lengths(config, inputs.bundle.task.max_tokens)
+    check_place(out)
+    against = tuple(dict.fromkeys(name for name in config.against if name != "ours"))
+    specs = engine_specs(inputs, against, store)
+    measured = _measure(inputs, config, specs)
     reference = next((name for name in REFERENCES if name in measured.answers), None)
+    timed = choose_rows(inputs.data, config.texts, 1)
     openings = _openings(config, timed, specs, measured, reference)
-    lengths = np.array([len(e.ids) for e in inputs.bundle.tokenizer().encode(inputs.data.rows)])
-    rows = Rows(truth, lengths, inputs.bundle.task)
+    rows = Rows(truth, _lengths(inputs.bundle, inputs.data.rows), inputs.bundle.task)
     report = Report(
         **_context(inputs),
         machine=machine,
@@ -92,18 +110,17 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
         texts_timed=len(timed),
         rounds=config.rounds,
         engines=tuple(
-            with_headline(engine_report(name, measured, rows, reference), openings)
-            for name in ("ours", *config.against)
+            with_headline(engine_report(name, measured, rows, reference), openings, next(iter(measured.times)))
+            for name in ("ours", *against)
         ),
         openings=openings,
         verdicts=(),
     )
     report = report.model_copy(update={"verdicts": tuple(verdicts(report))})
-    out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.json", report.model_dump_json(indent=2) + "\n")
     write_text(out / "report.md", to_markdown(report))
     write_text(out / "report.html", to_html(report))
-    write_text(inputs.bundle.folder.path / REPORT, json.dumps(summary(report), indent=2) + "\n")
+    renew_report(inputs.bundle.folder.path, summary(report))
     return report
 
 
@@ -117,11 +134,14 @@ def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
     steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
     if not steps:
         raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    name = "-".join(steps[-1])
-    for path in (store / name, bundle.folder.path.parent / name):
-        if path.is_dir():
-            return ModelFolder.open(path)
-    raise InputError(f"{store} has no {name}, the model that the bundle came from: give --reference FOLDER")
+    stage, folder_id = steps[-1]
+    found = find_folder((store, bundle.folder.path.parent), stage, folder_id)
+    if found is None:
+        raise InputError(
+            f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle came from: "
+            "give --reference FOLDER"
+        )
+    return ModelFolder.open(found)
 
 
 def summary(report: Report) -> dict[str, Any]:
@@ -132,11 +152,13 @@ def summary(report: Report) -> dict[str, Any]:
     if ours is None:
         return told
     told["bytes"] = ours.bytes
-    running = [e for e in report.engines if e.status == "ok"]
-    told["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.timing(1))}
-    told["speedup"] = _speedups(report, ours)
-    if ours.speedup_interval:
-        told["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
+    first, running = report.headline, [e for e in report.engines if e.status == "ok"]
+    if first and ours.at(first):  # what the speed below is of
+        told |= first.model_dump()
+        told["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.at(first))}
+        told["speedup"] = _speedups(report, ours)
+        if ours.speedup_interval:
+            told["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
     base = report.engine(report.reference) if report.reference else None
     if ours.score:
         told |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
@@ -183,28 +205,48 @@ def _truth(inputs: Inputs) -> Answers | None:
     return None if inputs.data.labels is None else inputs.data.targets(inputs.bundle.task)
 
 
-def _chosen(data: Texts, config: BenchConfig) -> list[Row]:
-    """Return the texts that are timed: seeded, a whole number of every batch."""
-    count = min(config.texts, len(data))
-    order = np.random.default_rng(0).permutation(len(data))[:count]
-    rows = [data.rows[i] for i in order]
-    return rows * -(-max(config.batches) // count)  # fewer texts than a batch: they come again
+def _check_lengths(config: BenchConfig, most: int) -> None:
+    long = [n for n in config.lengths if n is not None and n > most]
+    if long:
+        raise InputError(f"--lengths has {long[-1]}: wanted at most {most} tokens, the longest that the model takes")
 
 
-def _measure(inputs: Inputs, config: BenchConfig, timed: Sequence[Row], specs: Specs) -> Measured:
-    measured = Measured({}, {}, {}, _operators(inputs.bundle, timed, specs), dict(specs.problems))
+def _lengths(bundle: Bundle, rows: Sequence[Row]) -> Indices:
+    """Return the tokens of each row, (rows,), as the bundle's own tokenizer counts them."""
+    return np.array([len(e.ids) for e in bundle.tokenizer().encode(rows)])
+
+
+def _measure(inputs: Inputs, config: BenchConfig, specs: Specs) -> Measured:
+    profiled = choose_rows(inputs.data, min(config.texts, PROFILED), 1)
+    measured = Measured({}, {}, {}, {}, _operators(inputs.bundle, profiled, specs), dict(specs.problems))
     for threads in config.threads:
         found = [s for name, s in specs.found.items() if name not in measured.problems]
-        placed = [replace(_slowed(s, config), threads=threads, cores=choose_cores(threads)) for s in found]
+        placed = [replace(_set(s, config), threads=threads, cores=choose_cores(threads)) for s in found]
         with open_fleet(placed) as fleet:
             if threads == config.threads[0]:
                 measured.answers.update(ask(fleet, inputs.data.rows))
-            for tokens in config.lengths:
-                for batch in config.batches:
-                    cell = Cell(batch, tokens, threads)
-                    measured.seconds[cell] = time_cell(fleet, timed, cell, config.rounds)
+            for cell in cells(config, threads):
+                requests = _requests(inputs, config, cell)
+                measured.requests[cell] = distinct(requests)
+                measured.times[cell] = time_cell(fleet, requests, cell, config.rounds)
             _note(fleet, measured)
     return measured
+
+
+def cells(config: BenchConfig, threads: int) -> list[Cell]:
+    """Return the settings to time: the headline's first; several texts are answered in both groupings."""
+    return [
+        Cell(batch, tokens, threads, grouping)
+        for tokens in config.lengths
+        for batch in config.batches
+        for grouping in (GROUPINGS if batch > 1 else ("as received",))
+    ]
+
+
+def _requests(inputs: Inputs, config: BenchConfig, cell: Cell) -> list[list[list[Row]]]:
+    rows = choose_rows(inputs.data, config.texts, cell.batch)
+    lengths = [cell.tokens] * len(rows) if cell.tokens else _lengths(inputs.bundle, rows).tolist()
+    return make_requests(rows, lengths, cell.batch, cell.grouping, Settings().rules())
 
 
 def _openings(
@@ -212,22 +254,22 @@ def _openings(
 ) -> Openings | None:
     if reference is None or {reference, "ours"} & measured.problems.keys():
         return None
-    base, ours = (replace(_slowed(specs.found[n], config), threads=config.threads[0]) for n in (reference, "ours"))
+    base, ours = (replace(_set(specs.found[n], config), threads=config.threads[0]) for n in (reference, "ours"))
     try:
-        return measure_openings(base, ours, timed[: config.texts], config.openings)
+        return measure_openings(base, ours, timed, config.openings)
     except OpeningError as error:
         measured.problems[error.engine] = ("failed", str(error))
         return None
 
 
-def _slowed(spec: EngineSpec, config: BenchConfig) -> EngineSpec:
-    return replace(spec, handicap=config.handicap) if spec.name == "ours" else spec
+def _set(spec: EngineSpec, config: BenchConfig) -> EngineSpec:
+    return replace(spec, timeout=config.timeout, handicap=config.handicap if spec.name == "ours" else 0.0)
 
 
 def _operators(bundle: Bundle, timed: Sequence[Row], specs: Specs) -> dict[str, dict[str, float]]:
     """Profile the graphs that ONNX Runtime runs."""
     tokenizer = bundle.tokenizer()
-    batches = [tokenizer.batch([row]) for row in timed[:32]]
+    batches = [tokenizer.batch([row]) for row in timed]
     files = {"ours": bundle.onnx_path(bundle.info.default["cpu"])}
     files |= {name: s.folder / s.file for name, s in specs.found.items() if name in GRAPHS}
     return {name: operator_times(path, batches) for name, path in files.items()}

@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from bench.accuracy import Answers, Indices
 from bench.engines import describe
 from bench.judging import judge_loss, score_of
-from bench.measure import Cell
+from bench.measure import Cell, Times
 from bench.quality import quality
 from bench.records import PERCENTS, EngineReport, Listed, Timing
-from bench.timing import Seconds, median_interval, speedup, spread
+from bench.requests import resolved
+from bench.timing import median_interval, speedup, spread
 from models.task import Task
 
 NOISY = 0.15  # spread of the rounds above which a row is marked
@@ -23,7 +24,8 @@ class Measured:
     """Raw results by engine."""
 
     answers: dict[str, NDArray[np.float32]]  # logits (rows, labels)
-    seconds: dict[Cell, dict[str, Seconds]]
+    times: dict[Cell, Times]  # the headline's first
+    requests: dict[Cell, int]  # different ones
     opened: dict[str, dict[str, float]]
     operators: dict[str, dict[str, float]]
     problems: dict[str, tuple[str, str]]  # status, sentence
@@ -48,11 +50,14 @@ def engine_report(name: str, measured: Measured, rows: Rows, reference: str | No
     found["bytes"] = int(found["bytes"])
     found["operators_ms"] = measured.operators.get(name)
     found |= _answers(name, measured, rows, reference)
+    found["timed"] = "text" if name == "tfidf" else "model"
     found["timings"] = tuple(
-        _timing(cell, seconds[name]) for cell, seconds in measured.seconds.items() if name in seconds
+        _timing(cell, name, times, measured.requests[cell])
+        for cell, times in measured.times.items()
+        if name in times.seconds
     )
-    first = next(iter(measured.seconds.values()))
-    if reference is not None and name != reference and reference in first:
+    first = next(iter(measured.times.values())).seconds
+    if reference is not None and name != reference and {reference, name} <= first.keys():
         found["speedup"], found["speedup_interval"] = speedup(first[reference], first[name])
     return base.model_copy(update=found)
 
@@ -78,13 +83,15 @@ def listed(answers: Answers) -> Listed:
     return tuple(tuple(row) for row in answers.astype(int).tolist())
 
 
-def _timing(cell: Cell, seconds: Seconds) -> Timing:
-    milliseconds = seconds * 1e3
-    wavered = spread(seconds)
+def _timing(cell: Cell, name: str, times: Times, requests: int) -> Timing:
+    milliseconds = times.seconds[name] * 1e3
+    wavered = spread(times.seconds[name])
+    tokens = [count / milliseconds.shape[1] for count in times.tokens.get(name, ())]
+    percentiles = [float(np.percentile(milliseconds, p)) if resolved(p, requests) else None for p in PERCENTS]
     return Timing(
-        batch=cell.batch, tokens=cell.tokens, threads=cell.threads,
+        batch=cell.batch, tokens=cell.tokens, threads=cell.threads, grouping=cell.grouping, requests=requests,
+        mean_tokens=tokens[0] if tokens else None, mean_padded_tokens=tokens[1] if tokens else None,
         p50_ms=float(np.median(milliseconds)), p50_interval=median_interval(milliseconds),
-        p95_ms=float(np.percentile(milliseconds, 95)),
-        percentiles_ms=tuple(float(x) for x in np.percentile(milliseconds, PERCENTS)),
+        p95_ms=percentiles[PERCENTS.index(95)], percentiles_ms=tuple(percentiles),
         spread=wavered, noisy=wavered > NOISY,
     )  # fmt: skip

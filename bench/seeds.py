@@ -1,8 +1,11 @@
 """`python -m bench.seeds DATA --before FOLDER… --after FOLDER…`: two series of models → their paired difference.
 
 The folders are given in the order of their seeds; `prunella finetune --seeds` names them. One seed is one draw, and
-so is each row: the interval draws both anew (a bootstrap of seeds and rows, Owen 2007), so that it is wider than the
-one of a single pair of models where seeds disagree.
+so is each row, and the interval holds the chance of both: Student's t over the seeds, whose few degrees of freedom
+make it wide where two or three seeds disagree, and Tango's score interval over the rows, of a mean pair of models,
+which has a width when no row differs. Their distances from the mean are added in squares, as those of independent
+estimates (Zou and Donner 2008, the method of variance estimates recovery). A bootstrap of two or three seeds draws
+the same one again and again, and is far too short.
 """
 
 from pathlib import Path
@@ -12,8 +15,9 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from bench.accuracy import RESAMPLES, right
+from bench.accuracy import right
 from bench.evaluate import answer, read_task
+from bench.paired import paired_interval
 from models.console import show
 from models.data.texts import read_texts
 from models.errors import InputError
@@ -33,7 +37,7 @@ class SeedsDifference(Record):
     is_real: bool  # zero lies outside the interval
 
 
-def compare_seeds(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int = 0) -> SeedsDifference:
+def compare_seeds(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> SeedsDifference:
     """Return the paired difference of whether rows are answered right, both (seeds, rows).
 
     Raises:
@@ -46,10 +50,7 @@ def compare_seeds(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int
     seeds, rows = before.shape
     moved = after.astype(np.int8) - before.astype(np.int8)  # 1: won, -1: lost
     by_seed = moved.mean(axis=1) * 100
-    drawn = np.random.default_rng(seed)
-    seed_shares = drawn.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds  # (resamples, seeds)
-    means = [(share @ moved) @ drawn.multinomial(rows, np.full(rows, 1 / rows)) / rows * 100 for share in seed_shares]
-    low, high = (float(bound) for bound in np.percentile(means, [2.5, 97.5]))
+    low, high = _interval(by_seed, float((moved < 0).mean() * rows), float((moved > 0).mean() * rows), rows)
     return SeedsDifference(
         rows=rows,
         seeds=seeds,
@@ -60,6 +61,17 @@ def compare_seeds(before: NDArray[np.bool_], after: NDArray[np.bool_], seed: int
         interval=(low, high),
         is_real=bool(low > 0 or high < 0),
     )
+
+
+def _interval(by_seed: NDArray[np.float64], lost: float, won: float, rows: int) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of points by seed; `lost` and `won`: rows of a mean pair of models."""
+    from scipy.stats import t
+
+    middle, seeds = float(by_seed.mean()), len(by_seed)
+    half = float(t.ppf(0.975, seeds - 1) * by_seed.std(ddof=1) / seeds**0.5)
+    worst, best = (-100 * bound for bound in reversed(paired_interval(lost, won, rows)))  # after minus before
+    low, high = middle - float(np.hypot(half, middle - worst)), middle + float(np.hypot(half, best - middle))
+    return max(-100.0, low), min(100.0, high)
 
 
 def main(

@@ -16,6 +16,16 @@ FILES = {**GRAPHS, "openvino": peers.OPENVINO, "ctranslate2": peers.HEAD}
 
 
 @dataclass(frozen=True, slots=True)
+class Inputs:
+    """What is compared, and on what."""
+
+    bundle: Bundle
+    reference: ModelFolder  # the fine-tuned classifier that the bundle came from
+    data: Texts
+    train: Texts | None  # what tfidf learns, and openvino is calibrated, with
+
+
+@dataclass(frozen=True, slots=True)
 class Specs:
     """What can be opened, by name, and the rest: status and sentence by name."""
 
@@ -23,29 +33,32 @@ class Specs:
     problems: dict[str, tuple[str, str]]
 
 
-def engine_specs(
-    bundle: Bundle, reference: ModelFolder, train: Texts | None, against: Sequence[str], store: Path
-) -> Specs:
+def engine_specs(inputs: Inputs, against: Sequence[str], store: Path) -> Specs:
     """Return our engine and those named in `against`; one is prepared in the store when it needs that.
 
+    Training texts go into the process of the engine that learns from them, and into no other: they would count as
+    its memory and its start.
+
     Args:
-        bundle: ours.
-        reference: the fine-tuned classifier that the bundle came from.
-        train: for the engines that learn or calibrate.
+        inputs: the models and the texts.
         against: names of other engines.
         store: where prepared forms of the reference are kept.
 
     Raises:
         InputError: an engine is unknown.
     """
-    unknown = set(against) - set(DESCRIPTIONS)
-    if unknown:
-        raise InputError(f"{sorted(unknown)[0]!r} is no engine that is known: there are {', '.join(DESCRIPTIONS)}")
-    specs = Specs({"ours": EngineSpec("ours", bundle.folder.path, bundle.task)}, {})
+    for name in against:
+        if name not in DESCRIPTIONS or name == "ours":
+            others = ", ".join(other for other in DESCRIPTIONS if other != "ours")
+            raise InputError(f"{name!r} is no engine that is known: there are {others}")
+    task = inputs.bundle.task
+    specs = Specs({"ours": EngineSpec("ours", inputs.bundle.folder.path, task)}, {})
     for name in against:
         try:
-            folder = _folder(name, reference, train, bundle.task.max_tokens, store)
-            specs.found[name] = EngineSpec(name, folder, bundle.task, FILES.get(name, ""), train=train)
+            learns = inputs.train if name == "tfidf" else None
+            specs.found[name] = EngineSpec(
+                name, _folder(name, inputs, store), task, FILES.get(name, ""), train=learns
+            )
         except InputError as error:  # not installed, or not for a model of this family or shape
             specs.problems[name] = ("absent", str(error))
         except Exception as error:  # whatever a foreign converter raises becomes its row
@@ -53,16 +66,18 @@ def engine_specs(
     return specs
 
 
-def _folder(name: str, reference: ModelFolder, train: Texts | None, max_tokens: int, store: Path) -> Path:
+def _folder(name: str, inputs: Inputs, store: Path) -> Path:
+    reference = inputs.reference
     if name in GRAPHS:
         return stock.stock_export(reference, store).folder.path
     if name == "ctranslate2":
         return peers.ctranslate2_int8(reference, store).folder.path
     if name not in ("tfidf", "openvino"):
         return reference.path
-    if train is None:
+    if inputs.train is None:
         raise MissingExtraError("needs the training texts: give --train FILE")
     if name == "tfidf":
         return reference.path
     exported = stock.stock_export(reference, store).folder
-    return peers.openvino_int8(reference, exported, train, max_tokens, store).folder.path
+    texts = peers.CalibrationTexts(inputs.train, inputs.data, inputs.bundle.task.max_tokens)
+    return peers.openvino_int8(reference, exported, texts, store).folder.path

@@ -13,7 +13,8 @@ from pathlib import Path
 from bench.compression_plot import draw_compression
 from bench.compression_table import ablation_table, compression_table
 from bench.gpu_table import gpu_table
-from bench.markdown import engines_table, machine_sentence
+from bench.markdown import engines_table, machine_sentence, padding_sentences
+from bench.plain import code, markdown
 from bench.record import public
 from bench.records import Report
 from bench.training_table import speed_table, training_table
@@ -50,8 +51,9 @@ def _told(name: str) -> str:
     if not path.is_file():
         raise FolderError(f"{path} is not there: copy the report.json of a run to it")
     report = Report.read(path)
-    sentences = "\n".join(f"- {sentence}" for sentence in report.verdicts)
-    return f"{engines_table(report)}\n\n{sentences}\n\n{machine_sentence(report)} Command: `{report.command}`.\n"
+    sentences = "\n".join(f"- {markdown(sentence)}" for sentence in report.verdicts)
+    told = " ".join([*padding_sentences(report), machine_sentence(report), f"Command: {code(report.command)}."])
+    return f"{engines_table(report)}\n\n{sentences}\n\n{told}\n"
 
 
 def main() -> None:

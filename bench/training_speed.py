@@ -27,7 +27,7 @@ from models.task import Task
 from models.tokens import Tokenizer
 from models.train.loop import TrainingConfig
 from models.train.losses import LossConfig, loss_for
-from models.train.precision import uses_bf16
+from models.train.precision import choose_precision
 from models.train.source import resolve_encoder
 from models.train.step import Place, Stepper
 from models.train.text_objective import TextObjective
@@ -70,6 +70,7 @@ def main(
         np.random.default_rng(0).permutation(len(rows))[: 2 * batch_size * (steps + WARM_STEPS)].tolist()
     )
     config = TrainingConfig(batch_size=batch_size, steps=10**6)
+    config = config.model_copy(update={"precision": choose_precision(config)})
     job = Job(MINILM, rows, max_tokens, config, steps)
     told = compare(job, rounds)
     told |= {"data": rows.source.rsplit("/", 2)[-2:], "batch_size": batch_size, "max_tokens": max_tokens}
@@ -94,7 +95,7 @@ def compare(job: Job, rounds: int) -> dict[str, Any]:
             ]
         ),
         "product_gflops": _spread([rate / 1e9 for found in turns.values() for _, rate in found]),
-        "precision": "bf16" if uses_bf16(job.config) else "fp32",
+        "precision": job.config.precision,
     }
 
 
@@ -112,7 +113,7 @@ def _spread(values: list[float]) -> dict[str, float]:
 
 def _product_rate(job: Job) -> float:
     """Return floating-point operations a second of a square matrix product in the precision of the training."""
-    dtype = torch.bfloat16 if uses_bf16(job.config) else torch.float32
+    dtype = torch.bfloat16 if job.config.precision == "bf16" else torch.float32
     left = torch.randn(SIDE, SIDE, dtype=dtype)
     seconds = []
     for _ in range(12):
@@ -185,7 +186,7 @@ def _trainer(job: Job) -> Callable[[int], Turn]:
         with tempfile.TemporaryDirectory() as scratch:
             arguments = hub.TrainingArguments(
                 scratch, max_steps=job.steps + WARM_STEPS, per_device_train_batch_size=job.config.batch_size,
-                learning_rate=job.config.learning_rate, bf16=uses_bf16(job.config), use_cpu=True,
+                learning_rate=job.config.learning_rate, bf16=job.config.precision == "bf16", use_cpu=True,
                 group_by_length=True, report_to="none", save_strategy="no", logging_strategy="no",
                 disable_tqdm=True, seed=turn,
             )  # fmt: skip

@@ -34,14 +34,14 @@ def main(
     from bench.openings import Conditions, measure_openings
     from bench.quiet import CpuWatch
     from bench.report import BenchConfig, find_reference
-    from bench.specs import engine_specs
+    from bench.specs import Inputs, engine_specs
     from models.data.texts import read_texts
     from models.errors import CheckError
     from service.bundle import Bundle
 
     openings = BenchConfig().openings
     opened, texts = Bundle.open(bundle), read_texts(data)
-    specs = engine_specs(opened, find_reference(opened, store), None, ("ort_fp32",), store)
+    specs = engine_specs(Inputs(opened, find_reference(opened, store), texts, None), ("ort_fp32",), store)
     if specs.problems:
         raise CheckError("; ".join(f"{name}: {told}" for name, (_, told) in specs.problems.items()))
     rows = texts.take(range(min(TEXTS, len(texts)))).rows

@@ -1,13 +1,16 @@
 """Worker: one engine in a process of its own, so that engines share no threads, heap or libraries.
 
-The parent sends (method, arguments) and gets ("ok", result) or ("failed", one line). A worker that dies is a failed
-engine, never a failed report.
+The parent sends (method, arguments) and gets ("ok", result) or ("failed", one line). A worker that dies, or that does
+not answer in time, is a failed engine and never a failed report: its process and all that it started are ended before
+another engine has its turn. Every process starts alike (`python -m bench.worker`), and imports only its own engine.
 """
 
-import multiprocessing
+import gc
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -17,20 +20,19 @@ from numpy.typing import NDArray
 
 from bench.cores import pinned
 from bench.engines import EngineSpec, OpenEngine
-from bench.onnx_engines import our_engine, stock_engine
-from bench.peers import ctranslate2_engine, openvino_engine
-from bench.pytorch import compiled_engine, eager_engine
-from bench.tfidf import tfidf_engine
+from bench.processes import end_process, exit_code, start_process
 from models.errors import CheckError, PrunellaError
 from models.tokens import Row
 
-START_SECONDS = 180  # importing torch and transformers from a cold disk takes most of a minute
-CALL_SECONDS = 3600
-OPENERS: dict[str, Callable[[EngineSpec], OpenEngine]] = {
-    "ours": our_engine, "pytorch": eager_engine, "ort_fp32": stock_engine, "stock_int8": stock_engine,
-    "tfidf": tfidf_engine, "openvino": openvino_engine, "ctranslate2": ctranslate2_engine,
-    "torch_compile": compiled_engine, "graph": stock_engine,  # graph: one that a search has made
+PIECE = 256  # rows that are answered in one call: a pass over many rows takes long, each piece of it does not
+OPENERS = {
+    "ours": "bench.onnx_engines:our_engine", "pytorch": "bench.pytorch:eager_engine",
+    "ort_fp32": "bench.onnx_engines:stock_engine", "stock_int8": "bench.onnx_engines:stock_engine",
+    "tfidf": "bench.tfidf:tfidf_engine", "openvino": "bench.peers:openvino_engine",
+    "ctranslate2": "bench.peers:ctranslate2_engine", "torch_compile": "bench.pytorch:compiled_engine",
+    "graph": "bench.onnx_engines:graph_engine",
 }  # fmt: skip
+Request = Sequence[Sequence[Row]]  # texts that are answered together, in the runs of the model that they share
 
 
 class WorkerError(CheckError):
@@ -42,106 +44,119 @@ class Worker:
 
     def __init__(self, spec: EngineSpec) -> None:
         self.spec = spec
-        context = multiprocessing.get_context("spawn")  # a fork would carry this process's threads and memory along
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
         begun = time.perf_counter()
         with pinned(spec.cores):
-            self._process.start()
-        theirs.close()
-        size = self._receive(START_SECONDS)
+            self._process, self._pipe = start_process("bench.worker", {"OMP_NUM_THREADS": str(spec.threads)})
+        try:
+            size = self._call(OPENERS[spec.name], spec)
+        except BaseException:
+            self.close()
+            raise
         self.opened = {"cold_start_seconds": time.perf_counter() - begun, "bytes": size}
 
-    def prepare(self, rows: Sequence[Row], batch: int = 1, tokens: int | None = None) -> None:
-        """Tokenize `rows` and keep them in batches of `batch`, of exactly `tokens` tokens when given."""
-        self._call("prepare", list(rows), batch, tokens)
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
+    def prepare(self, requests: Sequence[Request], tokens: int | None = None) -> tuple[int, int] | None:
+        """Tokenize `requests` and keep them, every text of exactly `tokens` tokens when given.
+
+        Returns:
+            How many tokens they have, and how many with padding; None of an engine that reads no tokens.
+        """
+        found: tuple[int, int] | None = self._call("prepare", requests, tokens)
+        return found
 
     def time(self, start: int, count: int) -> NDArray[np.float64]:
-        """Return the seconds of each of the `count` prepared batches from `start` on."""
+        """Return the seconds of each of the `count` prepared requests from `start` on."""
         return np.asarray(self._call("time", start, count))
 
     def answers(self, rows: Sequence[Row], core: int | None = None) -> NDArray[np.float32]:
         """Return logits or log probabilities (rows, labels) in the order of `rows`; on `core` where one will do."""
         alone = core is not None and len(self.spec.cores) == 1  # of several threads, those that wait would be left
-        return np.asarray(self._call("answers", list(rows), (core,) if alone else ()))
+        order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))  # like lengths: little padding
+        pieces = [[rows[i] for i in order[at : at + PIECE]] for at in range(0, len(order), PIECE)]
+        found = np.concatenate([self._call("answers", piece, (core,) if alone else ()) for piece in pieces])
+        back = np.empty_like(found)
+        back[order] = found
+        return back
 
     def peak_bytes(self) -> int:
         """Return the largest memory that the process has held so far."""
         return int(self._call("peak_bytes"))
 
     def close(self) -> None:
-        """End the process."""
+        """End the process and all that it started."""
         self._pipe.close()
-        self._process.terminate()
-        self._process.join()
+        end_process(self._process)
 
     def _call(self, method: str, *arguments: object) -> Any:
         try:
             self._pipe.send((method, arguments))
-        except OSError as error:
-            raise WorkerError(f"the process has ended ({error})") from None
-        return self._receive(CALL_SECONDS)
-
-    def _receive(self, seconds: float) -> Any:
-        try:
-            if not self._pipe.poll(seconds):
-                raise WorkerError(f"no answer within {seconds:.0f} s")
+            if not self._pipe.poll(self.spec.timeout):
+                raise WorkerError(
+                    f"no answer within {self.spec.timeout:g} s (--engine-timeout): the engine was ended"
+                )
             kind, result = self._pipe.recv()
         except (EOFError, OSError):
-            self._process.join(5)
-            raise WorkerError(f"the process ended with exit code {self._process.exitcode}") from None
+            raise WorkerError(f"the process ended with exit code {exit_code(self._process)}") from None
         if kind == "failed":
             raise WorkerError(result)
         return result
 
 
 class _Desk:
-    """The child's side: an open engine and the batches that it was given."""
+    """The child's side: an open engine and the requests that it was given."""
 
     def __init__(self, engine: OpenEngine, handicap: float) -> None:
         self._engine, self._handicap = engine, handicap
-        self._batches: list[Any] = []
+        self._requests: list[list[Any]] = []
 
-    def prepare(self, rows: list[Row], batch: int, tokens: int | None) -> None:
-        groups = [rows[i : i + batch] for i in range(0, len(rows), batch)]
-        self._batches = [self._engine.prepare(group, tokens) for group in groups]
+    def prepare(self, requests: Sequence[Request], tokens: int | None) -> tuple[int, int] | None:
+        self._requests = [[self._engine.prepare(run, tokens) for run in request] for request in requests]
+        gc.collect()  # here, because none runs while something is timed
+        lengths = self._engine.lengths
+        if lengths is None:
+            return None
+        runs = [lengths(run) for request in self._requests for run in request]
+        return sum(map(sum, runs)), sum(max(run) * len(run) for run in runs)
 
     def time(self, start: int, count: int) -> list[float]:
-        seconds = []
-        for prepared in self._batches[start : start + count]:
-            begun = time.perf_counter()
-            self._engine.answer(prepared)
-            until = begun + (time.perf_counter() - begun) * (1 + self._handicap)
-            while time.perf_counter() < until:
-                pass
-            seconds.append(time.perf_counter() - begun)
-        return seconds
+        gc.disable()  # engines hold more and fewer objects: a collection would take them more and less time
+        try:
+            return [self._seconds(request) for request in self._requests[start : start + count]]
+        finally:
+            gc.enable()
+
+    def _seconds(self, request: list[Any]) -> float:
+        begun = time.perf_counter()
+        for run in request:
+            self._engine.answer(run)
+        until = begun + (time.perf_counter() - begun) * (1 + self._handicap)
+        while time.perf_counter() < until:
+            pass
+        return time.perf_counter() - begun
 
     def answers(self, rows: list[Row], cores: tuple[int, ...]) -> NDArray[np.float32]:
-        with pinned(cores):
-            return self._answers(rows)
-
-    def _answers(self, rows: list[Row]) -> NDArray[np.float32]:
         size = 1 if self._engine.mates_matter else 16
-        order = sorted(range(len(rows)), key=lambda i: sum(map(len, rows[i])))  # like lengths: little padding
-        groups = [order[i : i + size] for i in range(0, len(order), size)]
-        parts = [self._engine.answer(self._engine.prepare([rows[i] for i in group], None)) for group in groups]
-        found = np.concatenate(parts)
-        back = np.empty_like(found)
-        back[order] = found
-        return back
+        groups = [rows[at : at + size] for at in range(0, len(rows), size)]
+        with pinned(cores):
+            return np.concatenate([self._engine.answer(self._engine.prepare(group, None)) for group in groups])
 
     def peak_bytes(self) -> int:
         status = Path("/proc/self/status").read_text(encoding="ascii")  # getrusage remembers the parent's memory too
         return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def _serve(pipe: Connection, spec: EngineSpec) -> None:
-    os.environ["OMP_NUM_THREADS"] = str(spec.threads)
+def main() -> None:
+    """Serve one engine to the process at the other end of the pipe whose descriptor is the first argument."""
+    descriptor = int(sys.argv[1])
+    os.set_inheritable(descriptor, False)
+    pipe = Connection(descriptor)
+    opener, (spec,) = pipe.recv()
     try:
-        engine = OPENERS[spec.name](spec)
-        desk = _Desk(engine, spec.handicap)
-        pipe.send(("ok", engine.bytes))
+        desk = _open(opener, spec, pipe)
     except Exception as error:  # whatever a foreign engine raises becomes its row in the report
         pipe.send(("failed", _one_line(error)))
         return
@@ -156,6 +171,18 @@ def _serve(pipe: Connection, spec: EngineSpec) -> None:
             pipe.send(("failed", _one_line(error)))
 
 
+def _open(opener: str, spec: EngineSpec, pipe: Connection) -> _Desk:
+    module, _, function = opener.partition(":")
+    opened: Callable[[EngineSpec], OpenEngine] = getattr(import_module(module), function)
+    engine = opened(spec)
+    pipe.send(("ok", engine.bytes))
+    return _Desk(engine, spec.handicap)
+
+
 def _one_line(error: Exception) -> str:
     told = " ".join(str(error).split())[:300]
     return told if isinstance(error, PrunellaError) else f"{type(error).__name__}: {told}"
+
+
+if __name__ == "__main__":
+    main()

@@ -18,8 +18,12 @@ LONGEST_SPAN = 0.5  # of a segment
 REPLACED = 0.1  # of the tokens
 
 
-def augment(encoded: Sequence[Encoded], numbers: Sequence[int], special: Collection[int], seed: int) -> list[Encoded]:
+def augment(
+    encoded: Sequence[Encoded], numbers: Sequence[int], special: Collection[int], seed: int
+) -> tuple[list[Encoded], list[int]]:
     """Return a variant of row `numbers[0]`, one of row `numbers[1]`, and so on; a row may be varied many times.
+
+    Returned beside them, for each variant: the number of the row whose end it may have, or of its own row.
 
     A row keeps its special tokens, in their order, and its segments: the first text of a pair is mixed with first
     texts only. No variant is longer than its row. Variant v is a function of the rows, `numbers[v]` and (seed, v).
@@ -34,19 +38,23 @@ def augment(encoded: Sequence[Encoded], numbers: Sequence[int], special: Collect
     counts = Counter(token for row in rows for segment in row for token in segment)
     known = np.array(sorted(counts))
     cumulative = np.cumsum([counts[int(token)] for token in known])
-    found = []
+    found, donors = [], []
     for variant, number in enumerate(numbers):
         generator = np.random.default_rng([seed, variant])
-        donor = rows[int(generator.integers(len(rows)))]
+        taken = int(generator.integers(len(rows)))
+        donor, is_mixed = rows[taken], False
         changed = []
         for place, segment in enumerate(rows[number]):
             other = donor[place] if place < len(donor) else []
-            one = _mixed(segment, other, generator) if generator.random() < MIXED else _cut(segment, generator)
+            mixes = generator.random() < MIXED
+            is_mixed = is_mixed or mixes
+            one = _mixed(segment, other, generator) if mixes else _cut(segment, generator)
             drawn = generator.random(len(one)) < REPLACED
             places = np.searchsorted(cumulative, generator.integers(cumulative[-1], size=len(one)), side="right")
             changed.append([int(known[p]) if d else t for t, d, p in zip(one, drawn, places, strict=True)])
         found.append(_joined(encoded[number], special, changed))
-    return found
+        donors.append(taken if is_mixed else number)
+    return found, donors
 
 
 def _segments(e: Encoded, special: Collection[int]) -> list[list[int]]:

@@ -3,45 +3,39 @@
 import json
 import shutil
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bench.judging import judge_loss
+from compress.bundle_texts import BundleTexts
 from compress.clock import times_belong_to
+from compress.guards import check_reported_loss, name_collapsed, refuse_uninformative
 from compress.quantize import QuantizeConfig, Subject, int8_variant
 from compress.recipes import Choice, choose_recipe
 from compress.saturation import Saturation, saturation
 from compress.suited import check_texts
-from export import precision as precision_file
 from export.agreement import Agreement, Logits, check_agreement
 from export.external import move_weights_out
 from export.graph import check_fused, check_half
 from export.onnx import to_onnx, write_fp16
 from export.precision import Precision
 from models import architecture, task, tokens
-from models.checkpoint import load_checkpoint
-from models.data.texts import Texts
+from models.checkpoint import read_architecture
 from models.errors import PrunellaError
+from models.fit import check_fit
 from models.folder import REPORT, ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.task import Task
-from models.tokens import Tokenizer
 from service import bundle as bundle_file
 from service.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
-VERSION = 4
+VERSION = 5
 AGREEMENT = "agreement.json"  # what was found of each form of the model
 # limits of |Δlogit|; those of a regression grow with its numbers
 FP32_LIMIT = 1e-4  # torch against ONNX fp32: rounding only
 FP16_LIMIT = 0.05  # about ten times what fp16 shows
 INT8_LIMIT = 4.0  # far above what a working int8 graph shows (2.1 in one of 512 pairs): it catches broken ones
 GOLDEN_ROWS = 8
-CALIBRATION_ROWS = 256
-JUDGED_ROWS = 512  # on which forms are compared where no rows are given for that: of 128 one flip may cost 0.4 points
-FEWEST_JUDGED = 64  # fewer are no comparison: then texts that calibrate are judged on
 SATURATION_ROWS = 32
 
 
@@ -52,43 +46,33 @@ class BundleConfig(QuantizeConfig):
     timed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class BundleTexts:
-    """Texts that the scales are taken from, and texts that the forms of the model are compared on."""
-
-    calibration: Texts
-    judged: Texts
-
-    @classmethod
-    def of(cls, texts: Texts, count: int = CALIBRATION_ROWS) -> "BundleTexts":
-        """Take both from one set: the first `count` rows calibrate, those after them judge, if there are enough."""
-        calibration, rest = range(len(texts))[:count], range(len(texts))[count : count + JUDGED_ROWS]
-        enough = len(rest) >= FEWEST_JUDGED
-        return cls(texts.take(calibration), texts.take(rest if enough else calibration[:JUDGED_ROWS]))
-
-
-def make_bundle(source: ModelFolder, texts: BundleTexts, config: BundleConfig, store: Path) -> Made:
+def make_bundle(
+    source: ModelFolder, texts: BundleTexts, config: BundleConfig, store: Path, any_text: bool = False
+) -> Made:
     """Return the bundle of a classifier folder.
 
     Args:
         source: a folder with weights.
-        texts: rows like those that will be served; the first few of the judged become the golden rows.
+        texts: rows like those that will be served; the first few that choose become the golden rows.
         config: recipe and limits.
         store: where stages are kept.
+        any_text: whether texts are taken of which the tokenizer knows hardly a token.
 
     Raises:
-        InputError: the texts are not of the model's kind or language, or its family has no graph.
+        InputError: the texts are not of the model's kind or language, its family has no graph, or its tokenizer makes
+            tokens that it does not know.
         CheckError: a form of the model answers otherwise than it should, or loses more than is allowed.
     """
     settings = {
         **config.model_dump(mode="json", exclude_none=True),
-        "calibration": texts.calibration.sha256, "judged": texts.judged.sha256,
+        **{name: rows.sha256 for name, rows in texts.named().items()},
     }  # fmt: skip
     if config.timed or config.recipe == "auto":  # another machine has other times, and may choose another recipe
         settings |= times_belong_to()
     asked = Task.read(source.path / task.FILE)
-    for name, rows in (("calibration", texts.calibration), ("judged", texts.judged)):
-        check_texts(rows, asked, source.path, name)
+    check_fit(source.path, read_architecture(source.path), asked)
+    for name, rows in texts.named().items():
+        check_texts(rows, asked, source.path, name, any_text)
 
     def make(target: Path) -> None:
         try:
@@ -117,16 +101,11 @@ def _told(folder: Path) -> dict[str, Any]:
 
 
 def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) -> None:
-    asked = Task.read(source / task.FILE)
-    tokenizer = Tokenizer.open(source, asked.max_tokens)
-    wanted = source / precision_file.FILE
-    searched = Precision.read(wanted) if wanted.is_file() else None
-    rows = (texts.calibration.rows, texts.judged)
-    subject = Subject(load_checkpoint(source), asked, tokenizer, rows, searched)
+    subject = Subject(source, texts, config.metric)
     shutil.copyfile(source / tokens.FILE, target / tokens.FILE)
-    asked.write(target / task.FILE)
+    subject.task.write(target / task.FILE)
     subject.model.architecture.write(target / architecture.FILE)
-    forms = _Forms(subject, target)
+    forms = _Forms(subject, target, config.max_loss)
     fp32 = forms.write_fp32()
     choice = choose_recipe(subject, config, fp32, config.timed) if config.recipe != "fp32" else None
     if choice is not None and choice.taken.recipe != "fp32":
@@ -139,8 +118,8 @@ def _make(source: Path, texts: BundleTexts, config: BundleConfig, target: Path) 
 class _Forms:
     """The ONNX files of a bundle as they come, with what was found of each."""
 
-    def __init__(self, subject: Subject, target: Path) -> None:
-        self._subject, self._target = subject, target
+    def __init__(self, subject: Subject, target: Path, max_loss: float) -> None:
+        self._subject, self._target, self._max_loss = subject, target, max_loss
         self._shape = subject.model.architecture
         self._variants: dict[str, Variant] = {}
         self._told: dict[str, Any] = {}
@@ -188,7 +167,7 @@ class _Forms:
         """Move the weights out of the graphs, and write golden rows, bundle.json and what was found."""
         for variant in self._variants.values():
             move_weights_out(self._target / variant.file)
-        rows = self._subject.judged.rows[:GOLDEN_ROWS]
+        rows = self._subject.choosing.texts.rows[:GOLDEN_ROWS]
         logits = {name: self._answers(v, GOLDEN_ROWS) for name, v in self._variants.items()}
         golden = {name: tuple(tuple(float(x) for x in row) for row in found) for name, found in logits.items()}
         Golden(rows=tuple(tuple(row) for row in rows), logits=golden).write(self._target / bundle_file.GOLDEN)
@@ -215,15 +194,16 @@ class _Forms:
         }
         if choice is None:
             return told
-        agreement = choice.taken.fallen.agreement
+        reported = self._subject.reported
+        answers = self._answers(default)
+        agreement = self._subject.agreement(reported, answers)
         told |= {
-            "recipe": choice.taken.recipe, "agreement": agreement.model_dump(),
+            "recipe": choice.taken.recipe, "agreement": agreement.model_dump(), **self._subject.roles.summary(),
             "embedding_bits": choice.taken.fallen.precision.embedding_bits,
             "tried": [t.model_dump() for t in choice.tried],
         }  # fmt: skip
-        if (name := agreement.loss_is) in ("accuracy", "pearson"):  # other losses were not found on labels
-            told |= agreement.model_dump(include={name, f"reference_{name}", "loss_is", "loss_points", "rows"})
-            told["loss_interval"] = _interval(self._subject, self._answers(default))
+        if reported.truth is not None:  # other losses were not found on labels
+            told |= self._loss(agreement, answers)
         milliseconds = {t.recipe: t.ms for t in choice.tried if t.ms is not None}
         if milliseconds:
             ours = milliseconds[choice.taken.recipe]
@@ -232,28 +212,39 @@ class _Forms:
             told["reference"] = "fp32"
         return told
 
-    def _answers(self, variant: Variant, rows: int | None = None) -> Logits:
-        return self._subject.answers(self._target / variant.file, rows, variant.weight_bits)
+    def _loss(self, agreement: Agreement, answers: Logits) -> dict[str, Any]:
+        """Return what is lost on the labelled rows that are reported, with its interval.
+
+        Raises:
+            TargetError: the whole interval is outside what is allowed, or all rows get one answer.
+        """
+        subject, reported, metric = self._subject, self._subject.reported, self._subject.metric
+        assert reported.truth is not None
+        was, now = (subject.task.decide(subject.task.scores(logits)) for logits in (reported.wanted, answers))
+        lost = judge_loss(subject.task.kind, reported.truth, was, now, metric)
+        refuse_uninformative(subject.task, reported.truth, was, now)
+        check_reported_loss(lost, self._max_loss)
+        collapsed = name_collapsed(subject.task, reported.truth, was, now)
+        return {
+            metric: agreement.score, f"reference_{metric}": agreement.reference_score, "loss_is": metric,
+            "loss_points": lost.loss_points, "loss_interval": lost.loss_interval, "rows": lost.rows,
+            "loss_is_inside": lost.verdict(self._max_loss), "rows_to_be_sure": lost.rows_needed(self._max_loss),
+            "collapsed_labels": [one.model_dump() for one in collapsed],
+        }  # fmt: skip
+
+    def _answers(self, variant: Variant, count: int | None = None) -> Logits:
+        """Return what a variant answers to the rows that are reported; or to the first `count` that choose."""
+        rows = self._subject.reported if count is None else self._subject.choosing
+        return self._subject.answers(self._target / variant.file, rows, count, variant.weight_bits)
 
     def _add(self, name: str, variant: Variant) -> Path:
         self._variants[name] = variant
         return self._target / variant.file
 
     def _check(self, name: str, path: Path, what: str, limit: float) -> None:
-        agreement: Agreement = self._subject.agreement(self._subject.answers(path))
+        rows = self._subject.choosing
+        agreement = self._subject.agreement(rows, self._subject.answers(path, rows))
         self._told[name] = check_agreement(agreement, what, limit * self._subject.magnitude).model_dump()
-
-
-def _interval(subject: Subject, found: np.ndarray) -> tuple[float, float] | None:
-    """Return the 95 % interval of the paired loss, in points, where it was found on labels.
-
-    With several labels a row there is none: decisions are counted there, and those of one row are not independent.
-    """
-    task = subject.task
-    if subject.truth is None or task.kind == "multi":
-        return None
-    was, now = (task.decide(task.scores(logits)) for logits in (subject.wanted, found))
-    return judge_loss(task.kind, subject.truth, was, now).loss_interval
 
 
 def _warn(found: dict[str, Saturation]) -> None:

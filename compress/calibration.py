@@ -4,37 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from models.data.sampling import choose_texts as choose_texts  # told here too: its users draw by both
 from models.tokens import Encoded, TokenBatch, Tokenizer
 from models.train.batches import length_batches
-
-
-def choose_texts(lengths: Sequence[int], served: Sequence[int], count: int, seed: int) -> list[int]:
-    """Return up to `count` row numbers, each once, whose lengths are spread as the served ones are.
-
-    For each of `count` drawn served lengths the free row of the nearest length is taken; rows of one length come in
-    random order. Training rows are often shorter (phrases) or longer than what is served.
-
-    Args:
-        lengths: of the rows to choose from, in tokens.
-        served: lengths of texts as they are served.
-        count: how many rows.
-        seed: of the draw.
-    """
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(len(lengths))
-    order = shuffled[np.argsort(np.asarray(lengths)[shuffled], kind="stable")]
-    known = np.asarray(lengths)[order]
-    after = np.arange(len(order) + 1)  # the next free place at or after a place; `before` likewise, shifted by one
-    before = np.arange(len(order) + 1)
-    chosen = []
-    for wanted in generator.choice(np.asarray(served), min(count, len(lengths))):
-        place = int(np.searchsorted(known, wanted))
-        up, down = _find(after, place), _find(before, place)
-        takes_up = down == 0 or (up < len(order) and known[up] - wanted <= wanted - known[down - 1])
-        place = up if takes_up else down - 1
-        chosen.append(int(order[place]))
-        after[place], before[place + 1] = place + 1, place
-    return chosen
 
 
 def draw_texts(lengths: Sequence[int], served: Sequence[int], count: int, seed: int) -> list[int]:
@@ -69,13 +41,3 @@ def pad_texts(encoded: Sequence[Encoded], rows: Sequence[int], tokenizer: Tokeni
     """Return the rows as batches of like length."""
     chosen = [encoded[row] for row in rows]
     return [tokenizer.pad([chosen[i] for i in batch]) for batch in length_batches(chosen, 32, seed=0)]
-
-
-def _find(parent: np.ndarray, place: int) -> int:
-    """Return the end of the chain that begins at `place`, and shorten the chain (union-find, Tarjan 1975)."""
-    end = place
-    while parent[end] != end:
-        end = int(parent[end])
-    while parent[place] != end:
-        parent[place], place = end, int(parent[place])
-    return end

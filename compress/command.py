@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from compress.quantize_command import AnyText, MetricName
 from models.console import STORE, MaxTokens, Out, Store, finish, need
 from models.distributed import by_main
 from models.errors import InputError
@@ -29,7 +30,13 @@ def compress(
     train: Annotated[str, typer.Option(help="texts to learn from: CSV, TSV, JSONL, Parquet; labels are not needed")],
     validation: Annotated[
         str | None,
-        typer.Option(help="labelled rows as they are served: timed and judged on (a tenth of --train)"),
+        typer.Option(
+            help="labelled rows as they are served, that no model learned from: one half chooses, the loss is "
+            "reported on the other; without it a tenth of --train"
+        ),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option(help="labelled rows on which the loss is reported; then all of --validation choose")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="more texts to learn from; the full model labels them")] = None,
     speedup: Annotated[float | None, typer.Option(help="over the unpruned fp32 model on ONNX Runtime")] = None,
@@ -38,7 +45,8 @@ def compress(
     family: Annotated[
         str | None, typer.Option(help="several speed-ups from one run, such as 1.5,2,3,4,6,8,12")
     ] = None,
-    max_loss: Annotated[float, typer.Option(help="points of accuracy, or of correlation, that may be lost")] = 1.0,
+    max_loss: Annotated[float, typer.Option(help="points of --metric that may be lost, int8's share included")] = 1.0,
+    metric: MetricName = None,
     mode: Annotated[str, typer.Option(help="instant (no training), standard (within the hour) or max")] = "standard",
     epochs: Annotated[int | None, typer.Option(help="of healing, instead of the mode's")] = None,
     minutes: Annotated[float | None, typer.Option(help="most minutes of healing, for each point")] = None,
@@ -48,7 +56,9 @@ def compress(
     batch: Annotated[int, typer.Option(min=1, help="texts answered at once where speed is measured")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="threads of ONNX Runtime where speed is measured")] = 1,
     max_tokens: MaxTokens = None,
-    trim_vocabulary: Annotated[bool, typer.Option(help="drop the tokens that the texts do not use")] = True,
+    trim_vocabulary: Annotated[
+        bool | None, typer.Option(help="drop tokens that the texts do not use; default: only with --size-mb")
+    ] = None,
     embedding_bits: Annotated[
         Literal["auto", "8", "4"], typer.Option(help="of the token table; auto: 4 where --size-mb would cut with 8")
     ] = "auto",
@@ -57,6 +67,7 @@ def compress(
         typer.Option(help="a narrower hidden state: a multiple of 32, or (--mode instant) auto, the best of some"),
     ] = None,
     weak_teacher: Annotated[bool, typer.Option(help="go on with a model no better than guessing")] = False,
+    any_text: AnyText = False,
     remeasure: Annotated[
         bool,
         typer.Option(help="measure latency again and choose again; default: what the store holds for this machine"),
@@ -67,22 +78,21 @@ def compress(
 ) -> None:
     """Prune to a target, heal by distillation, quantize: gives the bundle that is served, and says what it lost.
 
-    Exit code 1 when no shape reaches the target within --tolerance, or none that does stays inside --max-loss; and,
-    with the bundle delivered, when its final measurement misses the target. Of a family, targets out of reach are
-    named, and the others made.
+    Exit code 1 when no shape reaches the target within --tolerance, none that does stays inside --max-loss, or the
+    answers of the smaller model ignore the text; and, with the bundle delivered, when its final measurement misses
+    the target. Of a family, targets out of reach are named, and the others made.
     """
     need("torch", "train")
+    from bench.judging import choose_metric
     from compress.family import Judge, Point, check_targets, judged, pick, reach, summary, write_family
+    from compress.inputs import Files, read_inputs
     from compress.narrow import narrowed
     from compress.pipeline import compress_to, prepare
     from compress.remeasure import forget_times
-    from compress.source import Inputs, check_inputs, open_source, source_kind
-    from models import task as task_file
+    from compress.source import check_inputs, source_kind
     from models.checkpoint import read_architecture
-    from models.data.texts import read_texts
     from models.folder import identity
     from models.stage import Made
-    from models.task import Task
     from service.cores import usable_cores
 
     targets = read_targets(speedup, latency_ms, size_mb, family)
@@ -92,30 +102,25 @@ def compress(
         raise InputError(f"--threads is {threads}, and {cores} cores are there: measure where it will be served")
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
-        "tolerance": tolerance, "vocabulary": trim_vocabulary, "hidden_width": read_width(hidden_width),
+        "tolerance": tolerance, "vocabulary": read_trim(trim_vocabulary, size_mb is not None),
+        "hidden_width": read_width(hidden_width), "max_loss": max_loss,
+        "metric": choose_metric(source_kind(model), metric),
         "load": {"batch": batch, "threads": threads}, "seed": seed,
         "embedding_bits": None if embedding_bits == "auto" else int(embedding_bits),
     }  # fmt: skip
     config = make_config(mode, healing, settings, len(targets))
-    kind = source_kind(model)
-    rows = read_texts(train, kind=kind)
-    rows, held_out = (rows, read_texts(validation, kind=kind)) if validation else rows.split(0.1, seed)
-    source = open_source(model, store, rows.pair, max_tokens)
-    if rows.labels is not None:
-        rows.targets(Task.read(source.path / task_file.FILE))  # one the model does not know; --texts have none
-    rows = rows.joined(read_texts(texts, kind=kind)) if texts else rows
+    inputs = read_inputs(model, Files(train, validation, test, texts), store, max_tokens, seed)
     if isinstance(config.hidden_width, int):
-        narrowed(read_architecture(source.path), config.hidden_width)  # refuses what cannot be
-    inputs = Inputs(source, rows, held_out)
-    by_main(lambda: check_inputs(inputs, weak_teacher))
-    by_main(lambda: forget_times(store, source) if remeasure else None)
+        narrowed(read_architecture(inputs.source.path), config.hidden_width)  # refuses what cannot be
+    by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
+    by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
     ready = prepare(inputs, config, store)
-    judge = cache(lambda: Judge(ready))  # opened where it is used: in the main process
+    judge = cache(lambda: Judge(ready, config.metric))  # opened where it is used: in the main process
 
     def make(target: "Target") -> tuple[Made, Point]:
         return judged(
             lambda held: compress_to(target, replace(ready, held=held), config, store),
-            lambda made: by_main(lambda: judge().point(made.folder, target, tolerance)),
+            lambda made: by_main(lambda: judge().point(made.folder, target, tolerance), Point),
         )
 
     made, unreached = reach(targets, make)
@@ -123,9 +128,9 @@ def compress(
 
     def deliver() -> None:
         report = store / f"family-{identity([p.id for p in points], 'family', 1, {'max_loss': max_loss})}"
-        write_family(points, None, max_loss, report)
+        write_family(points, None, max_loss, report, inputs.summary())
         picked = pick(points, max_loss)
-        write_family(points, picked, max_loss, report)
+        write_family(points, picked, max_loss, report, inputs.summary())
         more: dict[str, Any] = {}
         if family:
             more = {"family": [summary(p, max_loss) | {"folder": p.folder} for p in points], "unreached": unreached}
@@ -133,6 +138,13 @@ def compress(
         check_targets(points, picked, tolerance)
 
     by_main(deliver)
+
+
+def read_trim(asked: bool | None, for_size: bool) -> str:
+    """Return what becomes of the vocabulary: it stays whole unless the user says so, or asks for a size."""
+    if asked is None:
+        return "trim_if_possible" if for_size else "whole"
+    return "trim" if asked else "whole"
 
 
 def read_width(told: str | None) -> int | str | None:

@@ -30,7 +30,7 @@ COMPRESS = CompressConfig(
     analysis=AnalysisConfig(texts=256, cost_texts=32), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
 MAX_LOSS = 1.0  # points, as `prunella compress` allows
-BENCH = BenchConfig(texts=24, rounds=5, openings=4)
+BENCH = BenchConfig(texts=60, rounds=5, openings=4)
 
 
 def run_demo(store: Path) -> dict[str, Any]:

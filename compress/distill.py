@@ -7,13 +7,14 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
 from compress.divergence import divergence
 from compress.teacher import Teacher
 from models.classifier import Classifier, TensorBatch
-from models.record import Record
+from models.record import Settings
 from models.task import Kind
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
@@ -23,10 +24,10 @@ from models.train.text_objective import TextObjective
 
 DISTANCE = "distance"  # the metric that can be watched: mean divergence from the teacher's answers, held-out texts
 ENOUGH_TEXTS = 20_000  # a cut model hardly learns so many by heart: dropout would only disturb it
-HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all, but of few a fifth or 64
+HELD_OUT = (64, 1024)  # texts on which it is watched: a twentieth of all (no variants), but of few a fifth or 64
 
 
-class DistillConfig(Record):
+class DistillConfig(Settings):
     """Settings of the healing."""
 
     temperature: float = Field(2.0, gt=0, description="softens both answers")
@@ -50,6 +51,7 @@ class Lessons:
 
     teacher: Teacher
     encoded: Sequence[Encoded]
+    origins: NDArray[np.int64]  # (texts, 2), the numbers of the texts that each is made of: its own twice, or two
     tokenizer: Tokenizer
     kind: Kind  # what the logits mean
     channels: Tensor | None = None  # of the teacher's states that a narrower student has, (width,); None: all
@@ -63,8 +65,8 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     means the same for every model. Numbers of a regression are standardized by the spread of the teacher's, for the
     same reason.
 
-    With the metric `distance` some texts are held out, the student is judged on them as it heals, and ends as it was
-    when it answered them most like the teacher.
+    With the metric `distance` some texts are held out, with their variants; the student is judged on them as it
+    heals, and ends as it was when it answered them most like the teacher.
 
     Args:
         student: a cut model; its layers stand where the teacher's do.
@@ -73,7 +75,7 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
         scratch: where the snapshot is kept, from which a killed run goes on.
     """
     teacher, encoded, training = lessons.teacher, lessons.encoded, config.training
-    learned, watched = _hold_out(len(encoded), training)
+    learned, watched = _hold_out(lessons.origins, training)
     spread = max(float(teacher.logits.std(correction=0)), 1e-8) if lessons.kind == "regression" else 1.0
 
     def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
@@ -102,12 +104,21 @@ def distill(student: Classifier, lessons: Lessons, config: DistillConfig, scratc
     return fit(student, objective, training, run)
 
 
-def _hold_out(count: int, training: TrainingConfig) -> tuple[Tensor, Tensor]:
-    """Return the numbers of the texts to learn from, and of those to watch: none, where no metric is."""
-    order = torch.from_numpy(np.random.default_rng(training.seed).permutation(count))
+def _hold_out(origins: NDArray[np.int64], training: TrainingConfig) -> tuple[Tensor, Tensor]:
+    """Return the numbers of the texts to learn from, and of those to watch: none, where no metric is.
+
+    What is made of a watched text shares half of its tokens or more: it is neither learned nor watched.
+
+    Args:
+        origins: the numbers of the texts that each is made of, (texts, 2).
+        training: its metric and its seed.
+    """
+    texts = np.flatnonzero((origins == np.arange(len(origins))[:, None]).all(1))  # neither variants nor repetitions
     least, most = HELD_OUT
-    held = min(most, max(count // 20, min(least, count // 5))) if training.metric is not None else 0
-    return order[held:].sort().values, order[:held].sort().values
+    held = min(most, max(len(texts) // 20, min(least, len(texts) // 5))) if training.metric is not None else 0
+    watched = np.sort(np.random.default_rng(training.seed).permutation(texts)[:held])
+    learned = np.flatnonzero(~np.isin(origins, watched).any(1))
+    return torch.from_numpy(learned), torch.from_numpy(watched)
 
 
 def distances(states: Sequence[Tensor], wanted: Tensor, mask: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Points of one model at several targets: each judged on the same rows, the fastest inside the loss picked.
+"""Points of one model at several targets: the fastest inside the loss on the rows that choose, reported on others.
 
-Judging and picking use the validation rows, which the shapes saw the lengths of and nothing else; test rows are for
-`prunella bench`, once.
+Where there are too few rows for both (`Inputs.test` is None), the same rows choose and are reported, and the summary
+says so.
 """
 
 import json
@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.accuracy import Difference, Metric
+from bench.accuracy import Answers, Difference, Metric
 from bench.evaluate import bundle_logits
-from bench.judging import NAMES, judge, judge_loss, told
+from bench.judging import NAMES, choose_metric, judge, judge_loss, told
+from bench.recall import LabelRecall
 from compress.bundle import fallen_back, taken_precision
 from compress.clock import Measured, open_clock
+from compress.guards import check_reported_loss, name_collapsed, refuse_uninformative
 from compress.prune import Prepared
 from compress.target import Target
 from export.precision import EmbeddingBits
@@ -44,36 +46,48 @@ class Point(Record):
     id: str
     architecture: str
     measured: Measured
-    score: float  # accuracy (with several labels a row, of rows with all of them right), or Pearson's correlation
+    score: float  # of the metric that `difference` names, on the rows that are reported
     reference_score: float
-    difference: Difference
+    difference: Difference  # on the rows that are reported
+    choosing: Difference | None = None  # on the rows that choose; None: they are the same
+    collapsed: tuple[LabelRecall, ...] = ()  # labels of which less than half of the recall is left
     met: bool = True  # whether the target was, within the tolerance, when the bundle was judged
     embedding_bits: EmbeddingBits = 8  # of the token table
-    vocabulary: dict[str, int] | None = None  # tokens, and held-out texts that are split or answered otherwise
+    vocabulary: dict[str, int | bool] | None = None  # tokens, and held-out texts that are split or answered otherwise
 
     @property
     def metric(self) -> Metric:
         """What `score` is."""
         return self.difference.metric
 
+    @property
+    def chosen_by(self) -> Difference:
+        """The difference by which the point is taken or not."""
+        return self.difference if self.choosing is None else self.choosing
+
     def sureness(self, max_loss: float) -> str:
-        """Return how sure it is that the loss is inside: `sure`, `likely`, `doubtful`, or `outside`."""
-        low, high = self.difference.loss_interval
-        if high <= max_loss:
-            return "sure"
-        if self.difference.loss_points <= max_loss:
-            return "likely"
-        return "doubtful" if low <= max_loss else "outside"
+        """Return how sure it is that the reported loss is inside: `Difference.verdict`."""
+        return self.difference.verdict(max_loss)
+
+
+class Answered(Record):
+    """What a bundle and the model that it came from answer to some rows, against the truth."""
+
+    score: float
+    reference_score: float
+    difference: Difference
 
 
 class Judge:
-    """Compares bundles with the model that they came from: answers on the validation rows, and time."""
+    """Compares bundles with the model that they came from: answers to labelled rows, and time."""
 
-    def __init__(self, ready: Prepared) -> None:
+    def __init__(self, ready: Prepared, metric: str | None = None) -> None:
         inputs, path = ready.inputs, ready.inputs.source.path
         task = Task.read(path / task_file.FILE)
         tokenizer = Tokenizer.open(path, task.max_tokens)
-        self._task, self._rows, self._truth = task, inputs.validation.rows, inputs.validation.targets(task)
+        self._task, self._metric, self._choosing = task, choose_metric(task.kind, metric), len(inputs.validation)
+        labelled = inputs.roles.everything  # those that choose, then those that are reported
+        self._rows, self._truth = labelled.rows, labelled.targets(task)
         encoded = tokenizer.encode(self._rows)
         self._reference = task.decide(task.scores(predict(load_checkpoint(path), encoded, tokenizer)))
         self._base = ready.base.path
@@ -89,8 +103,9 @@ class Judge:
         Raises:
             TargetError: it is slower than the model it came from, or misses its target in size.
             FallBackError: it misses its target, and is not what was chosen: sublayers went back to fp32.
+            TargetError: its answers hardly depend on the text (`refuse_uninformative`).
         """
-        bundle, kind = Bundle.open(folder.path), self._task.kind
+        bundle = Bundle.open(folder.path)
         variant = bundle.info.default["cpu"]
         answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
         graph, size = bundle.onnx_path(variant), bundle.served_bytes(variant)
@@ -104,12 +119,23 @@ class Judge:
             if target.kind == "size_mb":
                 raise TargetError(f"{told}: allow a larger --tolerance")
         taken = taken_precision(folder.path)
+        refuse_uninformative(self._task, self._truth, self._reference, answers)
+        first, second = slice(0, self._choosing), slice(self._choosing, None)
+        same = self._choosing == len(self._rows)
+        chosen, reported = self._answered(answers, first), self._answered(answers, first if same else second)
+        collapsed = name_collapsed(self._task, self._truth, self._reference, answers)
         return Point(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
-            measured=measured, score=judge(kind, self._truth, answers),
-            reference_score=judge(kind, self._truth, self._reference),
-            difference=judge_loss(kind, self._truth, self._reference, answers), met=met, vocabulary=self._vocabulary,
+            measured=measured, **{name: getattr(reported, name) for name in Answered.model_fields},
+            choosing=None if same else chosen.difference, collapsed=collapsed, met=met, vocabulary=self._vocabulary,
             embedding_bits=8 if taken is None else taken.embedding_bits,
+        )  # fmt: skip
+
+    def _answered(self, answers: Answers, rows: slice) -> Answered:
+        kind, metric, truth, was = self._task.kind, self._metric, self._truth[rows], self._reference[rows]
+        return Answered(
+            score=judge(kind, truth, answers[rows], metric), reference_score=judge(kind, truth, was, metric),
+            difference=judge_loss(kind, truth, was, answers[rows], metric),
         )  # fmt: skip
 
 
@@ -175,18 +201,21 @@ def judged(build: Callable[[frozenset[str]], Made], judge: Callable[[Made], Poin
 
 
 def pick(points: Sequence[Point], max_loss: float) -> Point:
-    """Return the fastest point whose loss is inside `max_loss`, in points.
+    """Return the fastest point whose loss is inside `max_loss`, in points, on the rows that choose.
 
     Raises:
-        TargetError: there is none; says what there is.
+        TargetError: there is none; says what there is. Or the whole interval of its reported loss is outside: no
+            other is taken instead, or those rows would have chosen.
     """
-    inside = [p for p in points if p.sureness(max_loss) in ("sure", "likely")]
+    inside = [p for p in points if p.chosen_by.verdict(max_loss) in ("sure", "likely")]
     if inside:
-        return max(inside, key=lambda p: p.measured.speedup)
-    nearest = sorted(points, key=lambda p: p.difference.loss_points)[:3]
+        picked = max(inside, key=lambda p: p.measured.speedup)
+        check_reported_loss(picked.difference, max_loss)
+        return picked
+    nearest = sorted(points, key=lambda p: p.chosen_by.loss_points)[:3]
     listed = "; ".join(
-        f"{p.target.told(p.measured)} loses {p.difference.loss_points:.2f} points "
-        f"[{p.difference.loss_interval[0]:.2f}, {p.difference.loss_interval[1]:.2f}] ({p.folder})"
+        f"{p.target.told(p.measured)} loses {p.chosen_by.loss_points:.2f} points "
+        f"[{p.chosen_by.loss_interval[0]:.2f}, {p.chosen_by.loss_interval[1]:.2f}] ({p.folder})"
         for p in nearest
     )
     raise TargetError(
@@ -212,7 +241,11 @@ def check_targets(points: Sequence[Point], picked: Point, tolerance: float) -> N
 
 
 def summary(point: Point, max_loss: float) -> dict[str, Any]:
-    """Return the keys that the verb prints for a point, and that the bundle's report.json holds."""
+    """Return the keys that the verb prints for a point, and that the bundle's report.json holds.
+
+    All of them are of the rows that are reported, but for the loss on the rows that choose.
+    """
+    chosen: dict[str, Any] = {} if point.choosing is None else {"choosing_loss_points": point.choosing.loss_points}
     interval = point.measured.interval
     return {
         "asked": point.target.told(), "target_met": point.met,
@@ -220,6 +253,8 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
         "loss_points": _rounded(point.difference.loss_points),
         "loss_interval": [_rounded(x) for x in point.difference.loss_interval],
         "loss_is_inside": point.sureness(max_loss), "max_loss": max_loss, "rows": point.difference.rows,
+        "rows_to_be_sure": point.difference.rows_needed(max_loss), **chosen,
+        "collapsed_labels": [one.model_dump() for one in point.collapsed],
         "speedup": {"ort_fp32": _rounded(point.measured.speedup)}, "reference": "ort_fp32",
         **({"speedup_interval": [_rounded(x) for x in interval]} if interval else {}),
         "p50_ms": {"ours": _rounded(point.measured.ours_ms), "ort_fp32": _rounded(point.measured.reference_ms)},
@@ -229,8 +264,13 @@ def summary(point: Point, max_loss: float) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_family(points: Sequence[Point], picked: Point | None, max_loss: float, folder: Path) -> None:
-    """Write family.json, family.md and pareto.svg into `folder`, and each bundle's summary into its report.json."""
+def write_family(
+    points: Sequence[Point], picked: Point | None, max_loss: float, folder: Path, rows: dict[str, Any] | None = None
+) -> None:
+    """Write family.json, family.md and pareto.svg into `folder`, and each bundle's summary into its report.json.
+
+    `rows` are further keys of each report: where its rows come from.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     document = {
         "max_loss": max_loss, "picked": picked.id if picked else None, "points": [p.model_dump() for p in points]
@@ -241,7 +281,7 @@ def write_family(points: Sequence[Point], picked: Point | None, max_loss: float,
     for point in points:
         if not Path(point.folder).is_dir():
             raise CheckError(f"{point.folder} is gone: it was made by this run")
-        write_text(Path(point.folder) / REPORT, json.dumps(summary(point, max_loss), indent=2) + "\n")
+        write_text(Path(point.folder) / REPORT, json.dumps(summary(point, max_loss) | (rows or {}), indent=2) + "\n")
 
 
 def family_table(points: Sequence[Point], picked: Point | None, max_loss: float) -> str:
@@ -289,7 +329,7 @@ def draw_pareto(points: Sequence[Point], picked: Point | None, max_loss: float, 
                 f"{p.measured.speedup:.1f}x", (p.measured.ours_ms, value), (4, 4), textcoords="offset points"
             )
         axis.set_xlabel(f"milliseconds a text, {points[0].measured.load.told()} (median)")
-        axis.set_ylabel(f"{NAMES[points[0].metric]} on the validation rows, hundredths")
+        axis.set_ylabel(f"{NAMES[points[0].metric]} on the rows that are reported, hundredths")
         axis.grid(alpha=0.3)
         axis.legend()
         figure.savefig(path, metadata={"Date": None})

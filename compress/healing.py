@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from compress.augment import augment
 from compress.calibration import draw_texts, lengths_of
@@ -26,8 +27,9 @@ from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Task
 from models.tokens import Encoded, Tokenizer
 from models.train.history import History
+from models.train.precision import computed_on, settle_precision
 
-TEACH_VERSION, HEAL_VERSION = 4, 5
+TEACH_VERSION, HEAL_VERSION = 5, 6
 CHANNELS = "channels.npy"  # of the full model's hidden state, those that a narrower student has
 
 
@@ -37,6 +39,7 @@ class Taught:
 
     folder: ModelFolder
     encoded: list[Encoded]  # the texts, then their variants
+    origins: NDArray[np.int64]  # (texts and variants, 2), the numbers of the texts that each is made of
 
 
 def teach_texts(full: ModelFolder, inputs: Inputs, config: CompressConfig, store: Path) -> Taught:
@@ -51,15 +54,21 @@ def teach_texts(full: ModelFolder, inputs: Inputs, config: CompressConfig, store
     task = Task.read(full.path / task_file.FILE)
     tokenizer = Tokenizer.open(full.path, task.max_tokens)
     encoded = tokenizer.encode(inputs.train.rows)
+    first: dict[tuple[int, ...], int] = {}  # a text that comes again is the first one
+    numbers = np.array([first.setdefault(tuple(e.ids), number) for number, e in enumerate(encoded)], dtype=np.int64)
+    origins = np.stack([numbers, numbers], axis=1)
     if config.augment:
         served = lengths_of(tokenizer.encode(inputs.validation.rows))
         varied = draw_texts(lengths_of(encoded), served, config.augment * len(encoded), config.seed)
-        encoded = encoded + augment(encoded, varied, tokenizer.special_ids, config.seed)
+        variants, donors = augment(encoded, varied, tokenizer.special_ids, config.seed)
+        encoded = encoded + variants
+        origins = np.concatenate([origins, np.stack([numbers[varied], numbers[donors]], axis=1)])
 
     def make(folder: Path) -> None:
         teach(load_checkpoint(full.path), encoded, tokenizer, layers, folder)
 
-    return Taught(run_stage(Stage("teach", TEACH_VERSION, settings), [full], store, make).folder, encoded)
+    made = run_stage(Stage("teach", TEACH_VERSION, settings), [full], store, make)
+    return Taught(made.folder, encoded, origins)
 
 
 def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Path) -> Made:
@@ -68,6 +77,7 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
     assert asked is not None
     if _has_rounded_table(pruned):  # it stays as it will be served: the student learns to live with it
         asked = asked.model_copy(update={"training": asked.training.model_copy(update={"freeze_embeddings": True})})
+    asked = asked.model_copy(update={"training": settle_precision(asked.training, store)})
     dropout = asked.dropout_of(len(taught.encoded))
 
     def make(folder: Path) -> None:
@@ -76,7 +86,7 @@ def heal(pruned: ModelFolder, taught: Taught, config: CompressConfig, store: Pat
         _save(student, task, pruned, history, folder)
 
     decides = asked.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}) | {"dropout": dropout}
-    stage = Stage("heal", HEAL_VERSION, {**decides, **processes()})
+    stage = Stage("heal", HEAL_VERSION, {**decides, **processes(), **computed_on()})
     return run_stage(stage, [pruned, taught.folder], store, make, together=True)
 
 
@@ -108,7 +118,7 @@ def _lessons(taught: Taught, student: ModelFolder) -> Lessons:
     tokenizer, path = Tokenizer.open(student.path, task.max_tokens), student.path / CHANNELS
     channels = torch.from_numpy(np.load(path)) if path.is_file() else None
     teacher = Teacher.open(taught.folder.path, taught.encoded)
-    return Lessons(teacher, taught.encoded, tokenizer, task.kind, channels)
+    return Lessons(teacher, taught.encoded, taught.origins, tokenizer, task.kind, channels)
 
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:

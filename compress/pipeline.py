@@ -7,8 +7,11 @@ targets share is made once, and a killed run goes on where it was.
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from compress.analysis import analyse
-from compress.bundle import CALIBRATION_ROWS, JUDGED_ROWS, BundleConfig, BundleTexts, make_bundle
+from compress.bundle import BundleConfig, make_bundle
+from compress.bundle_texts import CALIBRATION_ROWS, JUDGED_ROWS, BundleTexts
 from compress.calibration import choose_texts, lengths_of, pad_texts
 from compress.clock import times_belong_to
 from compress.config import CompressConfig
@@ -21,8 +24,9 @@ from export.stock import FP32, stock_export
 from models import task as task_file
 from models.checkpoint import read_architecture
 from models.console import say
+from models.data.roles import RowRoles
 from models.data.texts import Texts
-from models.errors import NoEffectError
+from models.errors import DisagreementError, NoEffectError, UntrimmableError
 from models.folder import ModelFolder
 from models.stage import Made, Stage, run_stage
 from models.task import Task
@@ -33,11 +37,11 @@ VERSION = 4
 
 def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
     """Trim, analyse, and let the teacher answer."""
-    base = _trimmed(inputs, store) if config.vocabulary else inputs.source
+    reference = stock_export(inputs.source, store).folder.path / FP32  # first: it refuses what cannot be exported
+    base = trimmed_source(inputs, config, store)
     analysis, teacher = _analysed(base, inputs, config, store), None
     if config.heal is not None:
         teacher = teach_texts(base, inputs, config, store)
-    reference = stock_export(inputs.source, store).folder.path / FP32
     return Prepared(inputs, base, analysis, teacher, reference, config.load)
 
 
@@ -48,8 +52,9 @@ def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: 
         TargetError: no shape does on this machine.
     """
     student = _cut_and_heal(target, ready, config, store)
-    texts = BundleTexts.of(_served_like(ready, config))
-    return make_bundle(student.folder, texts, BundleConfig(recipe="static"), store)
+    is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
+    bundle = BundleConfig(recipe="static", max_loss=config.int8_loss(is_cut), metric=config.metric)
+    return make_bundle(student.folder, _bundle_texts(ready, config), bundle, store, any_text=True)
 
 
 def prune_settings(target: Target, ready: Prepared, config: CompressConfig) -> dict[str, Any]:
@@ -91,12 +96,24 @@ def _analysed(base: ModelFolder, inputs: Inputs, config: CompressConfig, store: 
     return run_stage(stage, [base], store, lambda target: _analyse(base, inputs, config, target)).folder
 
 
-def _trimmed(inputs: Inputs, store: Path) -> ModelFolder:
+def trimmed_source(inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
+    """Return the source, with fewer tokens where `config.vocabulary` says so.
+
+    Raises:
+        DisagreementError: trimming was asked for, and splits a training text otherwise.
+        UntrimmableError: it was asked for, and tokens of such a tokenizer cannot be dropped.
+    """
+    if config.vocabulary == "whole":
+        return inputs.source
     try:
         return trim_source(inputs, store).folder
     except NoEffectError as error:
         say(f"the vocabulary stays as it is: {error}")
-        return inputs.source
+    except (DisagreementError, UntrimmableError) as error:
+        if config.vocabulary == "trim":
+            raise
+        say(f"WARNING: the vocabulary stays whole, and the bundle as large as it makes it: {error}")
+    return inputs.source
 
 
 def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: Path) -> None:
@@ -109,9 +126,24 @@ def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: 
     analyse(model, fitted, judged, asked, task).save(target)
 
 
-def _served_like(ready: Prepared, config: CompressConfig) -> Texts:
-    """Return training texts as long as those that are served, without labels: int8 is made and judged on them."""
+def _bundle_texts(ready: Prepared, config: CompressConfig) -> BundleTexts:
+    """Return training texts as long as those that are served, which calibrate, and validation texts, which choose.
+
+    Both are without labels. What goes back to fp32 is chosen on texts that the student did not learn from: on those
+    it learned, it is surer than it will be, and int8 seems to cost less.
+    """
     tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
-    train, served = (lengths_of(tokenizer.encode(t.rows)) for t in (ready.inputs.train, ready.inputs.validation))
-    chosen = ready.inputs.train.take(choose_texts(train, served, CALIBRATION_ROWS + JUDGED_ROWS, config.seed))
-    return Texts(chosen.rows, None, chosen.source, chosen.kind)
+    train, served = ready.inputs.train, ready.inputs.validation
+    trained, wanted = (lengths_of(tokenizer.encode(t.rows)) for t in (train, served))
+    calibration = train.take(choose_texts(trained, wanted, CALIBRATION_ROWS, config.seed))
+    learned = set(train.rows)
+    unseen = [place for place, row in enumerate(served.rows) if row not in learned]
+    if len(unseen) < len(served):
+        say(f"WARNING: {len(served) - len(unseen)} of {len(served)} validation texts are training texts, too")
+    drawn = np.random.default_rng(config.seed).permutation(unseen or len(served))[:JUDGED_ROWS]
+    choosing = served.take(drawn.tolist())
+    return BundleTexts(_unlabelled(calibration), RowRoles(_unlabelled(choosing), None))
+
+
+def _unlabelled(texts: Texts) -> Texts:
+    return Texts(texts.rows, None, texts.source, texts.kind)

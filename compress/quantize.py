@@ -4,8 +4,8 @@
 each batch, as it comes; it needs no texts, and is answered row by row to keep the same promise.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,18 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from bench.accuracy import Metric
+from bench.judging import choose_metric, judge
+from compress.bundle_texts import BundleTexts
 from compress.calibrate import TextBatches, calibrate
 from compress.histogram import Method
 from compress.sensitivity import Fallen, fall_back
-from export.agreement import Agreement, Logits, measure_agreement
+from export import precision as precision_file
+from export.agreement import Agreement, Logits, Scorer, measure_agreement
 from export.graph import check_fused
 from export.onnx import write_int8
 from export.precision import EmbeddingBits, Precision, Scales
+from models import task as task_file
+from models.checkpoint import load_checkpoint
 from models.classifier import Classifier
 from models.data.texts import Texts
 from models.record import Record
 from models.task import Task
-from models.tokens import Row, Tokenizer
+from models.tokens import Tokenizer
 from models.train.predict import predict
 from service.bundle import Variant
 from service.engine import run_session
@@ -44,6 +50,7 @@ class QuantizeConfig(Record):
     weight_bits: Literal[7, 8] = Field(8, description="7 never saturates without VNNI, and is less true")
     embedding_bits: EmbeddingBits | None = Field(None, description="of the token table; None: as searched, or 8")
     max_loss: float = Field(0.5, ge=0, description="points that int8 may lose against fp32")
+    metric: Metric | None = Field(None, description="what a loss is a loss of; None: the task's own")
 
 
 def int8_variant(recipe: Int8Recipe = "static", bits: int = 8) -> Variant:
@@ -54,53 +61,68 @@ def int8_variant(recipe: Int8Recipe = "static", bits: int = 8) -> Variant:
     )  # fmt: skip
 
 
+class JudgedRows:
+    """Rows on which forms of a model are compared, and what the model in fp32 answers."""
+
+    def __init__(self, texts: Texts, model: Classifier, tokenizer: Tokenizer, task: Task) -> None:
+        self.texts = texts
+        self.encoded = tokenizer.encode(texts.rows)
+        self.wanted: Logits = predict(model, self.encoded, tokenizer)
+        self.truth: NDArray[Any] | None = None if texts.labels is None else texts.targets(task)
+
+
 class Subject:
     """A classifier in fp32, and the texts by which it is quantized and judged."""
 
-    def __init__(
-        self, model: Classifier, task: Task, tokenizer: Tokenizer, texts: tuple[Sequence[Row], Texts],
-        searched: Precision | None = None,
-    ) -> None:  # fmt: skip
-        self.model, self.task, self.tokenizer = model, task, tokenizer
-        shape = model.architecture
-        self.start = searched or Precision.all_int8(shape)  # what a search chose, or all
-        self.calibration, self.judged = texts
-        self.encoded = tokenizer.encode(self.judged.rows)
-        self.wanted: Logits = predict(model, self.encoded, tokenizer)
-        self.truth: NDArray[Any] | None = None if self.judged.labels is None else self.judged.targets(task)
+    def __init__(self, source: Path, texts: BundleTexts, metric: Metric | None = None) -> None:
+        self.model, self.task = load_checkpoint(source), Task.read(source / task_file.FILE)
+        self.tokenizer = Tokenizer.open(source, self.task.max_tokens)
+        searched = source / precision_file.FILE
+        shape = self.model.architecture
+        self.start = Precision.read(searched) if searched.is_file() else Precision.all_int8(shape)
+        self.calibration, self.roles = texts.calibration.rows, texts.roles
+        self.choosing = JudgedRows(texts.roles.choosing, self.model, self.tokenizer, self.task)
+        other = texts.roles.reported
+        self.reported = self.choosing if other is None else JudgedRows(other, self.model, self.tokenizer, self.task)
+        name = choose_metric(self.task.kind, metric)
+        self.metric: Metric = name
+        self._scorer = Scorer(name, partial(judge, self.task.kind, metric=name))
 
     @property
     def magnitude(self) -> float:
         """How large logits are, over what is usual: rounding in floats grows with it. 1 or more."""
         usual = 1.0 if self.task.kind == "regression" else USUAL_LARGEST
-        return max(1.0, float(np.abs(self.wanted).max()) / usual)
+        return max(1.0, float(np.abs(self.choosing.wanted).max()) / usual)
 
     @property
     def spread(self) -> float:
         """How far logits differ, likewise: int8's error grows with it. 1 or more."""
         usual = 1.0 if self.task.kind == "regression" else USUAL_SPREAD
-        return max(1.0, float(self.wanted.std()) / usual)
+        return max(1.0, float(self.choosing.wanted.std()) / usual)
 
     @property
     def mean_tokens(self) -> float:
-        """Mean length of the judged texts."""
-        return float(np.mean([len(e.ids) for e in self.encoded]))
+        """Mean length of the texts that choose."""
+        return float(np.mean([len(e.ids) for e in self.choosing.encoded]))
 
-    def answers(self, path: Path, rows: int | None = None, bits: int = 8) -> Logits:
-        """Return the logits (rows, labels) of the graph at `path`, each text alone; `bits`: of its int8 weights."""
+    def answers(self, path: Path, rows: JudgedRows, count: int | None = None, bits: int = 8) -> Logits:
+        """Return the logits (rows, labels) of the graph at `path` for the first `count` rows, each text alone.
+
+        `bits` is the width of its int8 weights.
+        """
         session = open_session(path, variant=int8_variant(bits=bits))
-        return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in self.encoded[:rows]])
+        return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in rows.encoded[:count]])
 
-    def agreement(self, found: Logits) -> Agreement:
-        """Compare logits of the first judged rows with those of the model in fp32."""
-        rows = len(found)
-        truth = None if self.truth is None else self.truth[:rows]
-        return measure_agreement(self.task, self.wanted[:rows], found, truth)
+    def agreement(self, rows: JudgedRows, found: Logits) -> Agreement:
+        """Compare logits of the first of `rows` with those of the model in fp32."""
+        count = len(found)
+        truth = None if rows.truth is None else rows.truth[:count]
+        return measure_agreement(self.task, rows.wanted[:count], found, truth, self._scorer)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A graph, how it was made, and how near to fp32 it is."""
+    """A graph, how it was made, and how near to fp32 it is on the rows that choose."""
 
     recipe: Literal["static", "dynamic", "fp32"]
     path: Path
@@ -140,7 +162,7 @@ def quantize(
 
     def measure(precision: Precision, rows: int | None) -> Agreement:
         write_int8(subject.model, path, subject.task.pair, scales, precision)
-        return subject.agreement(subject.answers(path, rows, bits))
+        return subject.agreement(subject.choosing, subject.answers(path, subject.choosing, rows, bits))
 
     shape = subject.model.architecture
     fallen = fall_back(shape, start, measure, config.max_loss, subject.mean_tokens)

@@ -9,16 +9,28 @@ from models.console import STORE, MaxTokens, Out, Store, finish, need
 from models.errors import FolderError, InputError
 
 if TYPE_CHECKING:
-    from compress.bundle import BundleTexts
+    from compress.bundle_texts import BundleTexts
     from models.task import Kind
 
 Model = Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")]
 MaxLoss = Annotated[float, typer.Option(help="points that int8 may lose against fp32; sublayers stay fp32 for it")]
 Rows = Annotated[
     str | None,
-    typer.Option(help="labelled rows to judge the loss on, at most 1,000; default: others of --calibration"),
+    typer.Option(
+        help="labelled rows: a half of them chooses precisions and recipe, the loss is reported on the other"
+    ),
 ]
-MOST_JUDGED = 1000  # rows of --data; `prunella bench` and `evaluate` answer all of them
+Test = Annotated[
+    str | None, typer.Option(help="labelled rows on which the loss is reported; then all of --data choose")
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        help="of which a loss is one: accuracy or macro_f1; several labels: subset_accuracy, micro_f1 or macro_f1"
+    ),
+]
+AnyText = Annotated[bool, typer.Option(help="go on with texts of which the tokenizer knows hardly a token")]
+MOST_JUDGED = 2000  # rows of --data, a half of which chooses; `prunella bench` and `evaluate` answer all of them
 VARIANTS = ("cpu-fp32", "cpu-int8", "gpu-fp16")
 CalibrationRows = Annotated[int, typer.Option(min=1, help="texts that ranges are taken from, drawn from the file")]
 
@@ -27,6 +39,7 @@ def quantize(
     model: Model,
     calibration: Annotated[str, typer.Option(help="texts like those that will be served; labels are not needed")],
     data: Rows = None,
+    test: Test = None,
     recipe: Annotated[
         Literal["auto", "static", "dynamic", "fp32"],
         typer.Option(help="auto: the fastest inside --max-loss, measured"),
@@ -43,30 +56,37 @@ def quantize(
         Literal["8", "4"] | None, typer.Option(help="of the token table; 4 halve it (8, or what compress chose)")
     ] = None,
     max_loss: MaxLoss = 0.5,
+    metric: MetricName = None,
     max_tokens: MaxTokens = None,
+    any_text: AnyText = False,
     remeasure: Annotated[bool, typer.Option(help="time the recipes again, although the store has times")] = False,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
     """A classifier folder → a bundle in int8 and fp32, checked against torch, timed and inside the loss.
 
-    Exit code 1 when the recipe that was asked for is not inside --max-loss, or a form answers otherwise than wanted.
+    Exit code 1 when the recipe that was asked for is not inside --max-loss, on the rows that choose or (the whole
+    interval) on those that are reported; or when a form answers otherwise than wanted.
     """
     need("torch", "train")
+    from bench.judging import choose_metric
     from compress.bundle import BundleConfig, make_bundle
     from compress.remeasure import forget_times
     from compress.source import open_source, source_kind
 
     refuse_finished(model)
-    texts = read_rows(source_kind(model), calibration, data, calibration_rows)
+    kind = source_kind(model)
+    texts = read_rows(kind, calibration, data, calibration_rows, test)
+    texts.roles.announce("precisions and recipe")
     source = open_source(model, store, texts.calibration.pair, max_tokens)
     config = BundleConfig.model_validate({
         "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
         "embedding_bits": int(embedding_bits) if embedding_bits else None, "timed": True,
+        "metric": choose_metric(kind, metric),
     })  # fmt: skip
     if remeasure:
         forget_times(store, source)
-    finish("quantize", make_bundle(source, texts, config, store), out)
+    finish("quantize", make_bundle(source, texts, config, store, any_text), out)
 
 
 def export(
@@ -80,12 +100,14 @@ def export(
     pair: Annotated[bool, typer.Option(help="without --data: a Hugging Face folder's rows are two texts")] = False,
     max_loss: MaxLoss = 0.5,
     max_tokens: MaxTokens = None,
+    any_text: AnyText = False,
     store: Store = STORE,
     out: Out = None,
 ) -> None:
     """A classifier folder → a bundle of ONNX files, each checked against torch; cpu-fp32 is in every bundle."""
     need("torch", "train")
-    from compress.bundle import CALIBRATION_ROWS, BundleConfig, BundleTexts, make_bundle
+    from compress.bundle import BundleConfig, make_bundle
+    from compress.bundle_texts import CALIBRATION_ROWS, BundleTexts
     from compress.source import open_source, source_kind
     from compress.suited import made_up_texts
     from models import task as task_file
@@ -104,7 +126,7 @@ def export(
         texts = BundleTexts.of(made_up)
     recipe: Literal["static", "fp32"] = "static" if "cpu-int8" in asked else "fp32"
     config = BundleConfig(recipe=recipe, max_loss=max_loss, gpu="gpu-fp16" in asked)
-    finish("export", make_bundle(source, texts, config, store), out)
+    finish("export", make_bundle(source, texts, config, store, any_text), out)
 
 
 def refuse_finished(path: Path) -> None:
@@ -128,17 +150,33 @@ def refuse_finished(path: Path) -> None:
         refuse_onnx(graphs[0])
 
 
-def read_rows(kind: "Kind", calibration: str, data: str | None, count: int) -> "BundleTexts":
-    """Return `count` rows drawn from `calibration`; judged are those of `data`, or else rows that were not drawn."""
+def read_rows(kind: "Kind", calibration: str, data: str | None, count: int, test: str | None = None) -> "BundleTexts":
+    """Return `count` rows drawn from `calibration`, and the rows that choose and that are reported.
+
+    They are the two halves of `data`; or all of `data`, and `test`; or rows of `calibration` that were not drawn.
+
+    Raises:
+        InputError: `test` is given and `data` is not.
+    """
     import numpy as np
 
-    from compress.bundle import BundleTexts
+    from compress.bundle_texts import BundleTexts
+    from models.data.roles import RowRoles
     from models.data.texts import Columns, Texts, read_texts
 
-    found = read_texts(calibration, Columns(), kind)
-    found = found.take(np.random.default_rng(0).permutation(len(found))[: 2 * count])
-    if data:
-        judged = read_texts(data, Columns(), kind)
-        judged = judged.take(np.random.default_rng(0).permutation(len(judged))[:MOST_JUDGED])
-        return BundleTexts(found.take(range(min(count, len(found)))), judged)
-    return BundleTexts.of(Texts(found.rows, None, found.source, kind), count)
+    def read(source: str, most: int) -> Texts:
+        rows = read_texts(source, Columns(), kind)
+        return rows.take(np.random.default_rng(0).permutation(len(rows))[:most])
+
+    if test and not data:
+        raise InputError("--test is given without --data: give --data FILE, labelled rows that choose")
+    if not data:
+        rows = read(calibration, 3 * count)
+        return BundleTexts.of(Texts(rows.rows, None, rows.source, kind), count)
+    if test:
+        roles = RowRoles(read(data, MOST_JUDGED // 2), read(test, MOST_JUDGED // 2))
+    else:
+        roles = RowRoles.of(read(data, MOST_JUDGED))
+    for rows in (roles.choosing, roles.judged):
+        rows.require_labels()
+    return BundleTexts(read(calibration, count), roles)

@@ -34,7 +34,7 @@ class Tried(Record):
 
     recipe: Literal["static", "dynamic", "fp32"]
     ms: float | None  # a text alone, one thread: geometric mean over the texts of the median over the rounds
-    loss_points: float
+    loss_points: float  # on the rows that choose
     flips: int
     kept_fp32: tuple[str, ...]  # sublayers
     rejected: str | None  # why; None: taken
@@ -78,16 +78,17 @@ def choose_recipe(subject: Subject, config: QuantizeConfig, fp32: Path, timed: b
 
 def time_recipes(subject: Subject, found: dict[str, Candidate], rounds: int = ROUNDS) -> dict[str, float]:
     """Return typical seconds a text of each candidate, on texts at even steps of the length, one at a time."""
-    order = np.argsort([len(e.ids) for e in subject.encoded], kind="stable")
+    encoded = subject.choosing.encoded
+    order = np.argsort([len(e.ids) for e in encoded], kind="stable")
     places = np.linspace(0, len(order) - 1, min(TIMED_TEXTS, len(order))).round().astype(int)
-    batches = [subject.tokenizer.pad([subject.encoded[int(order[place])]]) for place in places]
+    batches = [subject.tokenizer.pad([encoded[int(order[place])]]) for place in places]
     sessions = {name: open_session(c.path, variant=int8_variant(bits=c.bits)) for name, c in found.items()}
     calls = {name: [partial(run_session, session, one) for one in batches] for name, session in sessions.items()}
     return {name: typical_seconds(seconds) for name, seconds in time_texts(calls, rounds).items()}
 
 
 def _unchanged(subject: Subject, fp32: Path) -> Candidate:
-    agreement = subject.agreement(subject.answers(fp32))
+    agreement = subject.agreement(subject.choosing, subject.answers(fp32, subject.choosing))
     return Candidate("fp32", fp32, Fallen(Precision.all_fp32(subject.model.architecture), agreement))
 
 

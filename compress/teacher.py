@@ -1,14 +1,19 @@
-"""teach(): what the teacher says of every text, computed once and kept on disk: its logits and some hidden states.
+"""teach(): the teacher's answers to every text, computed once and kept on disk: logits and some hidden states.
 
 A student is much smaller than its teacher: with the teacher in the loop, most of a training step would be the
-teacher's. States are float16, text after text; a batch reads its own texts only, so memory stays small.
+teacher's. States are stored text after text; a batch reads its own texts only, so memory stays small.
+
+Everything is computed in fp32, whatever precision a training has: answers do not depend on what a processor is fast
+in. Logits are stored as float32, and differ from the model's by the order of sums only: by less than 1e-5 of the
+largest logit. States are stored as float16: each differs by at most 2^-11 of itself (2^-25 where it is below 2^-14)
+more than that. One beyond float16's largest number, 65504, is stored as that number, and a notice says how many are.
 """
 
 import json
-import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +23,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
+from compress.answer_files import AnswerFile, check_space
 from models.atomic import write_text
 from models.classifier import Classifier, TensorBatch
+from models.console import say
 from models.distributed import join
+from models.errors import CheckError
 from models.stage import scratch_folder
 from models.tokens import Encoded, Tokenizer
 from models.train.batches import length_batches
-from models.train.config import TrainingConfig
-from models.train.precision import uses_bf16
 
 LOGITS, STATES, INFO = "logits.bin", "states.bin", "teacher.json"
+LARGEST = float(np.finfo(np.float16).max)
 KEEP_EVERY = 32  # batches between two notes of how far it is: a killed run goes on from there
 
 
@@ -77,35 +84,43 @@ def teach(
         tokenizer: pads them.
         layers: whose output states are kept.
         target: the folder of the stage; work is done in the scratch folder beside it.
+
+    Raises:
+        CheckError: the disk has no room for all answers, or an answer is not a number.
+        OSError: an answer cannot be written; the same call goes on from the last note.
     """
     scratch = scratch_folder(target)
     scratch.mkdir(parents=True, exist_ok=True)
-    device, in_bf16 = join().device, uses_bf16(TrainingConfig())
-    model.to(device)
+    device = join().device
+    model.to(device).eval()
     starts, width = _starts(encoded), model.architecture.width
+    state_bytes = len(layers) * width * 2  # of a token
     plan = list(length_batches(encoded, 32, seed=0))
     progress = scratch / "taught.json"
     done = json.loads(progress.read_text(encoding="utf-8")) if progress.is_file() else 0
-    with _writable(scratch / LOGITS) as logits, _writable(scratch / STATES) as states:
+    logits = AnswerFile(scratch / LOGITS, len(encoded) * model.labels * 4)
+    states = AnswerFile(scratch / STATES, int(starts[-1]) * state_bytes)
+    clamped = 0
+    with closing(logits), closing(states):
+        check_space([logits, states], scratch)
         bar = tqdm(total=len(encoded), desc="the teacher answers", unit="text", file=sys.stderr)
         for number, rows in enumerate(plan):
             if number >= done:
-                batch = TensorBatch(tokenizer.pad([encoded[i] for i in rows]), device)
-                with torch.autocast(device.type, torch.bfloat16, enabled=in_bf16):
-                    logits_of, seen = model(batch)
-                found = logits_of.float().cpu().numpy()
-                kept = torch.stack([seen[i] for i in layers], dim=2).half().cpu().numpy()  # (batch, tokens, kept, …)
+                answers, kept = _answers(model, [encoded[i] for i in rows], tokenizer, layers)
                 for place, row in enumerate(rows):
-                    count = int(starts[row + 1] - starts[row])
-                    _put(states, int(starts[row]) * len(layers) * width * 2, kept[place, :count])
-                    _put(logits, row * model.labels * 4, found[place])
+                    own = kept[place, : int(starts[row + 1] - starts[row])]  # the rest is padding
+                    clamped += int((np.abs(own) > LARGEST).sum())
+                    states.put(int(starts[row]) * state_bytes, np.clip(own, -LARGEST, LARGEST).astype(np.float16))
+                    logits.put(row * model.labels * 4, answers[place])
             bar.update(len(rows))
             if (number + 1) % KEEP_EVERY == 0 and number >= done:
-                os.fsync(states.fileno())
-                os.fsync(logits.fileno())
+                states.sync()
+                logits.sync()
                 write_text(progress, str(number + 1))
         bar.close()
     model.to("cpu")
+    if clamped:
+        say(f"{clamped} values of the teacher's hidden states are beyond {LARGEST:.0f} and were stored as that")
     progress.unlink(missing_ok=True)  # before the answers leave: what a kill leaves from here on is made anew
     for name in (LOGITS, STATES):
         shutil.move(scratch / name, target / name)
@@ -113,14 +128,23 @@ def teach(
     (target / INFO).write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
+def _answers(
+    model: Classifier, texts: Sequence[Encoded], tokenizer: Tokenizer, layers: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return logits (texts, labels) and states (texts, tokens, layers, width).
+
+    Raises:
+        CheckError: one of them is not a number.
+    """
+    batch = TensorBatch(tokenizer.pad(texts), next(model.parameters()).device)
+    logits, states = model(batch)
+    answers = logits.float().cpu().numpy()
+    kept = torch.stack([states[i] for i in layers], dim=2).float().cpu().numpy()
+    real = batch.mask.bool().cpu().numpy()
+    if not (np.isfinite(answers).all() and np.isfinite(kept[real]).all()):
+        raise CheckError("the model answers a text with something that is not a number: it cannot teach")
+    return answers, kept
+
+
 def _starts(encoded: Sequence[Encoded]) -> NDArray[np.int64]:
     return np.cumsum([0, *[len(e.ids) for e in encoded]], dtype=np.int64)
-
-
-def _writable(path: Path):  # type: ignore[no-untyped-def]  # a raw file
-    path.touch()
-    return path.open("r+b", buffering=0)
-
-
-def _put(file, place: int, array: NDArray[np.generic]) -> None:  # type: ignore[no-untyped-def]
-    os.pwrite(file.fileno(), np.ascontiguousarray(array).tobytes(), place)

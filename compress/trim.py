@@ -1,7 +1,6 @@
 """trim_source(): the stage that drops the tokens which the domain's texts do not use, and says what that changes."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
 from models import task as task_file
 from models import tokens
 from models.checkpoint import load_checkpoint, save_checkpoint
+from models.console import say
 from models.errors import DisagreementError
 from models.folder import REPORT
 from models.stage import Made, Stage, run_stage
@@ -21,30 +21,33 @@ from models.task import Task
 from models.tokens import Row, Tokenizer
 from models.train.predict import predict
 
-VERSION = 2
+VERSION = 3
 SPLIT_SHARE = 0.01  # of held-out tokens may be split otherwise
 
 
 def trim_source(inputs: Inputs, store: Path) -> Made:
     """Return the source with the tokens that its texts use, a safe set, and `max_tokens` positions.
 
-    Few training texts use few of the tokens that are to come: frequent tokens stay too, as many as held-out texts
-    show to be needed.
+    Few training texts use few of the tokens that are to come: frequent tokens stay too, as many as the texts that
+    choose show to be needed.
 
-    Its report.json says how many held-out texts are split otherwise, and how many answers that changes.
+    Its report.json says how many of the texts that are reported are split otherwise, and how many answers that
+    changes.
 
     Raises:
         DisagreementError: a training text is split otherwise than before.
         NoEffectError: all tokens are used.
     """
     source = inputs.source
+    settings = {"texts": inputs.train.sha256, "held_out": inputs.validation.sha256}
+    if inputs.test is not None:
+        settings |= {"reported": inputs.test.sha256}
 
     def make(target: Path) -> None:
         task = Task.read(source.path / task_file.FILE)
         before = Tokenizer.open(source.path, task.max_tokens)
         used = {i for e in before.encode(inputs.train.rows) for i in e.ids}
-        rows = inputs.validation.rows
-        used |= set(range(frequent_needed(used, [i for e in before.encode(rows) for i in e.ids])))
+        used |= set(range(frequent_needed(used, [i for e in before.encode(inputs.validation.rows) for i in e.ids])))
         trimmed = trim_tokenizer(read_tokenizer(source.path), used)
         (target / tokens.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
         full = load_checkpoint(source.path)
@@ -58,6 +61,7 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
             )
         save_checkpoint(smaller, task, target)
         task.write(target / task_file.FILE)
+        rows = inputs.roles.judged.rows
         changed = _differ(before, after, trimmed.kept, rows)
         answers = [
             task.decide(task.scores(predict(m, t.encode(rows), t))) for m, t in ((full, before), (smaller, after))
@@ -65,16 +69,16 @@ def trim_source(inputs: Inputs, store: Path) -> Made:
         told: dict[str, Any] = {
             "tokens_before": full.architecture.vocabulary, "tokens": len(trimmed.kept), "held_out_texts": len(rows),
             "held_out_split_otherwise": len(changed),
-            "held_out_answers_changed": changed_rows(task.kind, *answers),
+            "held_out_answers_changed": changed_rows(task.kind, *answers), **inputs.roles.summary(),
         }  # fmt: skip
         (target / REPORT).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        sys.stderr.write(
-            f"prunella: {len(trimmed.kept)} of {full.architecture.vocabulary} tokens are kept; of {len(rows)} "
-            f"held-out texts {len(changed)} are split and {told['held_out_answers_changed']} answered otherwise\n"
+        say(
+            f"{len(trimmed.kept)} of {full.architecture.vocabulary} tokens are kept; of {len(rows)} held-out texts "
+            f"{len(changed)} are split and {told['held_out_answers_changed']} answered otherwise"
         )
 
     return run_stage(
-        Stage("trim", VERSION, {"texts": inputs.train.sha256, "held_out": inputs.validation.sha256}),
+        Stage("trim", VERSION, settings),
         [source],
         store,
         make,

@@ -17,7 +17,7 @@ import torch
 from models import tokens
 from models.architecture import Architecture
 from models.classifier import Classifier
-from models.errors import InputError, NoEffectError
+from models.errors import NoEffectError, UntrimmableError
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 SPECIAL = re.compile(r"\[[A-Z]+\]|</?[a-z]+>")  # [PAD], <mask>: files need not list them as added tokens
@@ -39,13 +39,13 @@ def trim_tokenizer(document: dict[str, Any], used: Iterable[int]) -> Trimmed:
         used: ids that must stay.
 
     Raises:
-        InputError: the tokenizer is of another kind.
+        UntrimmableError: the tokenizer is of another kind.
     """
     document = json.loads(json.dumps(document))
     model = document["model"]
     kind = model.get("type")
     if kind not in KINDS:
-        raise InputError(
+        raise UntrimmableError(
             f"a {kind} tokenizer cannot be trimmed: known are {', '.join(KINDS)}; "
             "--no-trim-vocabulary leaves it whole"
         )

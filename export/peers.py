@@ -1,7 +1,7 @@
 """The same classifier in the form of other engines, for the report: OpenVINO int8, CTranslate2 int8."""
 
 import shutil
-from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from export import stock
 from models import tokens
 from models.checkpoint import read_architecture
+from models.data.sampling import choose_texts
 from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
 from models.folder import ModelFolder
@@ -17,24 +18,45 @@ from models.stage import Made, Stage, run_stage
 from models.tokens import Row, Tokenizer
 
 VERSION = 1
-CALIBRATION_ROWS = 128
+CALIBRATION_ROWS = 256  # as many as calibrate ours
 OPENVINO, HEAD = "openvino.xml", "head.npz"
 
 
-def openvino_int8(source: ModelFolder, exported: ModelFolder, train: Texts, max_tokens: int, store: Path) -> Made:
+@dataclass(frozen=True, slots=True)
+class CalibrationTexts:
+    """What activations are measured on: texts of `train`, drawn at random, as long as those of `served`."""
+
+    train: Texts
+    served: Texts  # only their lengths matter
+    max_tokens: int
+
+    def settings(self) -> dict[str, str | int]:
+        """Return what decides which texts are drawn and what the model reads of them."""
+        return {
+            "texts": self.train.sha256, "served": self.served.sha256, "rows": CALIBRATION_ROWS,
+            "max_tokens": self.max_tokens,
+        }  # fmt: skip
+
+    def choose(self, tokenizer: Tokenizer) -> list[Row]:
+        """Return the rows: files are often sorted, so that the first of them are of one label or topic."""
+        lengths, served = ([len(e.ids) for e in tokenizer.encode(t.rows)] for t in (self.train, self.served))
+        return [self.train.rows[i] for i in choose_texts(lengths, served, CALIBRATION_ROWS, seed=0)]
+
+
+def openvino_int8(source: ModelFolder, exported: ModelFolder, texts: CalibrationTexts, store: Path) -> Made:
     """Return the folder with NNCF's post-training int8 of optimum's export, calibrated on training texts.
 
     Raises:
         MissingExtraError: openvino or nncf is not installed.
     """
-    settings = {"versions": _versions("openvino", "nncf"), "texts": train.sha256, "rows": CALIBRATION_ROWS}
+    settings = {"versions": _versions("openvino", "nncf"), **texts.settings()}
 
     def make(target: Path) -> None:
         import nncf
         import openvino
         from nncf.parameters import ModelType
 
-        tokenizer = Tokenizer.open(source.path, max_tokens)
+        tokenizer = Tokenizer.open(source.path, texts.max_tokens)
         model = openvino.Core().read_model(exported.path / stock.FP32)
         names = [i.any_name for i in model.inputs]
 
@@ -43,7 +65,7 @@ def openvino_int8(source: ModelFolder, exported: ModelFolder, train: Texts, max_
             arrays = {"input_ids": batch.ids, "attention_mask": batch.mask, "token_type_ids": batch.types}
             return {name: arrays[name] for name in names}
 
-        rows: Sequence[Row] = train.rows[:CALIBRATION_ROWS]
+        rows = texts.choose(tokenizer)
         quantized = nncf.quantize(
             model, nncf.Dataset(rows, feed), model_type=ModelType.TRANSFORMER, subset_size=len(rows)
         )

@@ -20,15 +20,27 @@ VERSION = 1
 FP32, INT8 = "model.onnx", "model_quantized.onnx"
 
 
-def stock_export(source: ModelFolder, store: Path) -> Made:
-    """Return the folder with optimum's export of `source`, and its dynamic int8 for this processor.
+def check_stock(source: ModelFolder) -> None:
+    """Refuse what optimum cannot export, before any long work.
 
     Raises:
         InputError: the model was pruned to a shape that transformers cannot load.
     """
     shape: Architecture = read_architecture(source.path)
     if not shape.is_uniform():
-        raise InputError(f"{source.path} is pruned ({shape.summary()}): optimum exports only what transformers loads")
+        raise InputError(
+            f"{source.path} is pruned already ({shape.summary()}), and optimum exports only what transformers loads: "
+            "give the classifier that it was pruned from"
+        )
+
+
+def stock_export(source: ModelFolder, store: Path) -> Made:
+    """Return the folder with optimum's export of `source`, and its dynamic int8 for this processor.
+
+    Raises:
+        InputError: the model was pruned to a shape that transformers cannot load.
+    """
+    check_stock(source)
     recipe = "avx512_vnni" if has_vnni() else "avx2"
     settings = {"optimum-onnx": version("optimum-onnx"), "recipe": recipe}
     return run_stage(Stage("stock", VERSION, settings), [source], store, lambda t: _make(source.path, recipe, t))

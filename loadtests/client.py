@@ -17,8 +17,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 SPIN_SECONDS = 0.0015  # before an open-loop request is due: the event loop's timers are 1 ms coarse
-PATIENCE_SECONDS = 20.0  # after the end, for answers that are on their way
-FAILED = 0  # the status of a request whose connection broke
+# in the place of a status: the connection broke; no answer came before the client gave up
+FAILED, UNANSWERED = 0, -1
+NEVER = float("nan")  # when a request was sent that found no connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,7 @@ class Job:
     connections: int = 256  # at most, in open loop
     seed: int = 0
     headers: str = ""  # further lines of every request's head
+    timeout: float = 20.0  # seconds from when a request is due until the client gives up
 
     def requests(self) -> list[bytes]:
         """Return the bytes of every request."""
@@ -88,6 +90,12 @@ class Lane(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(int(head[9:12]))
 
+    def give_up(self) -> None:
+        """Close the connection, so that a late answer is not taken for the next one."""
+        self.closing = True
+        if self.transport is not None:
+            self.transport.abort()
+
     def ask(self, request: bytes, loop: asyncio.AbstractEventLoop) -> "asyncio.Future[int]":
         """Send a request; the future holds its status."""
         assert self.transport is not None, "connected"
@@ -125,48 +133,54 @@ class Client:
         loop, end = asyncio.get_running_loop(), self._begin + self.job.seconds
         lane: Lane | None = None
         while (now := time.perf_counter()) < end:
+            sent, status = NEVER, UNANSWERED
             try:
-                if lane is None or lane.closing:
-                    lane = await self._connect()
-                sent = time.perf_counter()
-                status = await lane.ask(self._chance.choice(self._requests), loop)
+                async with asyncio.timeout(self.job.timeout):
+                    if lane is None or lane.closing:
+                        lane = None
+                        lane = await self._connect()
+                    sent = time.perf_counter()
+                    status = await lane.ask(self._chance.choice(self._requests), loop)
+            except TimeoutError:
+                if lane is not None:
+                    lane.give_up()
             except OSError:
-                sent, status = now, FAILED
-                await asyncio.sleep(0.01)
+                status = FAILED
+            self._note(now, sent, status)
             if status == FAILED:
                 lane = None
-            self._note(now, sent, status)
+                await asyncio.sleep(0.01)
 
     async def _arrivals(self) -> None:
         """Send at the times of a Poisson process, whether or not answers have come."""
         due, end = self._begin, self._begin + self.job.seconds
         places = asyncio.Semaphore(self.job.connections)
-        running: set[asyncio.Task[None]] = set()
-        while due < end:
-            left = due - time.perf_counter()
-            await asyncio.sleep(left - SPIN_SECONDS if left > 2 * SPIN_SECONDS else 0)
-            if time.perf_counter() < due:
-                continue
-            task = asyncio.ensure_future(self._one(due, places))
-            running.add(task)
-            task.add_done_callback(running.discard)
-            due += self._chance.expovariate(self.job.rate)
-        if running:
-            await asyncio.wait(running, timeout=PATIENCE_SECONDS)
+        async with asyncio.TaskGroup() as running:  # ends when every request has its answer or was given up
+            while due < end:
+                left = due - time.perf_counter()
+                await asyncio.sleep(left - SPIN_SECONDS if left > 2 * SPIN_SECONDS else 0)
+                if time.perf_counter() < due:
+                    continue
+                running.create_task(self._one(due, places))
+                due += self._chance.expovariate(self.job.rate)
 
     async def _one(self, due: float, places: asyncio.Semaphore) -> None:
         loop = asyncio.get_running_loop()
-        async with places:
-            sent = time.perf_counter()
-            try:
+        lane: Lane | None = None
+        sent, status = NEVER, UNANSWERED
+        try:
+            async with asyncio.timeout(due + self.job.timeout - time.perf_counter()), places:
                 lane = await self._lane()
                 sent = time.perf_counter()
                 status = await lane.ask(self._chance.choice(self._requests), loop)
                 if status != FAILED and not lane.closing:
                     self._idle.append(lane)
-            except OSError:
-                status = FAILED
-            self._note(due, sent, status)
+        except TimeoutError:
+            if lane is not None:
+                lane.give_up()
+        except OSError:
+            status = FAILED
+        self._note(due, sent, status)
 
     async def _lane(self) -> Lane:
         while self._idle:

@@ -1,6 +1,7 @@
 """One user of POST /v1/classify, who asks again as soon as the answer is there. Started by run.py.
 
-LOADTEST_TEXTS names a JSON list of texts; LOADTEST_TIMES gets the seconds of the run and every response time.
+LOADTEST_TEXTS names a JSON list of texts; LOADTEST_TIMES gets the seconds of the run and every response time, that of
+a request without an answer being the LOADTEST_TIMEOUT seconds after which it was given up.
 """
 
 import json
@@ -14,15 +15,17 @@ from typing import Any
 from locust import FastHttpUser, constant, events, task
 
 TEXTS = json.loads(Path(os.environ["LOADTEST_TEXTS"]).read_text(encoding="utf-8"))
+TIMEOUT = float(os.environ["LOADTEST_TIMEOUT"])
 NUMBERS = count()
 times_ms: list[float] = []  # locust's own percentiles are rounded to whole milliseconds
-started = time.perf_counter()
+started = ended = time.perf_counter()
 
 
 class Client(FastHttpUser):  # type: ignore[misc]
     """Asks about texts in an order of its own."""
 
     wait_time = constant(0)
+    network_timeout = connection_timeout = TIMEOUT
 
     def on_start(self) -> None:
         """Seed the order of the texts with the number of the user."""
@@ -42,8 +45,14 @@ def _start(**_: Any) -> None:
 
 @events.request.add_listener  # type: ignore[untyped-decorator]
 def _note(response_time: float, exception: Exception | None, **_: Any) -> None:
-    if exception is None:
+    if exception is None or response_time >= TIMEOUT * 1e3:
         times_ms.append(response_time)
+
+
+@events.test_stopping.add_listener  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    global ended
+    ended = time.perf_counter()
 
 
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
@@ -52,7 +61,7 @@ def _write(environment: Any, **_: Any) -> None:
     told = {
         "requests": total.num_requests,
         "failures": total.num_failures,
-        "duration_s": time.perf_counter() - started,
+        "duration_s": ended - started,
         "times_ms": times_ms,
     }
     Path(os.environ["LOADTEST_TIMES"]).write_text(json.dumps(told), encoding="utf-8")

@@ -17,9 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtests.client import FAILED, Job
+from loadtests.client import FAILED, UNANSWERED, Job
 
 START_SECONDS = 1.5  # client processes need that to import and connect
+END_SECONDS = 60.0  # for client processes to write what they saw, after the last request was given up
+METRICS_SECONDS = 10.0  # for a page of /metrics
+NAMES = {FAILED: "broken", UNANSWERED: "unanswered"}
 LATE_SECONDS = 0.001  # a client that sends later than this after a request was due, at its p99, was the bottleneck
 SAMPLED = {
     "queue_depth": "prunella_queue_depth",
@@ -30,6 +33,10 @@ SAMPLED = {
     "padding_tokens": "prunella_padding_tokens_total",
     "memory_bytes": "process_resident_memory_bytes",
 }
+
+
+class ClientError(Exception):
+    """A client process ended wrongly or did not end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +58,21 @@ class Target:
     bodies: list[tuple[str, str]]  # path and JSON
     processes: int = 1
     headers: str = ""
+    timeout: float = 20.0  # seconds until a client gives up on a request
 
 
 @dataclass(slots=True)
 class Found:
-    """What came out of a phase; times in milliseconds, counted from when a request was due."""
+    """What came out of a phase; times in milliseconds, counted from when a request was due.
+
+    `p50_ms`, `p95_ms` and `p99_ms` are of the answers with 200 and of the requests that got no answer, which count
+    with the time until the client gave up: else a server that hangs would have a better p99 than one that is slow.
+    """
 
     target: str
     phase: Phase
     requests: int
-    failures: int  # connections that broke, and every answer but 200 and 429
+    failures: int  # connections that broke, requests without an answer, and every answer but 200 and 429
     requests_per_second: float  # answered with 200
     p50_ms: float | None
     p95_ms: float | None
@@ -79,24 +91,40 @@ class Found:
 
 
 def measure(target: Target, phase: Phase, connections: int = 256) -> Found:
-    """Run a phase and return what was seen."""
+    """Run a phase and return what was seen.
+
+    Raises:
+        ClientError: a client process ended wrongly or did not end.
+    """
     with tempfile.TemporaryDirectory(prefix="loadtest-") as scratch:
         begin = time.time() + START_SECONDS
         started = [_start(Path(scratch), i, target, phase, (begin, connections)) for i in range(target.processes)]
         samples: list[dict[str, float]] = []
         over = threading.Event()
-        watcher = threading.Thread(target=_watch, args=(target.url, begin, over, samples))
+        watcher = threading.Thread(target=_watch, args=(target.url, begin, over, samples), daemon=True)
         watcher.start()
         try:
-            codes = [process.wait() for process, _ in started]
+            _wait([process for process, _ in started], START_SECONDS + phase.seconds + target.timeout + END_SECONDS)
         finally:
             over.set()
-            watcher.join()
-        if any(codes):
-            raise RuntimeError(f"a client process ended with exit code {max(codes)}: its words are above")
+            watcher.join(METRICS_SECONDS + 1)  # a page of /metrics may never end
         seen = [dict(np.load(out)) for _, out in started]
     together = {name: np.concatenate([one[name] for one in seen]) for name in seen[0]}
     return _summarise(target, phase, together, samples)
+
+
+def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    try:
+        codes = [process.wait(max(0.0, end - time.monotonic())) for process in processes]
+    except subprocess.TimeoutExpired:
+        raise ClientError(f"a client process did not end within {seconds:.0f} s and was killed") from None
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    if any(codes):
+        raise ClientError(f"client processes ended with the exit codes {codes}: their messages are above")
 
 
 def _start(
@@ -108,7 +136,7 @@ def _start(
         share = 1
     job = Job(
         target.url, target.bodies, begin, phase.seconds, share, phase.rate / target.processes,
-        max(1, connections // target.processes), number, target.headers,
+        max(1, connections // target.processes), number, target.headers, target.timeout,
     )  # fmt: skip
     told, out = scratch / f"job-{number}.json", scratch / f"seen-{number}.npz"
     told.write_text(json.dumps(asdict(job)), encoding="utf-8")
@@ -127,7 +155,7 @@ def _watch(url: str, begin: float, over: threading.Event, samples: list[dict[str
 def read_metrics(url: str) -> dict[str, float]:
     """Return the sampled figures of /metrics; nothing where there is no such page."""
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/metrics", timeout=METRICS_SECONDS) as answer:
             page = answer.read().decode()
     except (OSError, ValueError, urllib.error.URLError):
         return {}
@@ -141,10 +169,11 @@ def read_metrics(url: str) -> dict[str, float]:
 
 def _summarise(target: Target, phase: Phase, seen: dict[str, NDArray[Any]], samples: list[dict[str, float]]) -> Found:
     status, latency = seen["status"], (seen["done"] - seen["due"]) * 1e3
-    good, shed = status == 200, status == 429
-    p50, p95, p99 = _percentiles(latency[good], 50, 95, 99)
+    good, shed, unanswered = status == 200, status == 429, status == UNANSWERED
+    p50, p95, p99 = _percentiles(latency[good | unanswered], 50, 95, 99)
     (shed_p99,) = _percentiles(latency[shed], 99)
-    late = float(np.percentile(seen["sent"] - seen["due"], 99)) if len(status) else 0.0
+    waited = (seen["sent"] - seen["due"])[~unanswered & ~np.isnan(seen["sent"])]
+    late = float(np.percentile(waited, 99)) if len(waited) else 0.0
     counts = Counter(int(code) for code in status)
     return Found(
         target=target.name,
@@ -157,7 +186,7 @@ def _summarise(target: Target, phase: Phase, seen: dict[str, NDArray[Any]], samp
         p99_ms=p99,
         shed=int(shed.sum()),
         shed_p99_ms=shed_p99,
-        codes={"broken" if code == FAILED else str(code): n for code, n in sorted(counts.items())},
+        codes={NAMES.get(code, str(code)): n for code, n in sorted(counts.items())},
         client_late_p99_ms=round(late * 1e3, 3),
         client_was_the_bottleneck=bool(late > max(LATE_SECONDS, (p50 or 0.0) / 1e3 * 0.1)),
         by_second=_by_second(phase, seen, latency, good, shed),
@@ -169,9 +198,11 @@ def _by_second(
     phase: Phase, seen: dict[str, NDArray[Any]], latency: NDArray[Any], good: NDArray[Any], shed: NDArray[Any]
 ) -> list[dict[str, Any]]:
     rows = []
+    unanswered = seen["status"] == UNANSWERED
+    moment = np.where(unanswered, seen["due"], seen["done"])  # what got no answer is shown where it was due
     for second in range(int(np.ceil(phase.seconds))):
-        here = (seen["done"] >= second) & (seen["done"] < second + 1)
-        p50, p99 = _percentiles(latency[here & good], 50, 99)
+        here = (moment >= second) & (moment < second + 1)
+        p50, p99 = _percentiles(latency[here & (good | unanswered)], 50, 99)
         rows.append({
             "second": second, "good": int((here & good).sum()), "shed": int((here & shed).sum()),
             "failed": int((here & ~good & ~shed).sum()), "p50_ms": p50, "p99_ms": p99,

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from loadtests.changes import Changer
-from loadtests.measure import Found, Target
+from loadtests.measure import ClientError, Found, Target
 from loadtests.payloads import DIALECTS, payloads
 from loadtests.report import write_report
 from loadtests.scenarios import SCENARIOS, Asked, Outcome, find_knee
 from loadtests.texts import TextsError, made_up_texts, read_texts
-from loadtests.with_locust import run_locust
+from loadtests.with_locust import Load, run_locust
 
 WITHOUT_RATE = {"ramp", "soak"}
 REFUSING_IS_RIGHT = {"ramp", "burst", "overload"}  # scenarios in which 429 is no failure
@@ -43,7 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.client == "locust":
         return _with_locust(options, texts)
-    outcome, summary = _run(options, texts)
+    try:
+        outcome, summary = _run(options, texts)
+    except ClientError as error:
+        return _refuse(str(error), 1)
     write_report(options.out, summary, outcome.found)
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0 if summary["requests"] and not summary["failures"] else 1
@@ -56,7 +59,7 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
     together, peers = Outcome(), []
     for i, url in enumerate((options.url, *options.against)):
         bodies = payloads(texts, options.dialect)
-        target = Target(url if i else "ours", url.rstrip("/"), bodies, options.processes, headers)
+        target = Target(url if i else "ours", url.rstrip("/"), bodies, options.processes, headers, options.timeout)
         outcome = Outcome()
         asked_here = asked
         if options.find_knee and options.scenario != "ramp":
@@ -95,7 +98,8 @@ def _figures(outcome: Outcome, scenario: str) -> dict[str, Any]:
 
 
 def _with_locust(options: argparse.Namespace, texts: list[str]) -> int:
-    found = run_locust(options.url, texts, options.users, int(options.duration), options.out)
+    load = Load(options.users, options.duration, options.timeout)
+    found = run_locust(options.url, texts, load, options.out)
     if found is None:
         return _refuse("locust ended without a result: what it printed is above")
     report = options.out / "report.json"
@@ -127,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         help="requests a second: the knee, where it is known; for steady, open loop",
     )
     add("--duration", type=_positive, default=30, help="seconds of a phase")
+    add("--timeout", type=_positive, default=20, help="seconds until a client gives up: the request counts as failed")
     add("--requests", type=_positive, default=1_000_000, help="of a soak")
     add("--slo-ms", type=float, default=100.0, help="p99 at which a server no longer keeps up")
     add("--dialect", choices=[*DIALECTS, "mix", "batch"], default="native")
@@ -148,9 +153,9 @@ def _positive(value: str) -> int:
     return number
 
 
-def _refuse(sentence: str) -> int:
+def _refuse(sentence: str, code: int = 2) -> int:
     sys.stderr.write(f"loadtests: {sentence}\n")
-    return 2
+    return code
 
 
 def _no_server(url: str, path: str, body: str) -> str | None:

@@ -107,7 +107,7 @@ def soak(target: Target, asked: Asked, outcome: Outcome) -> None:
         found = measure(target, Phase(f"after {done} requests", asked.seconds, users=asked.users))
         outcome.found.append(found)
         done += found.requests
-        if found.failures:
+        if found.failures or not found.requests:
             break
     after = read_metrics(target.url).get("memory_bytes")
     outcome.figures |= {"soak_requests": done, "memory_mb_before": _mb(before), "memory_mb_after": _mb(after)}

@@ -7,29 +7,47 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 LOCUSTFILE = Path(__file__).with_name("locustfile.py")
+END_SECONDS = 60  # for locust to start and to write its report
 
 
-def run_locust(url: str, texts: list[str], users: int, seconds: int, out: Path) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How many users ask, for how many seconds, and after how many seconds they give up on a request."""
+
+    users: int
+    seconds: int
+    timeout: int
+
+
+def run_locust(url: str, texts: list[str], load: Load, out: Path) -> dict[str, Any] | None:
     """Return locust's counts and percentiles (milliseconds), or None when it ended without a result."""
     texts_file, times_file = out / "texts.json", out / "times.json"
     texts_file.write_text(json.dumps(texts), encoding="utf-8")
     times_file.unlink(missing_ok=True)
     command = [sys.executable, "-m", "locust", "--locustfile", str(LOCUSTFILE), "--headless", "--only-summary"]
-    command += ["--users", str(users), "--spawn-rate", str(users)]
-    command += ["--run-time", f"{seconds}s", "--host", url.rstrip("/")]
+    command += ["--users", str(load.users), "--spawn-rate", str(load.users)]
+    # at the end users wait for their last answer or give up on it, as ours do: locust would drop it
+    command += ["--stop-timeout", str(load.timeout + 5), "--run-time", f"{load.seconds}s", "--host", url.rstrip("/")]
     command += ["--html", str(out / "locust.html"), "--loglevel", "WARNING"]
     variables = {**os.environ, "LOADTEST_TEXTS": str(texts_file), "LOADTEST_TIMES": str(times_file)}
-    subprocess.run(command, env=variables, stdout=sys.stderr, check=False)  # its exit code tells of failures only
+    variables["LOADTEST_TIMEOUT"] = str(load.timeout)
+    seconds = load.seconds + load.timeout + END_SECONDS
+    try:  # its exit code tells of failures only
+        subprocess.run(command, env=variables, stdout=sys.stderr, check=False, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        sys.stderr.write(f"loadtests: locust did not end within {seconds} s and was killed\n")
+        return None
     if not times_file.is_file():
         return None
     found = json.loads(times_file.read_text(encoding="utf-8"))
     times: list[float] = found.pop("times_ms")
     p50, p95, p99 = np.percentile(times, (50, 95, 99)).round(3).tolist() if times else (None, None, None)
-    rate = round(len(times) / found["duration_s"], 1)
+    rate = round((found["requests"] - found["failures"]) / found["duration_s"], 1)
     return {**found, "requests_per_second": rate, "p50_ms": p50, "p95_ms": p95, "p99_ms": p99}

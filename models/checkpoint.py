@@ -17,13 +17,15 @@ from torch import Tensor, nn
 from models import architecture as architecture_file
 from models.architecture import Architecture
 from models.classifier import Classifier, Head, make_encoder
-from models.errors import FolderError, InputError
+from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
+from models.families.unread import check_unread
 from models.layered import LayeredEncoder
 from models.task import Task
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+ADAPTER_CONFIG = "adapter_config.json"
 PROBLEMS = {
     "single": "single_label_classification",
     "multi": "multi_label_classification",
@@ -50,6 +52,7 @@ def read_architecture(folder: Path) -> Architecture:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return `config.json` of a Hugging Face folder."""
+    refuse_adapter(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder")
@@ -60,6 +63,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FolderError(f"{path} holds {type(config).__name__}, wanted an object")
     return config
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that holds an adapter, alone or beside a model: transformers would load both.
+
+    Raises:
+        FolderError: there is an adapter_config.json.
+    """
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise FolderError(
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}), which is not computed here: merge it into its model "
+            f"(peft: merge_and_unload) and save that; if that is done, remove {ADAPTER_CONFIG}"
+        )
 
 
 def label_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
@@ -97,8 +113,7 @@ def load_checkpoint(
         renewed: whether the head's last layer is a new one although there is one of this size.
     """
     folder = Path(folder)
-    shape = read_architecture(folder)
-    state = FAMILIES[shape.family].read_tensors(read_tensors(folder), shape)
+    shape, state = _read_state(folder)
     found = state.get("head.out.weight")
     if labels is None and found is None:
         raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
@@ -116,8 +131,7 @@ def load_checkpoint(
 def load_encoder(folder: Path, dropout: float = 0.1) -> LayeredEncoder:
     """Return the encoder whose weights are in `folder`, without any head, ready to answer."""
     folder = Path(folder)
-    shape = read_architecture(folder)
-    state = FAMILIES[shape.family].read_tensors(read_tensors(folder), shape)
+    shape, state = _read_state(folder)
     encoder = make_encoder(shape, dropout)
     start = "encoder."
     _load_state(encoder, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}, folder)
@@ -160,9 +174,19 @@ def save_encoder(
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], shape: Architecture) -> None:
-    save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    try:
+        save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise CheckError(f"cannot write {folder / WEIGHTS} ({error}): make room and run it again") from None
     shape.write(folder / architecture_file.FILE)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    shape, tensors = read_architecture(folder), read_tensors(folder)
+    family = FAMILIES[shape.family]
+    check_unread(tensors, family.names, len(shape.layers), folder)
+    return shape, family.read_tensors(tensors, shape)
 
 
 def _renew(head: Head, whole: bool) -> None:

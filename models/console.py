@@ -8,10 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from models.delivery import check_target, copy_folder
 from models.distributed import rank
-from models.errors import FolderError, MissingExtraError
-from models.folder import MANIFEST, REPORT
-from models.stage import Made, copy_folder
+from models.errors import MissingExtraError
+from models.folder import REPORT
+from models.stage import Made
 
 STORE = Path("store")
 Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="where finished stages are kept and reused")]
@@ -25,10 +26,10 @@ def check_out(out: Path | None) -> Path | None:
     """Refuse, before any long work, an --out where no finished folder can be put.
 
     Raises:
-        FolderError: something else is there.
+        FolderError: something else is there, or nothing can be written there.
     """
-    if out is not None and out.exists() and not (out / MANIFEST).is_file():
-        raise FolderError(f"{out} exists and is no finished folder: choose another --out")
+    if out is not None:
+        check_target(out)
     return out
 
 

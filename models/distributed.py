@@ -4,14 +4,19 @@ The launcher speaks through environment variables, so that asking needs no torch
 main process notes what came of its work: waiting there takes no processor and has no end, as a collective's has.
 """
 
+import atexit
+import gc
 import itertools
+import json
 import os
-import pickle
 from collections.abc import Callable
 from datetime import timedelta
 from functools import cache
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter
+
+from models import errors
 from models.errors import CheckError, InputError, PrunellaError
 
 T = TypeVar("T")
@@ -59,7 +64,27 @@ def join() -> Any:
             f"the launcher started {_launched()} processes, and {found.num_processes} joined: "
             "without GPUs set ACCELERATE_USE_CPU=true"
         )
+    if found.num_processes > 1:
+        _leave_at_exit()
     return found
+
+
+def leave() -> None:
+    """End the group of processes, and the threads that it runs beside Python's.
+
+    They are C++ threads that may hold the last reference to a tensor, and free it with Python's lock. While the
+    interpreter takes itself apart that is a segmentation fault; here all of it is still there.
+    """
+    from torch import distributed
+
+    gc.collect()  # a model that was wrapped for several processes may be in a cycle, and holds the group
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+@cache
+def _leave_at_exit() -> None:
+    atexit.register(leave)
 
 
 def wait_for_everyone() -> None:
@@ -68,11 +93,14 @@ def wait_for_everyone() -> None:
         join().wait_for_everyone()
 
 
-def by_main(work: Callable[[], T]) -> T:
+def by_main(work: Callable[[], T], kind: Any = Any) -> T:
     """Return what `work` returns, in every process; the main one alone does it, the others wait as long as it takes.
 
+    The result travels as JSON: the store is open to whoever reaches its port, and a pickle from it could run code.
+
     Args:
-        work: what measures, writes or decides. It may call `by_main` again; what it returns can be pickled.
+        work: what measures, writes or decides. It may call `by_main` again.
+        kind: the type of the result, for one that is more than JSON, such as a Record.
 
     Raises:
         PrunellaError: what `work` raised, in every process alike.
@@ -85,22 +113,45 @@ def by_main(work: Callable[[], T]) -> T:
     board, note = _board(), _name(str(next(_notes)))
     if rank() != 0:
         board.wait([note], PATIENCE)
-        found, error = pickle.loads(board.get(note))
-        if error is not None:
-            raise error
-        return found
-    told: tuple[T | None, PrunellaError | None] = (None, CheckError("the main process failed: it says why"))
+        message = board.get(note)
+        _free(board, note)
+        return _read_outcome(message, kind)
+    outcome = _error_outcome(CheckError("the main process failed: it says why"))
     _is_alone = True
     try:
-        found = work()
-        told = (found, None)
-        return found
+        result = work()
+        outcome = json.dumps({"result": TypeAdapter(kind).dump_python(result, mode="json")})
+        return result
     except PrunellaError as error:
-        told = (None, error)
+        outcome = _error_outcome(error)
         raise
     finally:
         _is_alone = False
-        board.set(note, pickle.dumps(told))
+        board.set(note, outcome)
+
+
+def _error_outcome(error: PrunellaError) -> str:
+    known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return json.dumps({"error": known.__name__, "arguments": error.args, "fields": vars(error)})
+
+
+def _read_outcome(message: bytes, kind: Any) -> Any:
+    """Return the result in a note of the main process, or raise the error in it."""
+    outcome = json.loads(message)
+    if "error" not in outcome:
+        return TypeAdapter(kind).validate_python(outcome["result"])
+    error = getattr(errors, outcome["error"])(*outcome["arguments"])
+    for name, value in outcome["fields"].items():
+        setattr(error, name, tuple(value) if isinstance(value, list) else value)
+    raise error
+
+
+def _free(board: Any, note: str) -> None:
+    """Delete a note when the last process that waits for it has read it: a long training writes one a step."""
+    readers = f"{note}/readers"
+    if board.add(readers, 1) == _launched() - 1:
+        board.delete_key(note)
+        board.delete_key(readers)
 
 
 def note_failure(code: int) -> int | None:

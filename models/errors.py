@@ -3,6 +3,7 @@
 PrunellaError                 something a person can act on; the command line prints it as one sentence
 ├── InputError      (exit 2)  wrong use: a file, a flag, a text or a checkpoint that is not what was wanted
 │   ├── FolderError           a model folder that is not whole, was altered, or is of another kind
+│   ├── UntrimmableError      a tokenizer of a kind whose tokens cannot be dropped
 │   └── MissingExtraError     the verb needs packages that this install does not have
 └── CheckError      (exit 1)  the work ran and its result may not be used
     ├── DisagreementError     two forms of one model answer differently
@@ -28,6 +29,10 @@ class FolderError(InputError):
 
 class MissingExtraError(InputError):
     """The verb needs packages that this install does not have."""
+
+
+class UntrimmableError(InputError):
+    """A tokenizer of a kind whose tokens cannot be dropped."""
 
 
 class CheckError(PrunellaError):

@@ -32,6 +32,12 @@ class Record(BaseModel):
         path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+class Settings(Record):
+    """A record of settings, whose numbers are finite: an infinite one is not JSON, and no identity can name it."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
 def explain(error: ValidationError) -> str:
     """Return pydantic's findings as one sentence, without the values it was given."""
     findings = error.errors(include_url=False, include_input=False, include_context=False)

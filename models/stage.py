@@ -1,21 +1,31 @@
-"""run_stage(): the same input and the same configuration give the same folder, made once, by one process or by all.
+"""run_stage(): the same inputs and the same configuration give the same folder, made once, by one process or by all.
 
-Resume is free: a stage that finished is opened, one that was killed leaves only `<name>.partial`, which the next
-run removes. A lock keeps two processes from making the same folder at once.
+A folder is found by its key: a hash of the contents of its inputs (`Manifest.digest`), the stage, its version and its
+configuration. Of two models that one recipe gave on two machines each has its own results. Its id is a hash of what
+came out (`ModelFolder.id`).
+
+Resume is free: a stage that finished is opened, one that was killed leaves only `<name>.partial`, which the next run
+removes. A lock keeps two commands from making one folder at once: the second waits and takes what the first made.
 """
 
-import fcntl
+import errno
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from models.atomic import rename_folder, sync_tree
 from models.distributed import by_main, rank, wait_for_everyone, world_size
-from models.errors import FolderError
+from models.errors import CheckError, InputError, PrunellaError
 from models.folder import MANIFEST, Manifest, ModelFolder, Step, identity, record_files
+from models.leftovers import remove_leftovers
+from models.lock import Lock
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +44,10 @@ class Stage:
     version: int
     config: dict[str, Any]
 
+    def key(self, parents: Sequence[ModelFolder]) -> str:
+        """Return the key of the folder that the stage makes of these inputs: 12 hex digits."""
+        return identity([p.manifest.digest() for p in parents], self.name, self.version, self.config)
+
 
 def run_stage(
     stage: Stage, parents: Sequence[ModelFolder], store: Path, make: Callable[[Path], None], together: bool = False
@@ -41,43 +55,27 @@ def run_stage(
     """Return the folder that `make` fills, calling it only when the folder is not there yet.
 
     Args:
-        stage: name, version and configuration; with the parents' contents they are the folder's identity.
+        stage: name, version and configuration; with the contents of the parents they are the folder's key.
         parents: the folders that `make` reads; the first one's lineage is carried on.
-        store: where folders are kept, as `<name>-<id>`.
+        store: where folders are kept, as `<name>-<key>`.
         make: fills the empty folder that it is given; it never writes elsewhere.
         together: whether every process calls `make`, as training wants; else the main one does, and the others wait.
+
+    Raises:
+        FolderError: the folder in the store was altered, or the store cannot be written.
+        InputError: one of several processes has other inputs or settings.
+        CheckError: the disk is full.
     """
-    folder_id = identity([p.manifest.digest() for p in parents], stage.name, stage.version, stage.config)
-    target = Path(store) / f"{stage.name}-{folder_id}"
-    if by_main((target / MANIFEST).is_file):  # one looks for all: another command may make it meanwhile
-        return Made(ModelFolder.open(target), reused=True)
-    if not together:
-        reused = by_main(lambda: _make(stage, parents, target, make))
-        return Made(ModelFolder.open(target), reused)
-    reused = _help(target, make) if rank() else _make(stage, parents, target, make)
-    return Made(ModelFolder.open(target), reused)
-
-
-def _make(stage: Stage, parents: Sequence[ModelFolder], target: Path, make: Callable[[Path], None]) -> bool:
-    """Make the folder, and return whether another command did while this one waited for it."""
-    with _only_one(target):
-        if (target / MANIFEST).is_file() and world_size() == 1:
-            return True
-        partial = target.with_name(target.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        make(partial)
-        step = Step(
-            stage=stage.name, version=stage.version, config=stage.config, parents=tuple(p.id for p in parents)
+    key = stage.key(parents)
+    if (agreed := by_main(lambda: key)) != key:  # else the processes would work on two folders and wait for ever
+        raise InputError(
+            f"the processes do not agree on what '{stage.name}' is made of: {stage.name}-{agreed} in the main one, "
+            f"{stage.name}-{key} here. They need the same files, versions, flags and kind of device"
         )
-        lineage = (*(parents[0].manifest.lineage if parents else ()), step)
-        folder_id = target.name.removeprefix(f"{stage.name}-")
-        Manifest(id=folder_id, lineage=lineage, files=record_files(partial)).write(partial / MANIFEST)
-        _flush(partial)
-        partial.rename(target)
-        wait_for_everyone()  # others may still read the scratch folder
-        shutil.rmtree(scratch_folder(partial), ignore_errors=True)
-    return False
+    target = Path(store) / f"{stage.name}-{key}"
+    work = _Work(stage, key, parents, target, make)
+    reused = _make_together(work) if together and world_size() > 1 else by_main(lambda: _make_alone(work))
+    return Made(ModelFolder.open(target, quick=True), reused)
 
 
 def scratch_folder(target: Path) -> Path:
@@ -85,48 +83,108 @@ def scratch_folder(target: Path) -> Path:
     return target.with_name(target.name.split(".")[0] + ".scratch")
 
 
-def _help(target: Path, make: Callable[[Path], None]) -> bool:
-    """Take part in the work of the process with rank 0; what this one writes is thrown away."""
-    own = target.with_name(f"{target.name}.rank{rank()}.partial")
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    try:
-        make(own)
-    finally:
-        shutil.rmtree(own)
-    wait_for_everyone()
+@dataclass(frozen=True, slots=True)
+class _Work:
+    stage: Stage
+    key: str
+    parents: Sequence[ModelFolder]
+    target: Path
+    make: Callable[[Path], None]
+
+
+def _make_alone(work: _Work) -> bool:
+    """Make the folder where it is not there, and return whether it was."""
+    if _is_finished(work.target):
+        return True
+    with Lock(work.target):
+        if _is_finished(work.target):  # another command made it while this one waited
+            return True
+        _fill(work)
+        shutil.rmtree(scratch_folder(work.target), ignore_errors=True)
     return False
 
 
-def copy_folder(source: ModelFolder, target: Path) -> ModelFolder:
-    """Copy a finished folder to `target`, atomically.
+def _make_together(work: _Work) -> bool:
+    """Make the folder in all processes; the main one has the lock, and the others wait for it without a limit."""
+    with ExitStack() as locks:
 
-    Raises:
-        FolderError: `target` holds something else.
-    """
-    if target.exists():
-        if (target / MANIFEST).is_file() and ModelFolder.open(target).id == source.id:
-            shutil.copytree(source.path, target, dirs_exist_ok=True)  # newer measurements come along
-            return ModelFolder.open(target)
-        raise FolderError(f"{target} exists and is not this result ({source.id}): choose another --out")
-    partial = target.with_name(target.name + ".partial")
+        def begin() -> bool:
+            if _is_finished(work.target):
+                return True
+            locks.enter_context(Lock(work.target))
+            return _is_finished(work.target)
+
+        if by_main(begin):
+            return True
+        if rank():
+            _help(work)
+        else:
+            _fill(work)
+        wait_for_everyone()  # others may still read the scratch folder
+        if not rank():
+            shutil.rmtree(scratch_folder(work.target), ignore_errors=True)
+    return False
+
+
+def _is_finished(target: Path) -> bool:
+    """Return whether the folder is there, and note that it was used: `store clean --older-than` goes by that."""
+    manifest = target / MANIFEST
+    if not manifest.is_file():
+        return False
+    if os.access(manifest, os.W_OK):
+        os.utime(manifest)
+    return True
+
+
+def _fill(work: _Work) -> None:
+    """Call `make` on an empty folder beside the target, and give it the target's name when it is whole."""
+    remove_leftovers(work.target.parent)
+    partial, target = work.target.with_name(work.target.name + ".partial"), work.target
     shutil.rmtree(partial, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copytree(source.path, partial)
-    partial.rename(target)
-    return ModelFolder.open(target)
+    if target.exists():
+        sys.stderr.write(f"prunella: {target} has no {MANIFEST}, a rest of something removed: it is made again\n")
+        shutil.rmtree(target)
+    with _full_disk_is_said(partial):
+        partial.mkdir(parents=True)
+        work.make(partial)
+        parents = work.parents
+        step = Step(
+            stage=work.stage.name,
+            version=work.stage.version,
+            config=work.stage.config,
+            parents=tuple(p.id for p in parents),
+        )
+        lineage = (*(parents[0].manifest.lineage if parents else ()), step)
+        manifest = Manifest(id="", key=work.key, lineage=lineage, files=record_files(partial))
+        manifest.model_copy(update={"id": manifest.content_id()}).write(partial / MANIFEST)
+        sync_tree(partial)
+        rename_folder(partial, target)
+
+
+def _help(work: _Work) -> None:
+    """Take part in the work of the process with rank 0; what this one writes is thrown away."""
+    own = work.target.with_name(f"{work.target.name}.rank{rank()}.partial")
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    try:
+        work.make(own)
+    finally:
+        shutil.rmtree(own)
 
 
 @contextmanager
-def _only_one(target: Path) -> Iterator[None]:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with target.with_name(f".{target.name}.lock").open("w") as file:  # stays: removing it would race with a waiter
-        fcntl.flock(file, fcntl.LOCK_EX)  # released by the kernel when the process ends, however it ends
+def _full_disk_is_said(partial: Path) -> Iterator[None]:
+    """Remove what a failed stage wrote; a full disk is an error for people."""
+    try:
         yield
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if error.errno not in FULL:
+            raise
+        raise CheckError(
+            f"cannot write {partial} ({error.strerror}): make room (`prunella store list` shows what is in the "
+            "store) and give the same command again; the stages that finished are kept"
+        ) from None
+    except PrunellaError:
+        shutil.rmtree(partial, ignore_errors=True)  # what was refused is not kept
+        raise

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pydantic import Field, ValidationError
 
@@ -23,14 +22,14 @@ CHANGE_SECONDS = 5.0  # a new model takes cores away from the current one for ab
 class Swap(Record):
     """POST /admin/models."""
 
-    bundle: str = Field(description="a bundle folder, or a tag of BentoML's model store")
-    other_labels: bool = Field(False, description="take a bundle whose labels are not those that clients know")
+    bundle: str = Field(max_length=4096, description="a bundle folder, or a tag of BentoML's model store")
+    other_labels: bool = Field(False, description="take a bundle for another kind of task or other labels")
 
 
 class Try(Record):
     """POST /admin/shadow."""
 
-    bundle: str = Field(description="a bundle folder, or a tag of BentoML's model store")
+    bundle: str = Field(max_length=4096, description="a bundle folder, or a tag of BentoML's model store")
     share: float = Field(0.1, gt=0, le=1, description="of the requests that the candidate answers too")
 
 
@@ -44,48 +43,59 @@ class Admin:
         """Say which models there are, and how the candidate does."""
         self._let_in(call)
         rotation = self._desk.rotation
-        named = {
-            name: engine and {"id": engine.bundle.id, "variant": engine.variant_name, "device": engine.choice.got}
-            for name, engine in (
-                ("current", rotation.current),
-                ("previous", rotation.previous),
-                ("candidate", rotation.candidate),
-            )
-        }
-        return json_reply({**named, "share": rotation.share, "shadow": self._desk.shadow.told()})
-
-    async def swap(self, call: Call) -> Reply:
-        """Load a bundle beside the current one, check it, and let it answer from then on."""
-        asked = await self._read(call, Swap)
-        assert isinstance(asked, Swap)
-        return await self._change(
-            lambda: self._desk.rotation.swap(_folder(asked.bundle), asked.other_labels), "swapped"
+        previous = rotation.previous
+        if previous is not None and previous.bundle.id != rotation.previous_id:
+            previous = None  # a rollback brings back another one, which this worker would have to load
+        return json_reply(
+            {
+                "current": _described(rotation.current),
+                "previous": _described(previous) or (rotation.previous_id and {"id": rotation.previous_id}),
+                "candidate": _described(rotation.candidate),
+                "share": rotation.share,
+                "shadow": self._desk.shadow.told(),
+            }
         )
 
+    async def swap(self, call: Call) -> Reply:
+        """Load a bundle beside the current one in every worker, check it, and let it answer from then on."""
+        asked = await self._read(call, Swap)
+        assert isinstance(asked, Swap)
+        rotation = self._desk.rotation
+        if rotation.supervisor is not None:
+            return await self._change_all("swap", asked.bundle, asked.other_labels, "swapped")
+        return await self._change(lambda: rotation.swap(resolve(asked.bundle), asked.other_labels), "swapped")
+
     async def roll_back(self, call: Call) -> Reply:
-        """Let the model before answer again."""
+        """Let the model before answer again, in every worker."""
         self._let_in(call)
+        if self._desk.rotation.supervisor is not None:
+            return await self._change_all("rollback", None, True, "rolled back")
         return await self._change(self._desk.rotation.roll_back, "rolled back")
 
     async def shadow(self, call: Call) -> Reply:
         """Let a candidate answer a share of the requests too, unseen."""
         asked = await self._read(call, Try)
         assert isinstance(asked, Try)
-        self._desk.shadow.restart()
-        return await self._change(lambda: self._desk.rotation.shadow(_folder(asked.bundle), asked.share), "shadowed")
+        self._refuse_several()
+        reply = await self._change(lambda: self._desk.rotation.shadow(resolve(asked.bundle), asked.share), "shadowed")
+        self._desk.shadow.restart()  # not when it was refused
+        return reply
 
     async def end_shadow(self, call: Call) -> Reply:
         """Send the candidate away."""
         self._let_in(call)
+        self._refuse_several()
         return await self._change(lambda: self._desk.rotation.shadow(None, 0.0), "ended")
+
+    def _refuse_several(self) -> None:
+        if self._desk.settings.workers > 1:
+            told = "a candidate is compared in one process, and there are several workers: set PRUNELLA_WORKERS=1"
+            raise BadRequest(409, told, "Conflict")
 
     def _let_in(self, call: Call) -> None:
         if self._desk.settings.admin_token is None:
             raise BadRequest(404, "Not Found", "NotFound")  # as if there were no such route
         check_key(call, self._desk.settings.admin_token)
-        if self._desk.settings.workers > 1:
-            told = "there are several workers, and this would change one: restart them with SIGHUP instead"
-            raise BadRequest(409, told, "Conflict")
 
     async def _read(self, call: Call, record: type[Record]) -> Record:
         self._let_in(call)
@@ -93,6 +103,22 @@ class Admin:
             return record.model_validate(await call.document(self._desk.settings.max_body_bytes))
         except ValidationError as error:
             raise BadRequest(422, explain(error)) from None
+
+    async def _change_all(self, kind: str, bundle: str | None, other_labels: bool, outcome: str) -> Reply:
+        """Let the supervisor change the model of all workers, or of none."""
+        begun = time.perf_counter()
+        supervisor = self._desk.rotation.supervisor
+        assert supervisor is not None, "else this process changes its model alone"
+        answer = await supervisor.change(kind, bundle, other_labels)
+        if "reason" in answer:
+            self._desk.telemetry.swaps.labels("refused").inc()
+            raise BadRequest(answer["status"], answer["reason"], "Refused" if answer["status"] == 422 else "Conflict")
+        return self._done(outcome, answer["id"], begun)
+
+    def _done(self, outcome: str, bundle_id: str | None, begun: float) -> Reply:
+        self._desk.telemetry.swaps.labels(outcome).inc()
+        seconds = round(time.perf_counter() - begun, 3)
+        return json_reply({"outcome": outcome, "id": bundle_id, "seconds": seconds})
 
     async def _change(self, change: Callable[[], Engine | None], outcome: str) -> Reply:
         begun = time.perf_counter()
@@ -105,10 +131,10 @@ class Admin:
         except PrunellaError as error:
             swaps.labels("refused").inc()
             raise BadRequest(409 if isinstance(error, CheckError) else 422, str(error), "Refused") from None
-        swaps.labels(outcome).inc()
-        seconds = round(time.perf_counter() - begun, 3)
-        return json_reply({"outcome": outcome, "id": engine and engine.bundle.id, "seconds": seconds})
+        return self._done(outcome, engine.bundle.id if engine else None, begun)
 
 
-def _folder(bundle_or_tag: str) -> Path:
-    return resolve(bundle_or_tag)
+def _described(engine: Engine | None) -> dict[str, str] | None:
+    if engine is None:
+        return None
+    return {"id": engine.bundle.id, "variant": engine.variant_name, "device": engine.choice.got}

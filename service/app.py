@@ -1,6 +1,7 @@
 """App: every route. A request is let in, read, answered and written here; the dialects give it its form."""
 
 import logging
+import os
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from service.admin import Admin
 from service.desk import Caller, Desk
 from service.dialects import Answer, BadRequest, hf, native, oip, tei
 from service.info import info
+from service.links import log_service_links
 from service.openapi import openapi
+from service.settings import PREFIX
 from service.tracing import Tracer
 from service.wire import Call, ClientGone, Headers, Reply, json_reply, refusal
 
@@ -84,18 +87,21 @@ class App:
         if scope["type"] == "http":
             await self._answer(Call(scope, receive), send)
         elif scope["type"] == "lifespan":
+            scope.get("state", {})["cors_origins"] = self._origins  # for what the connection refuses itself
             await self._lifespan(receive, send)
 
     async def _answer(self, call: Call, send: Send) -> None:
         arrived = time.perf_counter()
         route = self._routes.get(call.path) or self._other_route(call.path)
         try:
-            if not route.is_open:
+            reply = preflight(call, self._origins)
+            if reply is None and not route.is_open:
                 check_key(call, self._settings.api_key)
-            if route is self._kept:
+            if reply is None and route is self._kept:
                 await self._pass_on(call, send)
                 return
-            reply = await self._handler(call, route)(call)
+            if reply is None:
+                reply = await self._handler(call, route)(call)
         except BadRequest as problem:
             reply = refusal(problem, route.error(problem))
         except ClientGone:
@@ -106,7 +112,7 @@ class App:
             told = BadRequest(500, "the server failed on this request; its log says why", "Internal")
             reply = refusal(told, route.error(told))
         if self._origins:
-            reply.headers = [*reply.headers, *cors_headers(call, self._origins)]
+            reply.headers = [*reply.headers, *cors_headers(call.header(b"origin"), self._origins)]
         reply.close = reply.close or self.desk.draining
         await call.send(reply, send)
         self.desk.telemetry.count(route.label, reply.status)
@@ -125,8 +131,6 @@ class App:
             handler = route.methods.get("GET")
         if handler is not None:
             return handler
-        if (allowed := preflight(call, self._origins)) is not None:
-            return _constant(allowed)
         if route is self._nowhere:
             raise BadRequest(404, "Not Found", "NotFound")
         return _constant(_not_allowed(route))
@@ -163,7 +167,7 @@ class App:
         return json_reply({"live": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
     async def _ready(self, _: Call) -> Reply:
-        trouble = self.desk.trouble() or ("ending" if self.desk.draining else None)
+        trouble = self.desk.trouble() or ("shutting down" if self.desk.draining else None)
         return json_reply({"ready": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
     async def _metrics(self, _: Call) -> Reply:
@@ -203,12 +207,15 @@ class App:
         async def counted(message: Any) -> None:
             if message["type"] == "http.response.start":
                 self.desk.telemetry.count("bentoml", message["status"])
+                cors = cors_headers(call.header(b"origin"), self._origins)
+                message = {**message, "headers": [*message.get("headers", []), *cors]}
             await send(message)
 
         await self._bentoml(call.scope, body, counted)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        log_service_links(os.environ, PREFIX.rstrip("_"))
         await self.desk.start()
         await send({"type": "lifespan.startup.complete"})
         await receive()

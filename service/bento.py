@@ -10,6 +10,7 @@ from typing import Any
 
 from starlette.types import Message, Scope, Send
 
+from service import opening
 from service.desk import Desk
 
 log = logging.getLogger("prunella")
@@ -50,6 +51,7 @@ class BentoRoutes:
 
 
 def _import(desk: Desk) -> Any:
+    opening.shared = desk  # before the import, which would look for the bundle of the settings otherwise
     from service.service import TextClassifier
 
     TextClassifier.inner.shared = desk  # type: ignore[attr-defined]  # BentoML makes the instance itself

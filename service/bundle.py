@@ -9,6 +9,7 @@ manifest.json                                    identity, lineage, hashes
 """
 
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,6 +24,7 @@ from models.record import Record
 from models.task import Task
 from models.tokens import Tokenizer
 
+log = logging.getLogger("prunella")
 FILE = "bundle.json"
 GOLDEN = "golden.json"
 WEIGHTS = ".bin"  # of the file beside a graph that holds its weights, where they are not inside
@@ -82,11 +84,12 @@ class Bundle:
         if not (folder.path / FILE).is_file():
             stage = folder.manifest.lineage[-1].stage
             raise FolderError(f"{path} is the result of '{stage}', not a bundle: export or quantize it first")
+        shape = Architecture.read(folder.path / architecture.FILE)
         return cls(
             folder=folder,
             info=BundleInfo.read(folder.path / FILE),
-            task=Task.read(folder.path / task.FILE),
-            architecture=Architecture.read(folder.path / architecture.FILE),
+            task=_within(shape.positions, Task.read(folder.path / task.FILE), path),
+            architecture=shape,
             golden=Golden.read(folder.path / GOLDEN),
         )
 
@@ -95,9 +98,16 @@ class Bundle:
         """Identity of the bundle."""
         return self.folder.id
 
-    def tokenizer(self) -> Tokenizer:
-        """Return a tokenizer that cuts at the task's `max_tokens`."""
-        return Tokenizer.open(self.folder.path, self.task.max_tokens)
+    def tokenizer(self, max_tokens: int | None = None) -> Tokenizer:
+        """Return a tokenizer that cuts at `max_tokens`, or at those of the task.
+
+        A bundle made before `models.fit` refused it may have a tokenizer with tokens that its token table lacks: they
+        become the unknown token.
+
+        Raises:
+            FolderError: there are such tokens and there is no unknown token.
+        """
+        return Tokenizer.open(self.folder.path, max_tokens or self.task.max_tokens, self.architecture.vocabulary)
 
     def onnx_path(self, variant: str) -> Path:
         """Return the path of a variant's ONNX file."""
@@ -116,3 +126,12 @@ class Bundle:
         """Return what the verb that made or last measured the bundle said of it, or None when none did."""
         path = self.folder.path / REPORT
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _within(positions: int, wanted: Task, path: Path) -> Task:
+    """Return the task with no longer inputs than the model has positions for."""
+    if wanted.max_tokens <= positions:
+        return wanted
+    told = "%s takes %d tokens and has positions for fewer: texts are cut at %d tokens"
+    log.warning(told, path, wanted.max_tokens, positions)
+    return wanted.model_copy(update={"max_tokens": positions})

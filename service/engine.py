@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from models.errors import DisagreementError
 from models.tokens import Encoded, Row, TokenBatch, Tokenizer
 from service.bundle import Bundle
-from service.pace import Pace
+from service.heads import Heads
+from service.isolation import Health
+from service.pace import Pace, Rate
 from service.runtime import (
     DeviceChoice,
     RuntimeSettings,
@@ -42,14 +44,17 @@ class Engine:
         self.variant_name = choice.variant
         self.variant = bundle.info.variants[choice.variant]
         self.tokenizer: Tokenizer = bundle.tokenizer()
+        if self.tokenizer.strangers:
+            log.warning("%s: %s", bundle.folder.path, self.tokenizer.told_of_strangers())
         # dynamic int8 takes one activation scale a batch, so that batch mates would change the answer
         self.alone = self.variant.recipe == "dynamic"
         self.serial = next(_serials)  # tells engines of one process apart, also two of the same bundle
-        self.pace = Pace()
+        self.pace, self.rate, self.health = Pace(), Rate(), Health()
         self._names = tuple(node.name for node in session.get_inputs())
         self._takes_types = "token_type_ids" in self._names
         self._tokenizers: dict[Cut, Tokenizer] = {"right": self.tokenizer}
-        self._words = Words.of(self.tokenizer)
+        self._words, self._heads = Words.of(self.tokenizer), Heads.of(self.tokenizer)
+        self.probe = self.encode(bundle.golden.rows[:1])[0]
 
     @classmethod
     def open(
@@ -88,12 +93,21 @@ class Engine:
             found = self._words.encode(rows[0][0])
             if found is not None:
                 return [found]
+        if cut == "right" and self._heads is not None:
+            return self._heads.encode(rows)
         tokenizer = self._tokenizers.get(cut)
         if tokenizer is None:
-            longest = UNCUT if cut == "never" else self.bundle.task.max_tokens
-            tokenizer = self._tokenizers[cut] = Tokenizer.open(self.bundle.folder.path, longest)
-            tokenizer.encode([], "left" if cut == "left" else "right")
+            tokenizer = self.bundle.tokenizer(UNCUT if cut == "never" else None)
+            tokenizer.encode([], "left" if cut == "left" else "right")  # before another thread can see it
+            self._tokenizers[cut] = tokenizer
         return tokenizer.encode(rows, "left" if cut == "left" else "right")
+
+    def chars(self, rows: Sequence[Row], cut: Cut) -> int:
+        """Return how many characters of the rows will be tokenized, as far as one can say before."""
+        if cut == "right" and self._heads is not None:
+            most = self._heads.chars
+            return sum(min(len(row[0]), most) if len(row) == 1 else len(row[0]) + len(row[1]) for row in rows)
+        return sum(len(part) for row in rows for part in row)
 
     def infer(self, encoded: Sequence[Encoded]) -> NDArray[np.float32]:
         """Return logits (rows, labels); row by row where batch mates would change the answer."""

@@ -5,6 +5,7 @@ The first keys are Prunella's, the others those of text-embeddings-inference.
 
 from typing import Any
 
+from models.task import EVEN, Task
 from service.desk import Desk
 from service.pages import version
 
@@ -22,6 +23,13 @@ MEASURED = (
 )
 
 
+def _thresholds(task: Task) -> dict[str, float] | None:
+    """Return the score from which each label is given; None: the task is no multi-label one."""
+    if task.kind != "multi":
+        return None
+    return dict(zip(task.labels, task.thresholds or (EVEN,) * len(task.labels), strict=True))
+
+
 def info(desk: Desk) -> dict[str, Any]:
     """Return the document of GET /info."""
     engine, settings = desk.rotation.current, desk.settings
@@ -34,6 +42,7 @@ def info(desk: Desk) -> dict[str, Any]:
         "lineage": [step.model_dump() for step in bundle.folder.manifest.lineage],
         "labels": labels,
         "task": bundle.task.model_dump(exclude={"labels"}),
+        "thresholds": _thresholds(bundle.task),
         "architecture": bundle.architecture.summary(),
         "variant": engine.variant_name,
         "device": engine.choice.model_dump(),

@@ -11,7 +11,7 @@ PLAIN = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "color_
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, logger, message, what `extra` held, and the error's stack."""
+    """Formats a record as one JSON object: time, level, logger, message, fields of `extra`, the error's stack."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -29,7 +29,7 @@ class JsonFormatter(logging.Formatter):
 
 
 class CarefulHandler(logging.StreamHandler[Any]):
-    """Writes to stderr; a full disk or a closed pipe costs the line and is counted."""
+    """Writes to stderr; a line that cannot be written (full disk, closed pipe) is dropped and counted."""
 
     def __init__(self, dropped: Callable[[], None]) -> None:
         super().__init__(sys.stderr)

@@ -35,6 +35,11 @@ NATIVE_ANSWER = {
             "type": "array",
             "items": {"anyOf": [LABEL, LABELS, {"type": "null"}]},
         },
+        "labels": {
+            "description": "of a multi-label model: those that it gives the text; of several a list of such lists",
+            "type": "array",
+            "items": {"anyOf": [TEXT, {"type": "array", "items": TEXT}, {"type": "null"}]},
+        },
         "errors": {
             "type": "array",
             "items": {**ERROR, "properties": {"index": {"type": "integer"}, "error": TEXT, "kind": TEXT}},
@@ -62,14 +67,14 @@ BENTOML_BODY = {
 ANYTHING = {"type": "object"}
 REFUSALS = {
     400: "not JSON, or not this protocol",
-    401: "the key is missing or another",
+    401: "the key is missing or wrong",
     408: "the request did not come in time",
     413: "body, text or batch over the limit",
     415: "not application/json, or compressed",
-    422: "JSON that is no request: the error says where",
-    429: "too many wait: Retry-After says when to come back",
+    422: "valid JSON, not a valid request: the error says where",
+    429: "too many texts wait: Retry-After says when to try again",
     500: "the model failed on this request",
-    503: "the server is ending",
+    503: "the server is shutting down",
     504: "the deadline passed while the request was in the model",
 }
 DEADLINE = {
@@ -104,7 +109,7 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
     name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
     model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
     infer = _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
-    ready = _get("whether it is ready", ANYTHING, secured, missing=True)
+    ready = _get("readiness of the model", ANYTHING, secured, missing=True)
     metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
         "/v1/classify": _post(
@@ -114,7 +119,7 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
             "text-embeddings-inference", _schema(schemas, "TeiRequest", tei.Body), {"anyOf": [LABELS, BATCH]}, secured
         ),
         "/": _post("Hugging Face Inference API", _schema(schemas, "HfRequest", hf.Body), BATCH, secured),
-        "/classify": _post("for BentoML's clients", BENTOML_BODY, {"anyOf": [ANYTHING, {"type": "array"}]}, secured),
+        "/classify": _post("BentoML's clients", BENTOML_BODY, {"anyOf": [ANYTHING, {"type": "array"}]}, secured),
         "/v2/models/{name}": {**metadata, "parameters": [name]},
         "/v2/models/{name}/ready": {**ready, "parameters": [name]},
         "/v2/models/{name}/infer": {**infer, "parameters": [name]},
@@ -130,11 +135,11 @@ def _dialects(schemas: Document, secured: list[Any]) -> Document:
 def _operations(secured: list[Any]) -> Document:
     paths: Document = {
         "/info": _get("what is served, what it cost, the limits", ANYTHING, secured),
-        "/schema.json": _get("what BentoML's clients ask first", ANYTHING, secured, missing=True),
+        "/schema.json": _get("schema for BentoML's clients", ANYTHING, secured, missing=True),
     }
     for path in ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"):
         paths[path] = _get("probe", ANYTHING, [])
-        paths[path]["get"]["responses"]["503"] = _told("it is not", ANYTHING)
+        paths[path]["get"]["responses"]["503"] = _told("not live, or not ready", ANYTHING)
     for path in ("/v2", "/openapi.json"):
         paths[path] = _get("about this server", ANYTHING, [])
     for path, kind, told in (
@@ -150,14 +155,14 @@ def _admin(schemas: Document) -> Document:
     secured: list[Any] = [{"bearer": []}, {"key": []}]
     refused = {str(code): _told(told, ERROR) for code, told in {404: "no admin token is set", 409: "refused"}.items()}
     swap = _post("load, check and swap a bundle", _schema(schemas, "Swap", Swap), ANYTHING, secured)["post"]
-    shadow = _post("try a candidate in the shadow", _schema(schemas, "Try", Try), ANYTHING, secured)["post"]
+    shadow = _post("start a shadow candidate", _schema(schemas, "Try", Try), ANYTHING, secured)["post"]
     back = {
-        "summary": "the model before answers again",
+        "summary": "switch back to the previous model",
         "security": secured,
         "responses": {"200": _told("ok", ANYTHING)},
     }
-    end = {**back, "summary": "send the candidate away"}
-    told = _get("which models there are", ANYTHING, secured)["get"]
+    end = {**back, "summary": "stop the shadow candidate"}
+    told = _get("current, previous and candidate model", ANYTHING, secured)["get"]
     paths: Document = {
         "/admin/models": {"get": told, "post": swap},
         "/admin/rollback": {"post": back},

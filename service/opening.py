@@ -6,6 +6,8 @@ from service.engine import Engine
 from service.publish import resolve
 from service.settings import Settings
 
+shared: Desk | None = None  # of a worker of ours that loads BentoML's application beside it, for /classify
+
 
 def open_desk(settings: Settings, worker: int = 0) -> Desk:
     """Return a desk whose model has passed its self-check.

@@ -1,4 +1,4 @@
-"""Pace: how long a model takes for a text of some length, as measured here and lately."""
+"""Pace and Rate: moving averages of how long model and tokenizer take for a text of some length."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +11,8 @@ from models.tokens import Encoded
 SHARE = 0.1  # of a new measurement in the running mean
 STEP = 16  # tokens: lengths that share a mean
 GUESS = 0.005  # seconds, before anything was measured
+SECONDS_PER_CHAR = 5e-7  # of the tokenizer, likewise
+HORIZON = 200_000  # characters that weigh as much as all before them
 
 
 class Pace:
@@ -44,3 +46,18 @@ class Pace:
         logits = infer(encoded)
         self.note(max(len(one.ids) for one in encoded), len(encoded), time.perf_counter() - begun)
         return logits
+
+
+class Rate:
+    """Moving average of the tokenizer's seconds per character."""
+
+    def __init__(self) -> None:
+        self._seconds = SECONDS_PER_CHAR
+
+    def note(self, chars: int, seconds: float) -> None:
+        """Take in that `chars` characters, one or more, took `seconds`; the more they are, the more they weigh."""
+        self._seconds += (seconds - chars * self._seconds) / (chars + HORIZON)
+
+    def expect(self, chars: int) -> float:
+        """Return the seconds that `chars` characters will take."""
+        return chars * self._seconds

@@ -1,4 +1,4 @@
-"""The playground page, and the version that the server tells."""
+"""The playground page, and the version of the server."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError

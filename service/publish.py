@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from models.atomic import copy_file
 from models.errors import FolderError
 from models.folder import REPORT
 from service.bundle import Bundle
@@ -15,12 +16,12 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 
 def publish(folder: Path, name: str = "prunella") -> str:
-    """Return the tag `name:<bundle id>-<digest>`; the same bundle published again only renews its report."""
+    """Return the tag `name:<bundle id>`; the same bundle published again only renews its report."""
     import bentoml
     from bentoml.exceptions import NotFound
 
     bundle = Bundle.open(folder)
-    tag = f"{name}:{bundle.id}-{bundle.folder.manifest.digest()}"
+    tag = f"{name}:{bundle.id}"
     try:
         stored = bentoml.models.get(tag)
     except NotFound:
@@ -30,7 +31,7 @@ def publish(folder: Path, name: str = "prunella") -> str:
             shutil.copytree(folder, created.path, dirs_exist_ok=True)
         return tag
     if (folder / REPORT).is_file():
-        shutil.copyfile(folder / REPORT, Path(stored.path) / REPORT)
+        copy_file(folder / REPORT, Path(stored.path) / REPORT)
     return tag
 
 

@@ -1,23 +1,22 @@
 """Runners: threads that take batches from the scheduler, run the model and hand the outcome back."""
 
-import logging
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.scheduler import Job, Rules, Scheduler, Taken
+from service import isolation
+from service.scheduler import NOTHING, Before, Job, Rules, Scheduler, Taken
 
-log = logging.getLogger("prunella")
 HERE = -1  # the number of the event loop's thread, where a text that is alone runs
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of a batch; `answers` is None when the model failed. Times are of `time.perf_counter`."""
+    """What became of a batch. Times are of `time.perf_counter`."""
 
     taken: Taken
-    answers: list[list[float]] | None  # logits (texts, labels)
+    answers: list[list[float] | None]  # logits of each text; None where the model failed on it
     begun: float
     ended: float
 
@@ -42,14 +41,14 @@ class Runners:
         for thread in self._threads:
             thread.start()
 
-    def check(self, texts: int, deadline: float, now: float) -> None:
-        """Let pass what may wait.
+    def check(self, texts: int, deadline: float, now: float, before: Before = NOTHING) -> None:
+        """Let pass what may wait; `before`: what waits ahead of it elsewhere.
 
         Raises:
             Overloaded: it would wait too long.
         """
         with self._line:
-            self._scheduler.check(texts, deadline, now)
+            self._scheduler.check(texts, deadline, now, before)
 
     def put(self, jobs: list[Job]) -> None:
         """Let the texts of one request wait.
@@ -119,7 +118,11 @@ class Runners:
         return None
 
     def close(self) -> list[Job]:
-        """End the threads after the batches they run; return the texts that were still waiting."""
+        """End the threads after the batches they run.
+
+        Returns:
+            the texts that were still waiting, and those of runs that did not end in time: nobody else answers them.
+        """
         with self._line:
             self._closed = True
             left = self._scheduler.clear()
@@ -127,7 +130,7 @@ class Runners:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(timeout=5)
-        return left
+        return left + [job for batch in list(self._batches.values()) for job in batch]
 
     def _work(self, runner: int) -> None:
         while True:
@@ -137,23 +140,18 @@ class Runners:
                 while not (taken.batch or taken.expired or taken.gone or self._closed):
                     self._line.wait()
                     taken = self._scheduler.take(runner, time.perf_counter())
-            if self._closed and not taken.batch:
-                return
+            if not (taken.batch or taken.expired or taken.gone):
+                return  # closed, and nothing is left to hand over
             self._deliver(self._run(runner, taken))
 
     def _run(self, runner: int, taken: Taken) -> Outcome:
-        """Run the batch; an error of the model is the batch's, not the thread's."""
+        """Run the batch; an error of the model is the text's on which it fails, not the thread's."""
         begun = self._since[runner] = time.perf_counter()
         self._batches[runner] = taken.batch
-        answers = None
-        try:
-            if taken.batch:
-                answers = taken.batch[0].model.infer([job.work for job in taken.batch]).tolist()
-        except Exception:
-            log.exception("the model failed on a batch of %d texts", len(taken.batch))
+        answers = isolation.answer(taken.batch[0].model, [job.work for job in taken.batch]) if taken.batch else []
         ended = time.perf_counter()
         del self._since[runner], self._batches[runner]
-        if answers is not None and taken.batch:
+        if taken.batch and None not in answers:
             longest = max(job.tokens for job in taken.batch)
             taken.batch[0].model.pace.note(longest, len(taken.batch), ended - begun)
         return Outcome(taken, answers, begun, ended)

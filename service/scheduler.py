@@ -63,6 +63,17 @@ class Job:
     position: int = 0  # of the text in its request
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What waits ahead of a request before it comes into the line, in the tokenizer."""
+
+    texts: int
+    seconds: float  # predicted
+
+
+NOTHING = Before(0, 0.0)
+
+
 @dataclass(slots=True)
 class Taken:
     """What a runner got: a batch, which may be empty, and those that were dropped on the way to it."""
@@ -80,6 +91,7 @@ class Scheduler:
         self.waiting = 0  # texts
         self._buckets: dict[tuple[int, int], deque[Job]] = {}
         self._background: deque[Job] = deque()
+        self._background_on: int | None = None  # the runner that has a text of it: one at a time
         self._queued = 0.0  # predicted seconds of all that waits
         self._running: dict[int, float] = {}  # runner → when it will be free
         self._patient_until = 0.0
@@ -105,18 +117,19 @@ class Scheduler:
             self._queued += job.cost
         self.waiting += len(jobs)
 
-    def check(self, texts: int, deadline: float, now: float) -> None:
-        """Let pass what may wait.
+    def check(self, texts: int, deadline: float, now: float, before: Before = NOTHING) -> None:
+        """Let pass what may wait; `before`: what waits ahead of it elsewhere.
 
         Raises:
             Overloaded: it would wait too long.
         """
-        wait = self.predicted_wait(now)
-        after = self.waiting + texts
+        wait = self.predicted_wait(now) + before.seconds
+        waiting = self.waiting + before.texts
+        after = waiting + texts
         patience = PATIENCE if now < self._patient_until else 1
-        if self.waiting and after > self.rules.max_queue:
+        if waiting and after > self.rules.max_queue:
             raise Overloaded("queue", wait)
-        if self.waiting and after > patience * self.rules.free_queue and wait > patience * self.rules.max_wait:
+        if waiting and after > patience * self.rules.free_queue and wait > patience * self.rules.max_wait:
             raise Overloaded("wait", wait)
         if wait and now + wait > deadline:
             raise Overloaded("deadline", wait)
@@ -133,15 +146,16 @@ class Scheduler:
         taken = Taken()
         while self._buckets and not taken.batch:
             self._fill(taken, self._next_key(now), now)
-        if not taken.batch and self._background:
+        if not taken.batch and self._background and self._background_on is None:
             taken.batch.append(self._background.popleft())
+            self._background_on = runner
         if taken.batch:
             self._running[runner] = now + sum(job.cost for job in taken.batch)
         return taken
 
     def idle(self) -> bool:
-        """Whether nothing waits and nothing runs."""
-        return not self.waiting and not self._running and not self._background
+        """Whether nothing waits that somebody waits for, and nothing runs."""
+        return not self.waiting and not self._running
 
     def take_alone(self, runner: int, job: Job, now: float) -> bool:
         """Let `runner` run a text that never waited; False when it must wait like others."""
@@ -153,6 +167,8 @@ class Scheduler:
     def done(self, runner: int) -> None:
         """Note that `runner` is free."""
         self._running.pop(runner, None)
+        if runner == self._background_on:
+            self._background_on = None
 
     def expire(self, now: float) -> list[Job]:
         """Take out and return the texts whose deadline has passed."""

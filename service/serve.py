@@ -5,7 +5,6 @@ python -m service.serve --host H --port N: what `bentoml serve` turns into; PRUN
 
 import argparse
 import os
-import shutil
 import socket
 import sys
 import tempfile
@@ -13,39 +12,35 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from models.errors import InputError, PrunellaError
+from service.lifecycle import Lifecycle
 from service.supervisor import Supervisor
 
 PATIENCE_SECONDS = 15.0  # beyond the time to drain, before a worker that does not end is killed
 
 
 def serve(bundle_or_tag: str, host: str, port: int, environment: dict[str, str], on_ready: Callable[[], None]) -> int:
-    """Return the server's exit code; `on_ready` is called once, when it answers.
+    """Return the server's exit code; `on_ready` is called once, when all workers answer.
 
     Raises:
-        InputError: the port is taken, or there is no such bundle.
+        InputError: the port is taken.
     """
-    folder = Path(bundle_or_tag)
-    if not folder.is_dir():
-        from service.publish import resolve  # BentoML's store is asked only where the bundle is a tag
-
-        folder = resolve(bundle_or_tag)
     listener = _bind(host, port)
     root = str(Path(__file__).resolve().parent.parent)
-    variables = {**os.environ, "PRUNELLA_BUNDLE": str(folder.resolve()), **environment}
+    variables = {**os.environ, **environment}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH")]))
     variables.setdefault("TOKENIZERS_PARALLELISM", "false")
     workers = _number(variables, "PRUNELLA_WORKERS", 1)
     drain = _number(variables, "PRUNELLA_DRAIN_DELAY_S", 0) + _number(variables, "PRUNELLA_DRAIN_S", 30)
-    shared = tempfile.mkdtemp(prefix="prunella-metrics-") if workers > 1 else None
-    if shared:
-        variables["PROMETHEUS_MULTIPROC_DIR"] = shared  # where workers keep the metrics that they tell together
-    else:
-        variables.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    try:
-        return Supervisor(listener, workers, variables, drain + PATIENCE_SECONDS).run(on_ready)
-    finally:
-        if shared:
-            shutil.rmtree(shared, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix="prunella-", ignore_cleanup_errors=True) as folder:
+        copies, metrics = Path(folder, "bundles"), Path(folder, "metrics")
+        copies.mkdir()
+        metrics.mkdir()
+        if workers > 1:
+            variables["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)  # where workers keep what /metrics adds up
+        else:
+            variables.pop("PROMETHEUS_MULTIPROC_DIR", None)
+        lifecycle = Lifecycle(workers, bundle_or_tag, drain + PATIENCE_SECONDS)
+        return Supervisor(listener, lifecycle, variables, copies).run(on_ready)
 
 
 def _bind(host: str, port: int) -> socket.socket:

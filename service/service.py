@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,12 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import PrunellaError
+from service import opening
 from service.app import KEPT, App
 from service.desk import Caller, Desk
-from service.dialects import BadRequest, Request, native, predictions
+from service.dialects import BadRequest, Request, native, ranked
+from service.isolation import answer as run_apart
+from service.isolation import each
 from service.opening import open_desk
 from service.publish import resolve
 from service.settings import Settings
@@ -42,10 +46,14 @@ def _one_sentence() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-with _one_sentence():
-    SETTINGS = Settings.from_environment()
-    resolve(SETTINGS.bundle)
-FOLDER = Path(SETTINGS.bundle).is_dir()  # else a tag, which `bentoml build` must record and pack
+if opening.shared is not None:  # a worker of ours: it has its bundle, wherever that came from is now
+    SETTINGS = opening.shared.settings
+else:
+    with _one_sentence():
+        SETTINGS = Settings.from_environment()
+        resolve(SETTINGS.bundle)
+# else a tag, which `bentoml build` must record and pack
+FOLDER = opening.shared is not None or Path(SETTINGS.bundle).is_dir()
 
 
 class Classified(BaseModel):
@@ -54,11 +62,15 @@ class Classified(BaseModel):
     predictions: list[list[dict[str, Any]]]
 
 
-def _folder() -> Path:
-    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store."""
+def _spec() -> str:
+    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store.
+
+    It is resolved again at SIGHUP, by another process: what is in the bento, which cannot change, is a folder here.
+    """
     bento = TextClassifier.bento  # type: ignore[attr-defined]  # None when the service runs from its sources
-    named = "bundle" in SETTINGS.model_fields_set
-    return resolve(SETTINGS.bundle if named or bento is None else str(bento.info.all_models[0].tag))
+    if bento is None or "bundle" in SETTINGS.model_fields_set:
+        return str(Path(SETTINGS.bundle).absolute()) if FOLDER else SETTINGS.bundle
+    return str(resolve(str(bento.info.all_models[0].tag)))
 
 
 class OursFirst:
@@ -85,6 +97,9 @@ def _in_our_batches() -> Any:
             answer = await self.desk.answer(native.read({"texts": texts, "top_k": top_k}), caller)
         except BadRequest as problem:
             raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
+        for failed in answer.problems.values():
+            if failed.status >= 500:  # this format has no errors of single texts
+                raise BentoMLException(failed.message, error_code=HTTPStatus(failed.status))
         return Classified(predictions=[found or [] for found in answer.predictions])
 
     return bentoml.api(classify)
@@ -92,9 +107,16 @@ def _in_our_batches() -> Any:
 
 def _in_bentomls_batches() -> Any:
     def classify(self: Any, texts: list[str]) -> list[list[dict[str, Any]]]:
-        """Classify texts that BentoML's dispatcher put together from several requests."""
-        engine = self.desk.rotation.current
-        return predictions(engine.bundle.task, engine.logits([(text,) for text in texts]), Request([], single=False))
+        """Classify texts that BentoML's dispatcher put together from several requests.
+
+        It has no errors of single texts: one on which tokenizer or model fails gets an empty list.
+        """
+        engine, request = self.desk.rotation.current, Request([], single=False)
+        encoded = each(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
+        known = {i: one for i, one in enumerate(encoded) if one is not None}
+        rows = dict(zip(known, run_apart(engine, list(known.values())) if known else [], strict=True))
+        found = [rows.get(i) for i in range(len(texts))]
+        return [[] if row is None else ranked(engine.bundle.task, row, request) for row in found]
 
     most = max(2, SETTINGS.rules().items)  # it takes no fewer
     return bentoml.api(classify, batchable=True, max_batch_size=most, max_latency_ms=10_000)
@@ -111,7 +133,7 @@ class TextClassifier:
     """Serves one bundle; the hot routes are an application of ours, in the same process."""
 
     model = None if FOLDER else bentoml.models.BentoModel(SETTINGS.bundle)
-    shared: Desk | None = None  # of the worker that loaded this class for its /classify
+    shared: Desk | None = opening.shared
     classify = _in_our_batches() if SETTINGS.batcher == "ours" else _in_bentomls_batches()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
@@ -121,19 +143,19 @@ class TextClassifier:
         context = click.get_current_context(silent=True)
         flags = context.params if context is not None else {}
         with _one_sentence():
-            folder = _folder()
+            spec = _spec()
         if "host" not in flags or any(flags.get(name) for name in STAYS):
             log.warning("BentoML's own parent process is used: it neither replaces workers in a container nor drains")
             return
         root = Path(__file__).resolve().parent.parent
-        variables = {**os.environ, "PRUNELLA_BUNDLE": str(folder), "PYTHONPATH": str(root)}
+        variables = {**os.environ, "PRUNELLA_BUNDLE": spec, "PYTHONPATH": str(root)}
         host, port = flags["host"] or "0.0.0.0", flags.get("port") or 3000  # BentoML's own defaults
         command = ["-m", "service.serve", "--host", str(host), "--port", str(port)]
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *command], variables)
 
     def __init__(self) -> None:
-        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": str(_folder())}))
+        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": _spec()}))
         self.app = None if self.shared else App(self.desk)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]

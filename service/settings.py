@@ -1,23 +1,30 @@
 """Settings of the service, read from PRUNELLA_* in the environment."""
 
+import logging
 import os
+import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Literal, NamedTuple
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 
 from models.errors import InputError
 from models.record import Record, explain
 from service.cores import usable_cores
+from service.links import service_links
 from service.runtime import DEVICES, RuntimeSettings
 from service.scheduler import Rules
 
+log = logging.getLogger("prunella")
 PREFIX = "PRUNELLA_"
-ELSEWHERE = {"PRUNELLA_STORE"}  # read by the command line
+ELSEWHERE = {"PRUNELLA_STORE", "PRUNELLA_AUTO_PRECISION", "PRUNELLA_HIDE_CPU_FLAGS"}  # not read by the server
+OPTIONS = {"PRUNELLA_HOST": "--host", "PRUNELLA_PORT": "--port"}  # of the command line; no settings
+ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
 class Run(NamedTuple):
-    """What fits into one run of the model, unless told otherwise."""
+    """Limits of one run of the model, where no setting gives others."""
 
     items: int  # texts
     tokens: int
@@ -42,7 +49,7 @@ class Settings(Record):
     )
     workers: int = Field(1, ge=1, description="processes; one shares its queue among all runners")
 
-    batcher: Literal["ours", "bentoml"] = Field("ours", description="who makes batches of POST /classify")
+    batcher: Literal["ours", "bentoml"] = Field("ours", description="what batches requests to POST /classify")
     max_batch_items: int = Field(0, ge=0, description="texts in one run of the model; 0: 4, on a GPU 128")
     max_batch_tokens: int = Field(
         0, ge=0, description="tokens in one run of the model, padding counted; 0: 1024, on a GPU 16384"
@@ -65,29 +72,58 @@ class Settings(Record):
     max_wait_ms: float = Field(50, gt=0, description="predicted wait beyond which a request gets 429")
     request_timeout_ms: float = Field(10_000, gt=0, description="deadline of a request that names none")
 
-    header_timeout_s: float = Field(10, gt=0, description="a client that has not sent its headers by then is cut off")
-    body_timeout_s: float = Field(10, gt=0, description="a client that has not sent its body by then gets 408")
-    keep_alive_s: int = Field(5, ge=1, description="an idle connection is closed after that")
-    drain_delay_s: float = Field(0, ge=0, description="after SIGTERM: go on accepting, while /readyz says 503")
-    drain_s: int = Field(30, ge=1, description="after that: wait at most so long for what was admitted")
+    header_timeout_s: float = Field(
+        10, gt=0, description="time for a client to send a request's head; later ones get 408"
+    )
+    body_timeout_s: float = Field(
+        10, gt=0, description="time for a client to send a whole request; later ones get 408"
+    )
+    keep_alive_s: int = Field(
+        75, ge=1, description="an idle connection is closed after that: longer than the load balancer's idle time-out"
+    )
+    drain_delay_s: float = Field(
+        0, ge=0, description="time after SIGTERM in which connections are still accepted and /readyz answers 503"
+    )
+    drain_s: int = Field(30, ge=1, description="time after that for the answers to admitted requests")
     stuck_after_s: float = Field(30, gt=0, description="a run of the model that takes longer fails /livez")
 
-    api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry it")
-    admin_token: SecretStr | None = Field(None, min_length=8, description="when set, opens /admin to who carries it")
-    cors_origins: str = Field("", description="origins whose pages may ask, with commas between; none by default")
+    api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry this key")
+    admin_token: SecretStr | None = Field(
+        None, min_length=8, description="when set, /admin is open to requests that carry this token"
+    )
+    cors_origins: str = Field(
+        "", description="origins whose pages may send requests, with commas between; * for all; none by default"
+    )
     log: Literal["json", "text"] = Field("json", description="form of the log on stderr")
-    access_log: bool = Field(False, description="one line a request")
+    access_log: bool = Field(False, description="one log line per request")
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str) -> str:
+        for origin in filter(None, map(str.strip, value.split(","))):
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is not an origin: wanted scheme://host[:port] in small letters, "
+                    "such as https://app.example"
+                )
+        return value
 
     @model_validator(mode="after")
     def _fits_the_cores(self) -> "Settings":
         cores = usable_cores()
-        wanted = self.threads * max(self.runners, 1) * self.workers
-        if wanted > max(cores, 1):
+        wanted = self.threads * max(self.runners, 1)
+        if wanted > cores:
             raise ValueError(
-                f"threads x runners x workers is {wanted}, and this process may use {cores} cores: "
+                f"threads x runners is {wanted}, and this process may use {cores} cores: "
                 "more threads than cores only wait for each other"
             )
         return self
+
+    def warn_if_crowded(self) -> None:
+        """Log that several workers have more threads than there are cores."""
+        cores, threads = usable_cores(), self.threads * max(self.runners, 1)
+        if threads * self.workers > cores:
+            log.warning("%d workers with %d threads each share %d cores", self.workers, threads, cores)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "Settings":
@@ -97,11 +133,10 @@ class Settings(Record):
             InputError: a PRUNELLA_ variable is unknown or its value is not allowed.
         """
         ours = {k for k in environment if k.startswith(PREFIX)} - ELSEWHERE
+        ours -= service_links(environment, PREFIX.rstrip("_"))
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
-        if ours - known.keys():
-            raise InputError(
-                f"unknown setting {sorted(ours - known.keys())[0]}: known are {', '.join(sorted(known))}"
-            )
+        if unknown := sorted(ours - known.keys()):
+            raise InputError(f"unknown setting {unknown[0]}: {_instead(unknown[0], sorted(known))}")
         try:
             return cls.model_validate({known[key]: environment[key] for key in ours}, strict=False)
         except ValidationError as error:
@@ -114,7 +149,7 @@ class Settings(Record):
         )
 
     def rules(self, device: str = "cpu") -> Rules:
-        """Return what the scheduler of one process goes by; `device` is the one that the model runs on."""
+        """Return the limits of one process's scheduler; `device` is the one that the model runs on."""
         run = ON_PROCESSOR if device == "cpu" else ON_GPU
         cores = max(1, usable_cores() // self.threads // self.workers)
         return Rules(
@@ -129,5 +164,13 @@ class Settings(Record):
         )
 
     def origins(self) -> frozenset[str]:
-        """Return the origins that may ask from a browser."""
+        """Return the origins whose pages may send requests."""
         return frozenset(origin.strip() for origin in self.cors_origins.split(",") if origin.strip())
+
+
+def _instead(unknown: str, known: list[str]) -> str:
+    """Return what to write instead of a setting that does not exist."""
+    if unknown in OPTIONS:
+        return f"use the option {OPTIONS[unknown]} of the command line"
+    nearest = get_close_matches(unknown.upper(), known, 1)
+    return (f"did you mean {nearest[0]}? " if nearest else "") + f"Known are {', '.join(known)}"

@@ -11,7 +11,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
 
 
 class Tracer:
-    """Makes spans after the fact: a request pays for one record, and a thread sends them."""
+    """Records spans when requests have been answered; a background thread sends them."""
 
     def __init__(self) -> None:
         try:
@@ -37,7 +37,7 @@ class Tracer:
         return cls() if any(os.environ.get(name) for name in ENDPOINTS) else None
 
     def span(self, dialect: str, answer: Answer, parent: bytes | None) -> None:
-        """Record an answered request under the trace that its client named, if it did."""
+        """Record an answered request, as a child of the client's `traceparent` where there is one."""
         now = time.time_ns()
         context: Any = self._extract({"traceparent": parent.decode("latin-1")}) if parent else None
         begun = now - int(answer.times_ms["total"] * 1e6)

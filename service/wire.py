@@ -14,7 +14,9 @@ from starlette.types import Receive, Scope, Send
 from service.dialects import BadRequest
 
 CONNECTION = "prunella.connection"  # the ASGI extension in which our connection gives itself to the application
-LINGER_BYTES, LINGER_SECONDS = 1_000_000, 0.5  # read and thrown away, so that a refused client hears why
+# After a refusal, what the client still sends is read and discarded: closing a socket with unread bytes resets the
+# connection, and the client would lose the answer (RFC 9112, section 9.6).
+LINGER_BYTES, LINGER_SECONDS = 64_000_000, 2.0
 JSON = b"application/json"
 Headers = list[tuple[bytes, bytes]]
 
@@ -92,9 +94,7 @@ class Call:
             ClientGone: the client went away.
         """
         if self.header(b"content-encoding") not in (None, b"identity"):
-            raise BadRequest(
-                415, "compressed bodies are not taken: a small one may hold a very large one", close=True
-            )
+            raise BadRequest(415, "compressed bodies are not accepted: send it without Content-Encoding", close=True)
         announced = self.header(b"content-length")
         if announced is not None and (not announced.isdigit() or int(announced[:20]) > most):
             raise BadRequest(413, f"the body is larger than {most} bytes", close=True)
@@ -152,6 +152,8 @@ class Call:
         headers = [
             (b"content-type", reply.kind), (b"content-length", b"%d" % len(reply.body)), *reply.headers
         ]  # fmt: skip
+        if reply.status == 204:
+            headers = [*reply.headers]  # which has neither (RFC 9110, section 8.6)
         if reply.close:
             headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": reply.status, "headers": headers})

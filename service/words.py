@@ -4,7 +4,6 @@ A WordPiece tokenizer of BERT's kind splits ASCII text at spaces and punctuation
 `tokenizers` library said of a word once is what it will say again, and looking it up takes a quarter of the time.
 """
 
-import json
 import re
 
 from models.tokens import Encoded, Tokenizer
@@ -30,8 +29,8 @@ class Words:
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "Words | None":
         """Return the table, or None where the tokenizer is of another make."""
-        made = json.loads(tokenizer.definition())
-        kinds = [(made.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")]
+        made = tokenizer.parts()
+        kinds = [*((made[part] or {}).get("type") for part in ("normalizer", "pre_tokenizer")), made["model"]]
         if kinds != ["BertNormalizer", "BertPreTokenizer", "WordPiece"]:
             return None
         marks = {token["content"][:1] for token in made["added_tokens"]} or {NEVER}

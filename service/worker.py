@@ -1,6 +1,6 @@
 """The worker process: opens the bundle, serves the application on a socket it is given, drains when told to end.
 
-python -m service.worker --socket FD --ready FD --lifeline FD --number N
+python -m service.worker --socket FD --channel FD --number N --source FOLDER
 """
 
 import argparse
@@ -22,6 +22,7 @@ import uvicorn
 from models.errors import PrunellaError
 from service.app import App
 from service.bento import BentoRoutes
+from service.channel import Channel
 from service.connection import Connection
 from service.desk import Desk
 from service.logs import set_up_logs
@@ -31,7 +32,6 @@ from service.tracing import Tracer
 
 log = logging.getLogger("prunella")
 SWEEP_SECONDS = 0.5
-REPLACED_SECONDS = 20.0  # the supervisor says that another worker is starting, which takes cores away from this one
 STARTED_SECONDS = 5.0  # after its start, while the worker that it replaces still answers what it has
 STUCK = 70  # exit code: an internal error, in sysexits.h
 IDLE_SECONDS = 2.0  # that a connection without a request may stay once the server is ending
@@ -42,11 +42,9 @@ SWITCH_SECONDS = 0.0005
 class Server(uvicorn.Server):
     """uvicorn's server, which tells when it is ready, cuts off slow clients, and drains before it ends."""
 
-    def __init__(
-        self, config: uvicorn.Config, desk: Desk, ready: int | None = None, lifeline: int | None = None
-    ) -> None:
+    def __init__(self, config: uvicorn.Config, desk: Desk, channel: Channel | None = None) -> None:
         super().__init__(config)
-        self._desk, self._ready, self._lifeline = desk, ready, lifeline
+        self._desk, self._channel = desk, channel
         self._sweeper: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -55,9 +53,6 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._sweeper = loop.create_task(self._sweep())
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
-        if self._lifeline is not None:
-            loop.add_reader(self._lifeline, self._orphaned)
-            loop.add_signal_handler(signal.SIGUSR1, self._desk.runners.be_patient, REPLACED_SECONDS)
         self._desk.runners.be_patient(STARTED_SECONDS)
         gc.collect()
         gc.freeze()  # what is loaded stays: collections that look at it again cost milliseconds in the tail
@@ -65,13 +60,14 @@ class Server(uvicorn.Server):
             "ready",
             extra={"bundle": self._desk.rotation.current.bundle.id, "runners": self._desk.rules.runners},
         )
-        if self._ready is not None:
-            os.write(self._ready, b"1")
-            os.close(self._ready)
+        self._desk.telemetry.begin()
+        if self._channel is not None:
+            self._channel.begin(self._orphaned)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer everything that was admitted, then close."""
         self._desk.draining = True  # /readyz says so, and every answer ends its connection
+        self._desk.telemetry.end()
         await asyncio.sleep(self._desk.settings.drain_delay_s)
         loop = asyncio.get_running_loop()
         await self._stop_listening(loop, sockets or [])
@@ -120,20 +116,19 @@ class Server(uvicorn.Server):
 
     def _orphaned(self) -> None:
         """End too when the supervisor is gone without a word."""
-        assert self._lifeline is not None, "it is what told us"
-        asyncio.get_running_loop().remove_reader(self._lifeline)
         self.should_exit = True
 
     async def _sweep(self) -> None:
         settings = self._desk.settings
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
+            self._desk.telemetry.look_at_process()
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check_time(settings.header_timeout_s, settings.body_timeout_s)
 
 
-def make_server(app: App, desk: Desk, **pipes: Any) -> Server:
+def make_server(app: App, desk: Desk, channel: Channel | None = None) -> Server:
     """Return the server of an application."""
     config = uvicorn.Config(
         app,
@@ -145,34 +140,42 @@ def make_server(app: App, desk: Desk, **pipes: Any) -> Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        date_header=False,
+        date_header=True,
         backlog=2048,
         timeout_keep_alive=desk.settings.keep_alive_s,
         timeout_graceful_shutdown=desk.settings.drain_s,
     )
-    return Server(config, desk, **pipes)
+    return Server(config, desk, channel)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until told to end; return 0, or the exit code of what kept it from starting."""
     parser = argparse.ArgumentParser(prog="python -m service.worker", description=(__doc__ or "").splitlines()[0])
-    for name in ("--socket", "--ready", "--lifeline"):
+    for name in ("--socket", "--channel"):
         parser.add_argument(name, type=int, required=True, help="file descriptor")
     parser.add_argument("--number", type=int, default=0, help="of the worker: several GPUs are spread over workers")
+    parser.add_argument("--source", required=True, help="folder that PRUNELLA_BUNDLE is a copy of, for messages")
     options = parser.parse_args(arguments)
     sys.setswitchinterval(SWITCH_SECONDS)
+    folder = os.environ.get("PRUNELLA_BUNDLE", "")
     try:
         settings = Settings.from_environment()
         dropped: list[Any] = []
         set_up_logs(settings.log, lambda: dropped[0].inc() if dropped else None)
+        if options.number == 0:
+            settings.warn_if_crowded()
         desk = open_desk(settings, options.number)
         dropped.append(desk.telemetry.dropped_logs)
         app = App(desk, Tracer.from_environment(), BentoRoutes(desk))
     except PrunellaError as error:
         with contextlib.suppress(OSError):  # a full disk: the exit code says it too
-            sys.stderr.write(f"prunella: {error}\n")
+            sys.stderr.write(f"prunella: {str(error).replace(folder, options.source)}\n")
         return error.exit_code
-    server = make_server(app, desk, ready=options.ready, lifeline=options.lifeline)
+    channel = Channel(socket.socket(fileno=options.channel), desk)
+    desk.rotation.supervisor = channel
+    if not channel.wait_to_serve():
+        return 0
+    server = make_server(app, desk, channel)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has drained
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         server.run(sockets=[socket.socket(fileno=options.socket)])

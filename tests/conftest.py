@@ -4,6 +4,8 @@ from pathlib import Path
 
 # tiny models gain nothing from threads, and threads of several processes wait for each other; children inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# what `--precision auto` is must not depend on the processor; .ci/run sets bf16 as well, and flags to hide
+os.environ.setdefault("PRUNELLA_AUTO_PRECISION", "fp32")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest

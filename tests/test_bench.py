@@ -1,13 +1,7 @@
 import json
-import os
 import re
-import subprocess
 import sys
-from dataclasses import replace
 from html import unescape
-from importlib.util import find_spec
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,33 +11,27 @@ from tiny import tiny_texts
 
 import prunella
 from bench.accuracy import compare, score
-from bench.cores import choose_cores, pinning
-from bench.engines import EngineSpec, fixed_length
+from bench.cores import pinning
+from bench.engines import fixed_length
 from bench.evaluate import evaluate
 from bench.html import to_html
 from bench.markdown import to_markdown
-from bench.measure import Cell, open_fleet, time_cell
-from bench.onnx_engines import served_runs
-from bench.openings import OpeningError, combine, measure_openings
+from bench.openings import combine
 from bench.operators import operator_times
 from bench.plots import figures
 from bench.quality import quality
 from bench.record import public
 from bench.records import Report
 from bench.report import BenchConfig, Inputs, find_reference, run_bench
-from bench.specs import engine_specs
 from bench.tables import RESULTS, pages, with_tables
 from bench.timing import interleave, median_interval, speedup
 from bench.verdicts import verdicts
-from bench.worker import Worker, WorkerError
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.folder import ModelFolder
 from models.task import Task
 from models.tokens import Encoded
 from service.bundle import Bundle
-from service.engine import Engine
-from service.settings import Settings
 
 
 @pytest.fixture
@@ -61,7 +49,7 @@ def test_score_equals_sklearn(answers):
     assert found.accuracy == (truth == ours).mean()
 
 
-def test_interval_equals_a_bootstrap_over_rows(answers):
+def test_interval_is_near_a_bootstrap_over_rows_where_many_rows_differ(answers):
     truth, reference, ours = answers
     found = compare(truth, reference, ours)
     generator = np.random.default_rng(1)
@@ -76,7 +64,8 @@ def test_interval_equals_a_bootstrap_over_rows(answers):
 def test_equal_answers_lose_nothing(answers):
     truth, reference, _ = answers
     found = compare(truth, reference, reference)
-    assert (found.loss_points, found.loss_interval, found.mcnemar_p, found.flips) == (0, (0, 0), 1, 0)
+    assert (found.loss_points, found.mcnemar_p, found.flips) == (0, 1, 0)
+    assert found.loss_interval == pytest.approx((-0.95, 0.95), abs=0.01)  # 400 rows do not show a loss of nothing
 
 
 def test_every_callable_runs_once_a_round_and_begins_in_turn():
@@ -93,26 +82,6 @@ def test_speedup_of_twice_the_time_is_two():
     assert low <= 2 <= high
     low, high = median_interval(seconds)
     assert low < np.median(seconds) < high
-
-
-def test_texts_of_a_request_run_as_the_scheduler_lets_them():
-    rules = Settings().rules()
-    lengths = np.random.default_rng(0).integers(1, 40, 60).tolist()
-    encoded = [Encoded([1] * n, [0] * n) for n in lengths]
-    runs = served_runs(SimpleNamespace(serial=0, alone=False), encoded, rules)
-    taken = [[job.position for job in run] for run in runs]
-    buckets = [[i for i, n in enumerate(lengths) if (n - 1) // rules.bucket == key] for key in range(40)]
-    wanted = [bucket[i : i + rules.items] for bucket in buckets for i in range(0, len(bucket), rules.items)]
-    assert sorted(taken) == sorted(wanted)
-    assert all(job.work is encoded[job.position] for run in runs for job in run)
-
-
-def test_a_run_has_no_more_tokens_than_the_service_allows():
-    rules = Settings().rules()
-    long = [Encoded([1] * 512, [0] * 512) for _ in range(5)]
-    runs = served_runs(SimpleNamespace(serial=0, alone=False), long, rules)
-    assert [len(run) for run in runs] == [rules.tokens // 512, rules.tokens // 512, 1]
-    assert [len(run) for run in served_runs(SimpleNamespace(serial=0, alone=True), long, rules)] == [1] * 5
 
 
 def test_fixed_length_is_exact():
@@ -149,7 +118,7 @@ def test_report_of_a_tiny_bundle(made, report, out):
     torch_row, ort_row = report.engine("pytorch"), report.engine("ort_fp32")
     assert torch_row.score == ort_row.score == evaluate(find_reference(bundle, store).path, data)
     assert report.engine("ours").score == evaluate(bundle.folder.path, data)
-    assert all(len(e.timings) == 4 and all(t.p50_ms > 0 for t in e.timings) for e in report.engines)
+    assert all(len(e.timings) == 6 and all(t.p50_ms > 0 for t in e.timings) for e in report.engines)
     written = (tmp_path / "report.md").read_text()
     assert f"| {torch_row.score.accuracy:.1%} |" in written
     told = json.loads((bundle.folder.path / "report.json").read_text())
@@ -169,30 +138,6 @@ def test_without_labels_there_is_speed_but_no_accuracy(made, tmp_path):
     assert "no labels" in report.verdicts[0]
     assert report.engines[2].status == "absent"
     assert "--train" in report.engines[2].problem
-
-
-def test_a_worker_that_dies_is_one_failed_row(made):
-    _, bundle = made
-    good = EngineSpec("ours", bundle.folder.path, bundle.task)
-    bad = EngineSpec("pytorch", bundle.folder.path, bundle.task)  # a bundle has no weights for torch
-    with open_fleet([good, bad]) as fleet:
-        assert list(fleet.running) == ["ours"]
-        assert "pytorch" in fleet.problems
-        os.kill(fleet.running["ours"]._process.pid, 9)
-        assert time_cell(fleet, tiny_texts(4).rows, Cell(1, None, 1), 3) == {}
-        assert "ours" in fleet.problems
-
-
-def test_worker_answers_are_in_the_order_of_the_rows(made):
-    _, bundle = made
-    rows = tiny_texts(12).rows
-    worker = Worker(EngineSpec("ours", bundle.folder.path, bundle.task))
-    try:
-        assert np.array_equal(worker.answers(rows), Engine.open(bundle).logits(rows))
-        with pytest.raises(WorkerError):
-            worker.answers([("a", "b", "c")])
-    finally:
-        worker.close()
 
 
 def test_wrong_use_is_told(made, tmp_path):
@@ -243,13 +188,6 @@ def test_page_needs_nothing_else_and_tells_the_numbers(report):
     assert all(sentence in unescape(page) for sentence in report.verdicts)
 
 
-@pytest.mark.parametrize("main", ["prunella", "bench.trials"])
-def test_what_each_worker_reads_at_its_start_is_light(main):
-    code = f"import {main}, bench.worker, sys; print(*{{m.split('.')[0] for m in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert not {"torch", "transformers", "sklearn", "scipy", "matplotlib"} & set(done.stdout.split())
-
-
 def test_a_report_has_its_openings(report):
     found = report.openings
     assert len(found.speedups) == 2
@@ -260,34 +198,6 @@ def test_a_report_has_its_openings(report):
     assert found.sentence("ort_fp32") in unescape(to_html(report))
     assert report.machine["pinning"] == pinning([1])
     assert pinning([1]) in to_markdown(report)
-
-
-def test_an_engine_that_cannot_be_opened_again_is_told(made):
-    _, bundle = made
-    good = EngineSpec("ours", bundle.folder.path, bundle.task)
-    bad = EngineSpec("pytorch", bundle.folder.path, bundle.task)
-    with pytest.raises(OpeningError) as told:
-        measure_openings(bad, good, tiny_texts(2).rows, 2)
-    assert told.value.engine == "pytorch"
-
-
-def test_workers_stay_on_their_cores_and_load_no_torch(made):
-    store, bundle = made
-    reference = find_reference(bundle, store)
-    specs = engine_specs(bundle, reference, None, ("ort_fp32", "pytorch"), store).found
-    cores, before = choose_cores(1, turn=1), os.sched_getaffinity(0)
-    loaded = {}
-    for name, spec in specs.items():
-        worker = Worker(replace(spec, cores=cores))
-        try:
-            process = worker._process.pid
-            threads = [int(task) for task in os.listdir(f"/proc/{process}/task")]
-            assert all(os.sched_getaffinity(thread) == set(cores) for thread in threads)
-            loaded[name] = "libtorch" in Path(f"/proc/{process}/maps").read_text()
-        finally:
-            worker.close()
-    assert loaded == {"ours": False, "ort_fp32": False, "pytorch": True}
-    assert os.sched_getaffinity(0) == before
 
 
 def test_bench_says_when_it_cannot_judge(made, report, tmp_path, capsys, monkeypatch):
@@ -331,16 +241,3 @@ def test_profiled_operators_are_those_of_the_graph(made):
     spent = operator_times(bundle.onnx_path("cpu-int8"), batches)
     assert {"QAttention", "DynamicQuantizeMatMul"} <= spent.keys()
     assert all(value >= 0 for value in spent.values())
-
-
-@pytest.mark.parametrize("name", ["openvino", "ctranslate2"])
-def test_peers_answer_like_the_reference(made, tmp_path, name):
-    missing = [p for p in {"openvino": ["openvino", "nncf"]}.get(name, [name]) if find_spec(p) is None]
-    store, bundle = made
-    inputs = Inputs(bundle, find_reference(bundle, store), tiny_texts(30), tiny_texts(30))
-    report = run_bench(inputs, quick("ort_fp32", name), store, tmp_path)
-    row = report.engines[2]
-    if missing:
-        assert (row.status, "prunella[peers]" in row.problem) == ("absent", True)
-    else:
-        assert row.difference.flips <= 6  # int8 of a random model with small margins; chance alone flips 15

@@ -1,6 +1,9 @@
 import ast
+import re
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -47,6 +50,40 @@ def test_the_service_loads_nothing_that_trains():
     code = "; ".join([*lines, "import sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stdout.split())
+
+
+def declared(project: dict, extra: str | None = None) -> set[str]:
+    """The distributions that an install brings by name, with those of the extras that it names."""
+    found = set()
+    for line in project["dependencies"] if extra is None else project["optional-dependencies"][extra]:
+        name, _, extras = re.match(r"([\w.-]+)(\[([\w,-]+)\])?", line).groups()
+        found |= {re.sub(r"[-_.]+", "-", name).lower()}
+        for other in (extras or "").split(","):
+            found |= declared(project, other) if other and name == "prunella" else set()
+    return found
+
+
+@pytest.mark.parametrize(
+    ("packages", "extras"),
+    [
+        (["service"], ["otel"]), (["models", "export", "bench", "compress", "prunella.py"], ["demo", "hub", "peers"]),
+        (["loadtests"], ["loadtest", "loadtest-peers"]),
+    ],
+)  # fmt: skip
+def test_what_is_imported_is_declared(packages, extras):
+    """Not only installed because something else needs it today."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    brought = declared(project).union(*(declared(project, extra) for extra in extras))
+    providers = packages_distributions()
+    files = [file for package in packages for file in ([*(ROOT / package).rglob("*.py")] or [ROOT / package])]
+    wanted = {name for file in files for name in imports(file)} - sys.stdlib_module_names
+    missing = {}
+    elsewhere = {"mlserver"}  # wants an environment of its own (loadtests/peers/__init__.py)
+    for name in wanted - {*ORDER, "loadtests", "prunella"} - elsewhere:
+        by = {re.sub(r"[-_.]+", "-", one).lower() for one in providers.get(name, [name])}
+        if not by & brought:
+            missing[name] = by
+    assert not missing
 
 
 def test_the_base_install_and_the_image_hold_nothing_that_trains():

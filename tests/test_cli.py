@@ -96,7 +96,7 @@ def swapped(lines: str) -> str:
         ),
         (
             ("compress", "{classifier}", "--train", "{data}", "--validation", "{swapped}"),
-            "there is nothing worth keeping in it; fine-tune it better, or say --weak-teacher",
+            "fine-tune it better, give more labelled rows, or say --weak-teacher",
         ),
         (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
         (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),

@@ -181,7 +181,7 @@ def test_other_weights_or_rows_are_another_training(encoder, tmp_path):
         finetune(encoder, Splits(relabelled, splits.validation), short, tmp_path),
         finetune(encoder, Splits(splits.train, splits.train), short, tmp_path),
     ]
-    assert len({made.folder.id for made in (same, *changed)}) == 4
+    assert len({made.folder.path for made in (same, *changed)}) == 4
     elsewhere = shutil.copytree(encoder, tmp_path / "copy")
     assert finetune(str(elsewhere), splits, short, tmp_path).reused  # what it is counts, not where it is
     tokenizer = elsewhere / "tokenizer.json"

@@ -199,7 +199,7 @@ def mixed_up(given: dict[str, Path], folder: Path) -> Path:
         ({"train": "{tmp}/same.csv", "validation": None}, "{tmp}/same.csv has one label only (good)"),
         ({"metric": "glory"}, "'glory' is no metric of a single task: wanted one of accuracy, macro_f1"),
         ({"metric": "rmse"}, "'rmse' is no metric of a single task"),
-        ({"encoder": "{tmp}/mixed"}, "the tokenizer knows 85 tokens, the weights 82: two models were mixed"),
+        ({"encoder": "{tmp}/mixed"}, "the tokenizer makes 3 tokens beyond the token table of 82 rows"),
         ({"max_tokens": 49}, "--max-tokens is 49, and {given}/encoder has 48 positions"),
         ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere is not a model folder"),
         ({"validation": "{tmp}/empty.csv"}, "{tmp}/empty.csv has no rows"),

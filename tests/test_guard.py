@@ -2,16 +2,19 @@
 
 import json
 import os
+from copy import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp, ttest_ind
 
-from bench import quiet
+from bench import cores, quiet
+from bench.accuracy import Difference
 from bench.cores import choose_cores, pinned, pinning, usable_cores
-from bench.guard import BUSY, STOLEN, call_speed, judge, log_change, read_older
+from bench.guard import BUSY, STOLEN, call_loss, call_speed, check_missed, judge, log_change, read_older
 from bench.openings import combine
-from bench.quiet import CpuWatch, Quiet
+from bench.quiet import CpuWatch, Quiet, mean_noise
 from bench.records import Openings, Report
 from bench.report import BenchConfig
 from bench.tables import RESULTS
@@ -135,6 +138,51 @@ def test_lost_answers_are_worse_and_other_data_is_refused(report):
     assert judge(newer, older).accuracy == "better"
 
 
+@pytest.mark.parametrize(
+    ("interval", "call"),
+    [
+        ((0.1, 0.9), "worse"), ((0.1, 9.0), "worse"), ((-2.0, -0.1), "better"),
+        ((-0.9, 0.9), "noise"), ((-30.0, 0.5), "noise"),  # a gain that is missed does no harm
+        ((-0.9, 1.0), "too noisy"), ((-4.0, 8.0), "too noisy"), ((0.0, 4.0), "too noisy"),
+    ],
+)  # fmt: skip
+def test_a_loss_that_the_rows_cannot_leave_out_is_no_noise(interval, call):
+    change = Difference(rows=100, loss_points=sum(interval) / 2, loss_interval=interval)
+    assert call_loss(change, 1.0) == call
+
+
+@pytest.mark.parametrize(
+    ("rows", "lost", "won", "call"),
+    [
+        (100, 6, 2, "too noisy"),  # 4 points worse, which was called noise
+        (100, 0, 0, "too noisy"), (380, 0, 0, "too noisy"), (381, 0, 0, "noise"),
+        (4000, 10, 8, "noise"), (100, 12, 0, "worse"), (100, 0, 12, "better"),
+    ],
+)  # fmt: skip
+def test_the_call_of_accuracy_depends_on_rows_and_on_those_that_differ(report, rows, lost, won, call):
+    truth = np.zeros(rows, dtype=int)
+    before, after = truth.copy(), truth.copy()
+    after[:lost] = 1
+    before[lost : lost + won] = 1
+    older, newer = (
+        report.model_copy(update={
+            "truth": tuple(truth.tolist()), "rows": rows,
+            "engines": (report.engines[0].model_copy(update={"answers": tuple(answers.tolist())}),),
+        })
+        for answers in (before, after)
+    )  # fmt: skip
+    verdict = judge(older, newer)
+    assert verdict.accuracy == call
+    assert f"accuracy {call} ({100 * (won - lost) / rows:+.2f} points" in verdict.sentence()
+    assert judge(older, newer, missed=20).accuracy in (call, "noise")
+
+
+@pytest.mark.parametrize("points", [0.0, -1.0, float("nan")])
+def test_a_loss_of_nothing_cannot_be_left_out(points):
+    with pytest.raises(InputError, match="--compare-loss"):
+        check_missed(points)
+
+
 def test_reports_about_different_things_are_refused(report):
     other = {**report.machine, "processor": "another"}
     for changes, told in [
@@ -158,26 +206,102 @@ def test_engines_take_turns_on_all_cores():
         assert os.sched_getaffinity(0) == set(free)
 
 
-def test_shares_of_the_cores_are_read_from_the_kernel(tmp_path, monkeypatch):
-    stat = tmp_path / "stat"
-    monkeypatch.setattr(quiet, "STAT", stat)
-    ticks = os.sysconf("SC_CLK_TCK")
-    cores = usable_cores()
+def test_no_more_cores_are_taken_than_the_quota_allows(monkeypatch):
+    monkeypatch.setattr(cores, "allowed_cores", lambda affinity: 1)
+    assert len(usable_cores()) == 1
+    assert choose_cores(2) == ()
 
-    def told(user, idle, stolen):  # seconds of each of our cores
-        times = [user * ticks, 0, 0, idle * ticks, 0, 0, 0, stolen * ticks, 0, 0]
-        lines = [" ".join(map(str, (f"cpu{n}", *times))) for n in cores]
-        not_ours = " ".join(map(str, ("cpu4095", user**2 * ticks, *times[1:])))
-        stat.write_text("\n".join(["cpu 1 2 3 4 5 6 7 8 9 10", *lines, not_ours, "intr 1 2 3", ""]))
 
-    assert CpuWatch().read() == Quiet(others=None, stolen=None)  # no such file
-    told(1000, 5000, 0)
-    watch = CpuWatch()
-    assert watch.read() == Quiet(others=None, stolen=None)  # it stands still
-    told(1000 + 300_000, 5000 + 600_000, 100_000)
+class Machine:
+    """A made-up /proc/stat, of cores that each did nothing yet, and the hyper-threads of each physical core."""
+
+    def __init__(self, path, monkeypatch, cores, beside=lambda core: str(core)):
+        self.path, self.cores = path, {core: [0.0, 0.0, 0.0] for core in range(cores)}
+        monkeypatch.setattr(quiet, "STAT", path)
+        monkeypatch.setattr(quiet, "usable_cores", lambda: list(range(cores)))
+        monkeypatch.setattr("bench.cores._siblings", beside)
+        self.spent = SimpleNamespace(user=0.0, system=0.0, children_user=0.0, children_system=0.0)
+        monkeypatch.setattr(quiet.os, "times", lambda: copy(self.spent))
+        self.write()
+
+    def children_use(self, seconds):
+        self.spent.children_user += seconds
+
+    def passes(self, seconds, busy=(), stolen=()):
+        """Let time pass; `busy` and `stolen`: shares by core."""
+        for core, times in self.cores.items():
+            used, taken = dict(busy).get(core, 0.0), dict(stolen).get(core, 0.0)
+            for place, share in enumerate((used, 1 - used - taken, taken)):
+                times[place] += share * seconds
+        self.write()
+
+    def write(self):
+        tick = os.sysconf("SC_CLK_TCK")
+        lines = ["cpu 1 2 3 4 5 6 7 8 9 10"]
+        for core, (user, idle, stolen) in self.cores.items():
+            times = [user * tick, 0, 0, idle * tick, 0, 0, 0, stolen * tick, 0, 0]
+            lines.append(" ".join(map(str, (f"cpu{core}", *(round(t) for t in times)))))
+        self.path.write_text("\n".join([*lines, "intr 1 2 3", ""]))
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+    return lambda *arguments: Machine(tmp_path / "stat", monkeypatch, *arguments)
+
+
+def test_a_neighbour_on_the_pinned_core_of_a_large_machine_is_seen(report, machine):
+    big = machine(64)
+    watch = CpuWatch((5,))
+    big.children_use(50.0)
+    big.passes(100.0, busy={5: 1.0})  # the engine used 50 s of it
     found = watch.read()
-    assert found.others == pytest.approx(0.3, abs=1e-3)  # less what this process used
-    assert found.stolen == pytest.approx(0.1)
+    assert found.others == pytest.approx(0.5)
+    before, after = with_openings(report, FIRST), with_openings(report, FIRST / 1.2, quiet=found)
+    assert judge(before, after).speed == "too noisy"
+
+
+def test_what_others_do_on_other_cores_disturbs_nothing(machine):
+    big = machine(64)
+    watch = CpuWatch((5,))
+    big.children_use(99.0)
+    big.passes(100.0, busy=dict.fromkeys(range(64), 1.0) | {5: 0.99})
+    assert watch.read().others == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_neighbour_on_the_hyper_thread_beside_is_seen(machine):
+    big = machine(8, lambda core: f"{core % 4},{core % 4 + 4}")
+    watch = CpuWatch((1,))
+    big.children_use(100.0)
+    big.passes(100.0, busy={1: 1.0, 5: 0.7, 2: 1.0})
+    assert watch.read().others == pytest.approx(0.7)
+
+
+def test_stolen_time_is_that_of_the_pinned_core(machine):
+    big = machine(64)
+    watch = CpuWatch((5,))
+    big.passes(100.0, stolen={5: 0.3, 6: 0.9})
+    assert watch.read().stolen == pytest.approx(0.3)
+
+
+def test_without_pinning_all_cores_are_watched(machine):
+    small = machine(4)
+    watch = CpuWatch()
+    small.children_use(100.0)
+    small.passes(100.0, busy={0: 1.0, 1: 1.0})
+    assert watch.read().others == pytest.approx(0.25)
+
+
+def test_a_system_that_does_not_tell_is_not_called_quiet(machine, tmp_path):
+    small = machine(2)
+    watch = CpuWatch((0,))
+    nothing = Quiet(others=None, stolen=None)
+    assert watch.read() == nothing  # it stands still
+    (tmp_path / "stat").unlink()
+    assert watch.read() == CpuWatch((0,)).read() == nothing
+    small.write()
+    quiet_part = Quiet(others=0.1, stolen=0.0)
+    assert mean_noise([quiet_part, nothing]) == nothing
+    assert mean_noise([quiet_part, Quiet(others=0.3, stolen=0.2)]) == Quiet(others=0.2, stolen=0.1)
 
 
 def test_reports_of_schema_1_can_be_shown_but_not_compared(report, tmp_path):
@@ -190,7 +314,7 @@ def test_reports_of_schema_1_can_be_shown_but_not_compared(report, tmp_path):
     assert Report.read(path).engine("ours").speedup == old["engines"][0]["speedup"]
     with pytest.raises(InputError, match=r"schema 1.*measure that bundle again"):
         read_older(path)
-    path.write_text(json.dumps(old | {"schema_version": 3}))
+    path.write_text(json.dumps(old | {"schema_version": 4}))
     with pytest.raises(FolderError, match="schema_version"):
         read_older(path)
     with pytest.raises(InputError, match="measure that bundle again"):

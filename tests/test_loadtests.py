@@ -1,15 +1,22 @@
 """The load test, against small real HTTP servers."""
 
+import contextlib
+import itertools
 import json
+import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from loadtests import measure as measuring
+from loadtests.measure import ClientError, Phase, Target, measure
 from loadtests.payloads import payloads
 from loadtests.texts import made_up_texts
 
@@ -42,6 +49,58 @@ def server(status):
         finally:
             running.shutdown()
             thread.join()
+
+
+@contextmanager
+def after_the_first(then):
+    """A server that answers one request, the one that asks whether it is there; with the others it does `then`."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    opened, first = [], threading.Event()
+
+    def serve(connection):
+        with contextlib.suppress(OSError):
+            while connection.recv(65536):
+                if not first.is_set():
+                    first.set()
+                    connection.sendall(ANSWER)
+                else:
+                    then(connection)
+
+    def accept():
+        with contextlib.suppress(OSError):  # the listener is closed: the end
+            while True:
+                opened.append(listener.accept()[0])
+                threading.Thread(target=serve, args=(opened[-1],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        for one in (listener, *opened):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+
+def hang(_):
+    """Never answer."""
+
+
+def answer_late(connection):
+    time.sleep(1.5)
+    connection.sendall(ANSWER)
+
+
+def answer_half(connection):
+    connection.sendall(ANSWER[:-1])
+
+
+def close(connection):
+    connection.close()
+
+
+ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
+CLIENTS = {"closed loop": [], "open loop": ["--rate", "20"]}
 
 
 def loadtest(url, out, *more):
@@ -130,3 +189,83 @@ def test_a_rate_without_effect_is_exit_code_2(tmp_path, more):
         done = loadtest(url, tmp_path, "--rate", "40", *more)
     assert done.returncode == 2
     assert "--rate" in done.stderr
+
+
+@pytest.mark.parametrize("load", CLIENTS.values(), ids=CLIENTS)
+@pytest.mark.parametrize(
+    ("then", "code"),
+    [(hang, "unanswered"), (answer_half, "unanswered"), (answer_late, "unanswered"), (close, "broken")],
+)
+def test_a_request_without_an_answer_is_a_failure(tmp_path, then, code, load):
+    """A server that answers late answers a request that was given up; its answer is not the next one's."""
+    with after_the_first(then) as url:
+        done = loadtest(url, tmp_path, "--duration", "2", "--timeout", "1", *load)
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["failures"] == told["requests"] >= 4
+    assert told["requests_per_second"] == 0
+    (phase,) = json.loads((tmp_path / "report.json").read_text())["phases"]
+    assert phase["codes"] == {code: told["requests"]}
+    assert sum(row["failed"] for row in phase["by_second"]) == pytest.approx(told["requests"], abs=3)
+    if code == "unanswered":
+        assert told["p50_ms"] >= 1000  # each counts with the time until it was given up
+        assert not phase["client_was_the_bottleneck"]
+    else:
+        assert told["p50_ms"] is None
+
+
+def test_one_hung_request_in_ten_is_in_the_percentiles(tmp_path):
+    numbers = itertools.count(1)
+
+    def then(connection):
+        if next(numbers) % 10:
+            connection.sendall(ANSWER)
+
+    with after_the_first(then) as url:
+        done = loadtest(url, tmp_path, "--duration", "2", "--timeout", "1", "--rate", "50")
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 1
+    assert 0 < told["failures"] < told["requests"] / 5
+    assert told["p50_ms"] < 1000 <= told["p99_ms"]
+
+
+def test_requests_that_find_no_free_connection_are_counted_too():
+    """More are due than connections may be open to a server that hangs: those were never sent, and are failures."""
+    with after_the_first(hang) as url:
+        target = Target("x", url, [("/", "{}")], timeout=1.0)
+        found = measure(target, Phase("x", 1.0, rate=50), connections=2)
+    assert found.requests == found.failures == found.codes["unanswered"] > 20
+    assert found.p50_ms >= 1000
+
+
+def test_a_client_process_that_does_not_end_is_killed_and_named(monkeypatch):
+    monkeypatch.setattr(measuring, "START_SECONDS", 0.1)
+    monkeypatch.setattr(measuring, "END_SECONDS", 0.5)
+    started = []
+
+    def start(*_):
+        started.append(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]))
+        return started[-1], Path()
+
+    monkeypatch.setattr(measuring, "_start", start)
+    with server(200) as (url, _), pytest.raises(ClientError, match="did not end within 2 s"):
+        measure(Target("x", url, [("/", "{}")], timeout=1.0), Phase("x", 0.5, users=1))
+    assert started[0].poll() is not None
+
+
+def test_a_client_process_that_fails_is_exit_code_1_and_one_sentence(tmp_path):
+    with server(200) as (url, _):  # no client can send this head
+        done = loadtest(url, tmp_path, "--duration", "1", "--key", "\udcff")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("loadtests: client processes ended with the exit codes")
+
+
+@pytest.mark.skipif(find_spec("locust") is None, reason="wanted prunella[loadtest]")  # its import changes threads
+def test_locust_counts_requests_without_an_answer(tmp_path):
+    with after_the_first(hang) as url:
+        done = loadtest(url, tmp_path, "--duration", "1", "--timeout", "2", "--client", "locust")
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["failures"] == told["requests"] == 2
+    assert told["requests_per_second"] == 0
+    assert told["p50_ms"] >= 2000

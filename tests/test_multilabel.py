@@ -1,11 +1,13 @@
 """A model that gives any number of labels: cut, quantized, measured; what it loses is rows with every label right."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from labelled import compress_learned, make_learned, make_texts
 from sklearn.metrics import accuracy_score, f1_score
+from starlette.testclient import TestClient
 from verbs import run
 
 from bench.accuracy import compare
@@ -15,7 +17,12 @@ from bench.judging import score_of
 from bench.report import BenchConfig, Inputs, run_bench
 from models.folder import ModelFolder
 from models.task import Task
+from service.app import App
 from service.bundle import Bundle
+from service.desk import Desk
+from service.engine import Engine
+from service.runtime import RuntimeSettings
+from service.settings import Settings
 
 TRAIN, DEV = make_texts("multi", 192, 1), make_texts("multi", 96, 2)
 
@@ -107,3 +114,44 @@ def test_quantize_and_evaluate(made, capsys, monkeypatch):
     code, found, err = run(capsys, monkeypatch, "evaluate", told["folder"], "--data", folder / "dev.csv")
     assert code == 0, err
     assert {"subset_accuracy", "micro_f1", "macro_f1"} <= found.keys()
+
+
+def test_what_is_served_is_the_decision_that_was_measured(compressed):
+    """Thresholds far from one half; every dialect's scores stay as they are."""
+    bundle, _ = compressed
+    rows = DEV.rows[:40]
+    scores = bundle.task.scores(bundle_logits(bundle.folder.path, rows))
+    tuned = tuple(float(np.quantile(column, q)) for column, q in zip(scores.T, (0.2, 0.5, 0.9), strict=True))
+    task = bundle.task.model_copy(update={"thresholds": tuned})
+    engine = Engine.open(replace(bundle, task=task), RuntimeSettings(device="cpu"))
+    given = task.decide(task.scores(np.concatenate([engine.logits([row]) for row in rows])))
+    wanted = [[label for label, chosen in zip(task.labels, row, strict=True) if chosen] for row in given]
+    assert {len(one) for one in wanted} >= {0, 1, 2}
+    texts = [row[0] for row in rows]
+    with TestClient(App(Desk(engine, Settings(device="cpu", max_batch=64)))) as client:
+        for options in ({}, {"top_k": 1}, {"threshold": 0.99}, {"raw_scores": True}):
+            answer = client.post("/v1/classify", json={"texts": texts, **options}).json()
+            assert answer["labels"] == wanted
+        alone = client.post("/v1/classify", json={"text": texts[0]}).json()
+        assert alone["labels"] == wanted[0]
+        mixed = client.post("/v1/classify", json={"texts": [texts[0], "", texts[1]]}).json()
+        assert mixed["labels"] == [wanted[0], None, wanted[1]]
+        tensor = {"name": "text", "shape": [40], "datatype": "BYTES", "data": texts}
+        oip = client.post("/v2/models/prunella/infer", json={"inputs": [tensor]}).json()["outputs"]
+        assert [one["name"] for one in oip] == ["scores", "label", "decisions"]
+        assert np.array_equal(np.reshape(oip[2]["data"], (40, 3)), given)
+        assert (oip[2]["datatype"], oip[2]["shape"]) == ("BOOL", [40, 3])
+        asked = {"inputs": [tensor], "outputs": [{"name": "decisions"}, {"name": "logits"}]}
+        only = client.post("/v2/models/prunella/infer", json=asked).json()["outputs"]
+        assert [(one["name"], one["data"] == oip[2]["data"]) for one in only] == [
+            ("decisions", True),
+            ("logits", False),
+        ]
+        listed = client.get("/v2/models/prunella").json()["outputs"]
+        assert {one["name"]: one["datatype"] for one in listed} == {
+            "scores": "FP32", "logits": "FP32", "label": "BYTES", "decisions": "BOOL",
+        }  # fmt: skip
+        assert client.get("/info").json()["thresholds"] == dict(zip(task.labels, tuned, strict=True))
+    with TestClient(App(Desk(Engine.open(bundle), Settings(device="cpu")))) as client:
+        half = client.get("/info").json()["thresholds"]
+        assert half == dict(zip(task.labels, bundle.task.thresholds or (0.5,) * 3, strict=True))

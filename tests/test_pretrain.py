@@ -19,14 +19,14 @@ from models.data.corpus import Packing
 from models.data.wordpiece import SPECIAL, open_backend
 from models.errors import InputError
 from models.masked import MaskedBatch, load_masked_model, new_masked_model
-from models.train.loop import Run, TrainingConfig, fit
+from models.train.loop import REHEARSALS, Run, TrainingConfig, fit
 from models.train.masked_objective import MaskedObjective
 from models.train.masking import MaskingConfig
-from models.train.pretrain import SIZES, PretrainConfig, Sources, pretrain, resolve_size
+from models.train.optimizer import set_learning_rate, warm_then_linear
+from models.train.pretrain import ENDLESS, SIZES, PretrainConfig, Sources, pretrain, resolve_size
+from models.train.resume import load_snapshot
 
-TRAINING = TrainingConfig(
-    steps=30, batch_size=16, learning_rate=3e-3, freeze_embeddings=False, precision="fp32", snapshot_minutes=0
-)
+TRAINING = TrainingConfig(steps=30, batch_size=16, learning_rate=3e-3, freeze_embeddings=False, snapshot_minutes=0)
 CONFIG = PretrainConfig(
     packing=Packing(length=LENGTH, hold_out=10), vocabulary=300, training=TRAINING, held_out_rows=16
 )
@@ -135,22 +135,22 @@ def test_a_run_that_was_broken_off_ends_with_the_same_weights(tmp_path, vocabula
 
 
 class SlowingClock:
-    """A step takes a second, and three from the 21st on."""
+    """A step takes a second, and three after `fast` of them; two steps are rehearsed before the first."""
 
-    def __init__(self):
-        self.asked = 0
+    def __init__(self, fast):
+        self.asked, self.fast = 0, fast + REHEARSALS
 
     def perf_counter(self):
         self.asked += 1
         steps = self.asked // 2
-        return float(steps + 2 * max(0, steps - 20))
+        return float(steps + 2 * max(0, steps - self.fast))
 
     def monotonic(self):
         return 0.0
 
 
 def test_minutes_end_a_training_whose_steps_get_slower(tmp_path, vocabulary, monkeypatch):
-    monkeypatch.setattr("models.train.loop.time", SlowingClock())
+    monkeypatch.setattr("models.train.loop.time", SlowingClock(20))
     model = new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0)
     config = TRAINING.model_copy(update={"steps": 1000, "batch_size": 4})
     history = fit(model, objective_of(64, vocabulary), config, Run(scratch=tmp_path, minutes=1))
@@ -160,6 +160,35 @@ def test_minutes_end_a_training_whose_steps_get_slower(tmp_path, vocabulary, mon
     last = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 34
     assert 0 < last["learning_rate"] < 0.05 * config.learning_rate  # it fell with the time
+
+
+def test_the_first_steps_of_a_minute_have_the_rates_of_a_training_of_as_many_steps(vocabulary, monkeypatch):
+    monkeypatch.setattr("models.train.loop.time", SlowingClock(60))
+    rates = []
+
+    def noting(optimizer, factor):
+        rates.append(factor)
+        return set_learning_rate(optimizer, factor)
+
+    monkeypatch.setattr("models.train.step.set_learning_rate", noting)
+    model = new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0)
+    config = TRAINING.model_copy(update={"steps": ENDLESS, "batch_size": 4, "warmup": 0.2})
+    assert fit(model, objective_of(64, vocabulary), config, Run(minutes=1)).steps == 60
+    assert rates == [warm_then_linear(step, 60, 0.2) for step in range(60)]
+
+
+def test_a_run_with_minutes_goes_on_with_the_time_that_is_left(tmp_path, vocabulary, monkeypatch):
+    monkeypatch.setattr("models.train.loop.time", SlowingClock(60))
+    config = TRAINING.model_copy(update={"steps": ENDLESS, "batch_size": 4})
+    Interrupted.left[0] = REHEARSALS + 21
+    with pytest.raises(KeyboardInterrupt):
+        fit(new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0), objective_of(64, vocabulary, cls=Interrupted),
+            config, Run(scratch=tmp_path, minutes=1))  # fmt: skip
+    assert load_snapshot(tmp_path).counters.step == 20
+    monkeypatch.setattr("models.train.loop.time", SlowingClock(60 - REHEARSALS))  # nothing is rehearsed again
+    model = new_masked_model(tiny_shape(vocabulary.size), 0.1, seed=0)
+    history = fit(model, objective_of(64, vocabulary), config, Run(scratch=tmp_path, minutes=1))
+    assert (history.steps, history.seconds) == (60, 60)
 
 
 def test_minutes_that_suffice_change_nothing(vocabulary):

@@ -203,8 +203,8 @@ def test_onnx_files_are_refused_by_what_is_wrong_with_them(
     [
         ("{classifier}", '{"text": " "}\n{"text": "\\t"}', "text"),
         ("{classifier}", "", "has no rows"),
-        ("{classifier}", '{"text": "это совсем другой язык, которого нет"}\n' * 20, "not in the language"),
-        ("{classifier}", '{"text": "这是另一种语言"}\n' * 20, "not in the language"),
+        ("{classifier}", '{"text": "это совсем другой язык, которого нет"}\n' * 20, "cannot tell these texts apart"),
+        ("{classifier}", '{"text": "这是另一种语言"}\n' * 20, "cannot tell these texts apart"),
         ("{classifier}", '{"text": "a", "text_pair": "b"}\n' * 20, "rows are pairs, and the model takes single"),
         ("{bundle}", '{"text": "good"}', "is a bundle, exported and quantized already"),
         ("{garbage}", '{"text": "good"}', "is no ONNX file"),

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.pace import Pace
-from service.scheduler import Job, Overloaded, Rules, Scheduler
+from service.pace import Pace, Rate
+from service.scheduler import Before, Job, Overloaded, Rules, Scheduler
 
 TOGETHER, ALONE = SimpleNamespace(serial=1, alone=False), SimpleNamespace(serial=2, alone=True)
 RULES = Rules(items=4, tokens=64, bucket=8, age_limit=1.0, max_queue=20, free_queue=5, max_wait=0.5, runners=1)
@@ -149,6 +149,34 @@ def test_background_texts_run_when_nothing_else_waits():
     assert [lengths(scheduler.take(0, 0.0)) for _ in range(3)] == [[50], [7], []]
 
 
+def test_background_texts_have_one_runner_and_stand_in_nobodys_way():
+    scheduler = line(runners=2)
+    for _ in range(3):
+        assert scheduler.add_in_background(job(7), limit=9)
+    assert scheduler.take_alone(-1, job(5), 0.0)
+    scheduler.done(-1)
+    assert lengths(scheduler.take(0, 0.0)) == [7]
+    assert lengths(scheduler.take(1, 0.0)) == []
+    scheduler.add([job(50)], 0.0)
+    assert lengths(scheduler.take(1, 0.0)) == [50]
+    scheduler.done(0)
+    assert lengths(scheduler.take(0, 0.0)) == [7]
+
+
+def test_what_waits_for_the_tokenizer_counts_too():
+    scheduler = line()
+    scheduler.check(20, 9.0, 0.0, Before(0, 5.0))  # nothing waits before it
+    for texts, before, deadline, reason in [
+        (1, Before(5, 0.6), 9.0, "wait"), (1, Before(20, 0.1), 9.0, "queue"), (1, Before(0, 3.0), 2.0, "deadline"),
+    ]:  # fmt: skip
+        with pytest.raises(Overloaded) as refused:
+            scheduler.check(texts, deadline, 0.0, before)
+        assert refused.value.reason == reason
+        assert refused.value.seconds == before.seconds
+    with pytest.raises(Overloaded):
+        busy(3).check(2, 9.0, 0.0, Before(2, 0.2))  # 0.4 s of the model besides
+
+
 def test_every_text_runs_once_and_no_runner_idles_while_texts_wait():
     chance = random.Random(0)
     scheduler = Scheduler(RULES.model_copy(update={"max_queue": 10_000, "max_wait": 1e9}))
@@ -179,3 +207,13 @@ def test_the_pace_is_a_running_mean_by_length():
     for _ in range(100):
         pace.note(tokens=20, texts=1, seconds=0.01)
     assert pace.expect(20) == pytest.approx(0.01, rel=0.01)
+
+
+def test_the_rate_is_by_characters_and_few_say_little():
+    rate = Rate()
+    guess = rate.expect(1000)
+    rate.note(10, 0.3)  # a file was opened, a thread woke late
+    assert rate.expect(1000) < 10 * guess
+    for _ in range(100):
+        rate.note(100_000, 0.2)
+    assert rate.expect(1000) == pytest.approx(0.002, rel=0.01)

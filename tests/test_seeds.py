@@ -44,6 +44,40 @@ def test_a_loss_is_real_too_and_seeds_that_disagree_are_not():
     assert wide > 2 * narrow
 
 
+def test_two_seeds_that_differ_by_chance_alone_show_nothing():
+    """One seed won 12 rows of 400 and the other 2: a bootstrap of the two gave an interval above zero."""
+    before = answers((0.70, 0.70))
+    after = before.copy()
+    for seed, won in ((0, 12), (1, 2)):
+        after[seed, np.flatnonzero(~before[seed])[:won]] = True
+    found = compare_seeds(before, after)
+    assert found.points == (3.0, 0.5)
+    assert not found.is_real
+    assert found.interval[1] - found.interval[0] > 20
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 8])
+def test_series_that_answer_alike_are_not_shown_to_be_alike_beyond_their_rows(seeds):
+    same = answers([0.7] * seeds, rows=100)
+    found = compare_seeds(same, same)
+    assert found.interval == pytest.approx((-3.7, 3.7), abs=0.05)  # 1.96² / (100 + 1.96²)
+    assert not found.is_real
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_covers_the_true_difference(seeds):
+    """Drawn 400 times: how much better training is differs by seed, and rows are drawn too."""
+    draw = np.random.default_rng(seeds)
+    covered = 0
+    for _ in range(400):
+        gain = 0.03 + draw.normal(0, 0.01, seeds)[:, None]
+        ease = draw.uniform(0.5, 0.9, 500)  # each row's chance of being right
+        before, after = (draw.random((seeds, 500)) < ease + shift for shift in (0, gain))
+        low, high = compare_seeds(before, after).interval
+        covered += low <= 3.0 <= high
+    assert covered >= 0.94 * 400  # 95 % less three standard errors would be 0.917
+
+
 def test_series_of_unlike_length_and_single_seeds_are_refused():
     for before, after in (((0.7, 0.7), (0.7,)), ((0.7,), (0.8,))):
         with pytest.raises(InputError, match="two or more"):
@@ -70,5 +104,6 @@ def test_folders_of_two_series_are_compared_by_the_command(tmp_path):
         assert found[key] == [evaluate(folder, splits.validation).value for folder in folders]
     assert found["rows"] == 80
     assert found["seeds"] == 2
+    assert found["mean_points"] == pytest.approx(np.mean(found["points"]))
     assert found["mean_points"] > 10
-    assert found["is_real"]
+    assert found["is_real"] == (found["interval"][0] > 0)  # two seeds: one degree of freedom

@@ -23,8 +23,8 @@ def harm(precision, rows):
     found = [HARM[i, part] for i, part in HARM if getattr(precision.layers[i], part) == "int8"]
     error = float(np.sqrt(np.square(found).sum()))
     return Agreement(
-        rows=rows or 1000, max_difference=error, mean_difference=error, decisions=1, flips=0, loss_points=10 * error,
-        loss_is="expected",
+        rows=rows or 1000, max_difference=error, mean_difference=error, decisions=1, flips=0, rows_changed=0,
+        loss_points=10 * error, loss_is="expected",
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 
@@ -11,12 +13,14 @@ from bundles import copy_with_other_golden_logits
 from starlette.testclient import TestClient
 from watching import wait_until
 
-from models.folder import MANIFEST, Manifest
+from models.folder import MANIFEST, Manifest, ModelFolder, record_files
+from models.task import Task
 from service.app import App
-from service.bundle import Bundle
+from service.bundle import GOLDEN, Bundle
 from service.desk import Desk
 from service.engine import Engine
 from service.logs import CarefulHandler, JsonFormatter
+from service.rotation import meaning
 from service.runtime import RuntimeSettings
 from service.settings import Settings
 
@@ -49,8 +53,10 @@ def other_bundle(tiny_bundle, tmp_path_factory):
     """The same model under another id."""
     target = tmp_path_factory.mktemp("other") / "bundle"
     shutil.copytree(tiny_bundle, target)
+    with (target / GOLDEN).open("a") as file:  # JSON with one more line break is the same JSON
+        file.write("\n")
     manifest = Manifest.read(target / MANIFEST)
-    manifest.model_copy(update={"id": "0123456789ab"}).write(target / MANIFEST)
+    manifest.model_copy(update={"files": record_files(target)}).write(target / MANIFEST)
     return target
 
 
@@ -79,18 +85,6 @@ def test_a_key_is_wanted_where_one_is_set(engine, headers, code, caplog):
         assert client.get("/info", headers=headers).status_code == code
         assert client.get("/readyz").status_code == client.get("/metrics").status_code == 200
     assert "secret-key-1" not in caplog.text + repr(client.desk.settings)
-
-
-def test_pages_of_other_origins_may_not_ask_unless_they_are_named(engine):
-    asked = {"Origin": "https://a.example", "Access-Control-Request-Method": "POST"}
-    with serving(engine) as client:
-        assert "access-control-allow-origin" not in client.post("/v1/classify", json=TEXT, headers=asked).headers
-        assert client.options("/v1/classify", headers=asked).status_code == 405
-    with serving(engine, cors_origins="https://a.example, https://b.example") as client:
-        answer = client.post("/v1/classify", json=TEXT, headers=asked)
-        assert answer.headers["access-control-allow-origin"] == "https://a.example"
-        assert client.options("/v1/classify", headers=asked).status_code == 204
-        assert client.options("/v1/classify", headers={**asked, "Origin": "https://c.example"}).status_code == 405
 
 
 # deadlines, and a runner that is stuck
@@ -168,13 +162,14 @@ def test_swap_and_roll_back(client, engine, other_bundle):
     before = client.post("/v1/classify", json=TEXT).json()
     swapped = client.post("/admin/models", json={"bundle": str(other_bundle)}, headers=ADMIN)
     assert swapped.status_code == 200, swapped.text
-    after = client.post("/v1/classify", json=TEXT).json()
-    assert (before["model"], after["model"]) == (engine.bundle.id, "0123456789ab")
+    after, other = client.post("/v1/classify", json=TEXT).json(), ModelFolder.open(other_bundle).id
+    assert (before["model"], after["model"]) == (engine.bundle.id, other)
+    assert other != engine.bundle.id
     assert after["predictions"] == before["predictions"]
-    assert client.get("/info").json()["id"] == "0123456789ab"
-    assert 'id="0123456789ab"' in client.get("/metrics").text
+    assert client.get("/info").json()["id"] == other
+    assert f'id="{other}"' in client.get("/metrics").text
     told = client.get("/admin/models", headers=ADMIN).json()
-    assert (told["current"]["id"], told["previous"]["id"]) == ("0123456789ab", engine.bundle.id)
+    assert (told["current"]["id"], told["previous"]["id"]) == (other, engine.bundle.id)
     assert client.post("/admin/rollback", headers=ADMIN).status_code == 200
     assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
 
@@ -196,15 +191,79 @@ def test_a_bundle_that_may_not_serve_changes_nothing(client, engine, tiny_bundle
     assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
 
 
+@pytest.mark.parametrize("other", ["order", "more labels", "pair", "kind"])
+def test_a_swap_may_not_change_what_answers_mean(engine, tiny_bundle, tmp_path, other):
+    task = engine.bundle.task
+    changed = task.model_copy(
+        update={
+            "order": {"labels": task.labels[::-1]},
+            "more labels": {"labels": (*task.labels, "other")},
+            "pair": {"pair": True},
+            "kind": {"kind": "multi"},
+        }[other]
+    )
+    folder = tmp_path / "other"
+    shutil.copytree(tiny_bundle, folder)
+    changed.write(folder / "task.json")
+    manifest = Manifest.read(folder / MANIFEST)
+    manifest.model_copy(update={"files": record_files(folder)}).write(folder / MANIFEST)
+    with serving(engine, admin_token="admin-token-1") as client:
+        for path in ("/admin/models", "/admin/shadow"):
+            answer = client.post(path, json={"bundle": str(folder)}, headers=ADMIN)
+            assert (answer.status_code, "other_labels" in answer.text) == (422, True), answer.text
+        assert client.post("/v1/classify", json=TEXT).json()["model"] == engine.bundle.id
+
+
+def test_the_same_labels_of_another_kind_are_another_meaning():
+    single, multi = Task(labels=("a", "b")), Task(kind="multi", labels=("a", "b"))
+    assert meaning(single) != meaning(multi)
+    assert meaning(Task(kind="multi", labels=("a",))) != meaning(Task(kind="regression", labels=("a",)))
+    assert meaning(multi) == meaning(Task(kind="multi", labels=("a", "b"), thresholds=(0.1, 0.9), max_tokens=64))
+
+
+def test_bentomls_routes_need_no_bundle_but_the_one_that_is_served(tiny_bundle, tmp_path):
+    """The tag or folder of the settings may be gone when the first request comes."""
+    code = f"""
+import os
+os.environ["PRUNELLA_BUNDLE"] = "gone:latest"
+os.environ["BENTOML_HOME"] = {str(tmp_path)!r}
+from pathlib import Path
+from starlette.testclient import TestClient
+from service.app import App
+from service.bento import BentoRoutes
+from service.bundle import Bundle
+from service.desk import Desk
+from service.engine import Engine
+from service.settings import Settings
+desk = Desk(Engine.open(Bundle.open(Path({str(tiny_bundle)!r}))), Settings.from_environment())
+with TestClient(App(desk, None, BentoRoutes(desk))) as client:
+    answer = client.post("/classify", json={{"texts": ["good film"]}})
+    print(answer.status_code)
+    print(client.get("/readyz").status_code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["200", "200"], done.stderr
+
+
+def test_a_candidate_goes_with_the_model_that_it_is_compared_with(client, other_bundle, pair_bundle):
+    assert client.post("/admin/shadow", json={"bundle": str(other_bundle)}, headers=ADMIN).status_code == 200
+    asked = {"bundle": str(pair_bundle), "other_labels": True}
+    assert client.post("/admin/models", json=asked, headers=ADMIN).status_code == 200
+    told = client.get("/admin/models", headers=ADMIN).json()
+    assert (told["candidate"], told["share"]) == (None, 0.0)
+
+
 def test_a_candidate_in_the_shadow_is_compared_and_not_seen(client, engine, other_bundle):
     asked = {"bundle": str(other_bundle), "share": 1.0}
     assert client.post("/admin/shadow", json=asked, headers=ADMIN).status_code == 200
     for text in ("good film", "a dull story", "the plot was so warm"):
         assert client.post("/v1/classify", json={"text": text}).json()["model"] == engine.bundle.id
-    for _ in range(100):
-        told = client.get("/admin/models", headers=ADMIN).json()["shadow"]
-        if told["compared"] == 3:
-            break
+
+    def told_of_shadow():
+        return client.get("/admin/models", headers=ADMIN).json()["shadow"]
+
+    wait_until(lambda: told_of_shadow()["compared"] == 3, 30)
+    told = told_of_shadow()
     assert (told["compared"], told["disagreed"], told["largest_drift"]) == (3, 0, 0.0)
     assert metric(client, "prunella_shadow_texts_total") == 3
     assert client.delete("/admin/shadow", headers=ADMIN).status_code == 200
@@ -237,6 +296,17 @@ def test_open_inference_protocol(client, engine):
     metadata = client.get(f"/v2/models/{name}").json()
     assert (metadata["name"], metadata["versions"]) == (name, [version])
     assert client.get(f"/v2/models/{name}/ready").json()["ready"] is True
+    assert {one["name"]: one["datatype"] for one in metadata["outputs"]} == {
+        "scores": "FP32", "logits": "FP32", "label": "BYTES",
+    }  # fmt: skip
+    for output in metadata["outputs"]:  # each can be asked for, and is what it says
+        (found,) = client.post(
+            f"/v2/models/{name}/infer", json={"inputs": [tensor("a", "b")], "outputs": [{"name": output["name"]}]}
+        ).json()["outputs"]
+        assert (found["name"], found["datatype"]) == (output["name"], output["datatype"])
+        assert found["shape"] == [2, *output["shape"][1:]]
+    none = {"inputs": [tensor("a")], "outputs": [{"name": "decisions"}]}
+    assert client.post(f"/v2/models/{name}/infer", json=none).status_code == 400  # of multi-label models
     assert client.get("/v2").json()["name"] == "prunella"
     for path in (f"/v2/models/{name}/infer", f"/v2/models/{name}/versions/{version}/infer"):
         found = client.post(path, json={"id": "42", "inputs": [tensor("good film", "a dull story")]}).json()

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import re
 import shutil
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ from service.runtime import RuntimeSettings, choose_device, count_gpus
 from service.settings import Settings
 from service.tracing import Tracer
 
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "serving.md"
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 
 
@@ -55,6 +58,19 @@ def test_a_gpu_runs_more_texts_at_once():
 def test_wrong_settings_are_refused(variables, said):
     with pytest.raises(InputError, match=said):
         Settings.from_environment(variables)
+
+
+def test_the_docs_have_every_setting_as_it_is():
+    rows = dict(re.findall(r"^\| `(PRUNELLA_\w+)` \| (.*) \|$", DOCS.read_text(), re.MULTILINE))
+    shown = {None: "unset", "": "empty"}
+    for name, field in Settings.model_fields.items():
+        wanted = f"{shown.get(field.default, f'`{field.default}`')} | {field.description}"
+        assert rows.pop(f"PRUNELLA_{name.upper()}") == wanted
+    assert not rows
+
+
+def test_the_default_keep_alive_is_longer_than_the_idle_time_outs_of_load_balancers():
+    assert Settings().keep_alive_s >= 75
 
 
 def variant(device):
@@ -196,26 +212,61 @@ def test_gpus_that_this_process_sees(value, count, tmp_path):
     assert count_gpus({}, tmp_path / "none") == 0
 
 
+NESTED = "0::/system.slice/prunella.service/worker\n"
+UNLIMITED = {"cpu.max": "max 100000"}
+FIRST = "4:cpu,cpuacct:/docker/abc\n3:memory:/other\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "cores"),
+    ("membership", "files", "cores"),
     [
-        ({}, 8), ({"cpu.max": "max 100000"}, 8), ({"cpu.max": "250000 100000"}, 2), ({"cpu.max": "50000 100000"}, 1),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
-        ({"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        (None, {}, 8),
+        (None, {"cpu.max": "250000 100000"}, 2),
+        ("0::/\n", {}, 8),
+        ("0::/\n", UNLIMITED, 8),
+        ("0::/\n", {"cpu.max": "250000 100000"}, 2),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        (NESTED, {"system.slice/prunella.service/worker/cpu.max": "300000 100000"}, 3),
+        (NESTED, {"system.slice/prunella.service/cpu.max": "200000 100000"}, 2),
+        (NESTED, {"system.slice/cpu.max": "400000 100000", "system.slice/prunella.service/cpu.max": "max 100000"}, 4),
+        (
+            NESTED,
+            {"system.slice/cpu.max": "200000 100000", "system.slice/prunella.service/cpu.max": "500000 100000"},
+            2,
+        ),
+        (NESTED, {"system.slice/another.service/cpu.max": "100000 100000"}, 8),
+        (NESTED, {"cpu.max": "300000 100000"}, 3),  # a container that is told the host's path
+        ("0::/../../kubepods/pod1\n", {"kubepods/pod1/cpu.max": "200000 100000"}, 2),
+        ("0::/a b:c\n", {"a b:c/cpu.max": "200000 100000"}, 2),
+        (FIRST, {"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        (FIRST, {"cpu/cpu.cfs_quota_us": "300000", "cpu/cpu.cfs_period_us": "100000"}, 3),
+        (FIRST, {"cpu/docker/abc/cpu.cfs_quota_us": "200000", "cpu/docker/abc/cpu.cfs_period_us": "100000"}, 2),
+        (FIRST, {"cpu,cpuacct/docker/cpu.cfs_quota_us": "50000", "cpu,cpuacct/docker/cpu.cfs_period_us": "25000"}, 2),
+        (FIRST, {"cpu/other/cpu.cfs_quota_us": "200000", "cpu/other/cpu.cfs_period_us": "100000"}, 8),
+        (FIRST + "0::/docker/abc\n", {"unified/docker/abc/cpu.max": "500000 100000"}, 5),
+        ("nonsense\n", {"cpu.max": "no numbers"}, 8),
     ],
-)  # fmt: skip
-def test_cores_are_those_of_affinity_and_quota(files, cores, tmp_path):
+)
+def test_cores_are_those_of_affinity_and_of_the_quotas_of_all_groups(membership, files, cores, tmp_path):
+    mount = tmp_path / "cgroup"
     for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content + "\n")
-    assert usable_cores(8, tmp_path) == cores
+        (mount / name).parent.mkdir(parents=True, exist_ok=True)
+        (mount / name).write_text(content + "\n")
+    if membership is not None:
+        (tmp_path / "membership").write_text(membership)
+    assert usable_cores(8, mount, tmp_path / "membership") == cores
 
 
-def test_more_threads_than_cores_are_refused():
+def test_more_threads_than_cores_are_refused_and_more_workers_are_a_warning(caplog):
     many = str(usable_cores() + 1)
-    for name in ("THREADS", "RUNNERS", "WORKERS"):
+    for name in ("THREADS", "RUNNERS"):
         with pytest.raises(InputError, match="cores"):
             Settings.from_environment({f"PRUNELLA_{name}": many})
+    with caplog.at_level(logging.WARNING, "prunella"):
+        Settings.from_environment({"PRUNELLA_WORKERS": "1"}).warn_if_crowded()
+        assert not caplog.records
+        Settings.from_environment({"PRUNELLA_WORKERS": many}).warn_if_crowded()
+        assert f"{many} workers" in caplog.text
 
 
 def test_spans_are_sent_where_an_endpoint_is_set(tiny_bundle, monkeypatch):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from compressing import openings_of
 
+from bench.measure import Cell
 from bench.openings import with_headline
 from bench.records import Report
 from bench.report import summary
@@ -11,6 +12,7 @@ from bench.tables import RESULTS
 from bench.timing import speedup, time_texts, typical_seconds
 from bench.verdicts import verdicts
 
+ONE = Cell(1, None, 1)
 REFERENCE_MS, OURS_MS = (8.0, 8.2, 7.9, 8.1), (2.0, 2.1, 1.95, 2.0)
 
 
@@ -18,7 +20,7 @@ REFERENCE_MS, OURS_MS = (8.0, 8.2, 7.9, 8.1), (2.0, 2.1, 1.95, 2.0)
 def report() -> Report:
     """A report whose processes that live long differ from those that are opened for two engines only."""
     kept, openings = Report.read(RESULTS / "demo.json"), openings_of(REFERENCE_MS, OURS_MS)
-    engines = tuple(with_headline(engine, openings) for engine in kept.engines)
+    engines = tuple(with_headline(engine, openings, ONE) for engine in kept.engines)
     return kept.model_copy(update={"engines": engines, "openings": openings})
 
 
@@ -73,7 +75,7 @@ def test_the_headline_is_that_of_fresh_processes(report):
 )
 def test_a_miss_to_either_side_is_said(report, asked, told):
     openings = openings_of([8.0] * 4, [2.02, 1.98] * 2)
-    engines = tuple(with_headline(engine, openings) for engine in report.engines)
+    engines = tuple(with_headline(engine, openings, ONE) for engine in report.engines)
     changed = report.model_copy(update={"engines": engines, "asked_speedup": asked})
     sentences = [sentence for sentence in verdicts(changed) if "was asked for" in sentence]
     assert len(sentences) == (told is not None)

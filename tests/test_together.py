@@ -1,8 +1,11 @@
 """Compression on two processes: all heal, the main one does the rest, and its end is everybody's end."""
 
 import json
+import os
+import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +17,12 @@ from tiny import make_tiny_checkpoint, tiny_texts
 from bench.evaluate import bundle_logits
 from compress import healing
 from compress.distill import DISTANCE
+from models import distributed
 from models.distributed import by_main, rank, world_size
-from models.errors import TargetError
+from models.errors import FallBackError
 from models.folder import REPORT, ModelFolder
+from models.record import Record
+from models.train import precision
 from models.train.loop import TrainingConfig
 from models.train.predict import predict
 
@@ -86,21 +92,56 @@ def test_a_failing_stage_of_the_main_process_ends_both_with_1():
     done = run_two([__file__, "work"])
     assert [d.returncode for d in done] == [1, 1]
     told = [json.loads(d.stdout) for d in done]
-    assert told == [{"alone": 1, "outside": 2, "raised": "too slow"}] * 2  # the same answer and the same error
+    assert told[0] == told[1] == {  # the same answers and the same error, whatever each would have said itself
+        "alone": 1, "outside": 2, "record": {"value": 0.5, "name": "rank 0"}, "precision": "bf16",
+        "raised": ["FallBackError", "too slow", "tuple", "1.ffn"], "left": [],
+    }  # fmt: skip
     assert ["ZeroDivisionError" in d.stderr for d in done] == [True, False]
+
+
+class Answer(Record):
+    """What a main process may find out."""
+
+    value: float
+    name: str
+
+
+def test_a_note_from_elsewhere_can_run_no_code(tmp_path):
+    class Harmful:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "was-run",)
+
+    pickle.loads(pickle.dumps(Harmful()))
+    (tmp_path / "was-run").unlink()
+    for note in (pickle.dumps(Harmful()), json.dumps({"error": "os", "arguments": [], "fields": {}}).encode()):
+        with pytest.raises((ValueError, AttributeError)):
+            distributed._read_outcome(note, Any)
+    assert not (tmp_path / "was-run").exists()
 
 
 def work() -> None:
     alone, outside = by_main(lambda: (by_main(world_size), rank())), world_size()
     assert alone[1] == 0
+    record = by_main(lambda: Answer(value=0.5, name=f"rank {rank()}"), Answer)
+    assert record == Answer(value=0.5, name="rank 0")
+    os.environ[precision.AUTO] = ("bf16", "fp32")[rank()]  # as if one were faster here and the other there
+    chosen = precision.choose_precision(TrainingConfig())
+    steps = [by_main(lambda i=i: i) for i in range(200)]
+    assert steps == list(range(200))
+    distributed.wait_for_everyone()
+    board, first = distributed._board(), next(distributed._notes)
+    left = [n for n in range(first) if board.check([distributed._name(str(n))])]
 
     def miss() -> None:
-        raise TargetError("too slow")
+        raise FallBackError("too slow", ("1.ffn",))
 
     try:
         by_main(miss)
-    except TargetError as error:
-        sys.stdout.write(json.dumps({"alone": alone[0], "outside": outside, "raised": str(error)}))
+    except FallBackError as error:
+        raised = [type(error).__name__, str(error), type(error.sublayers).__name__, *error.sublayers]
+        told = {"alone": alone[0], "outside": outside, "record": record.model_dump(), "precision": chosen,
+                "raised": raised, "left": left}  # fmt: skip
+        sys.stdout.write(json.dumps(told))
         sys.stdout.flush()
     by_main(lambda: 1 // 0)
 

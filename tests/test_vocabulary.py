@@ -8,10 +8,14 @@ import tokenizers
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from tokenizers import models, pre_tokenizers, processors, trainers
 
+from compress.config import CompressConfig
+from compress.pipeline import trimmed_source
+from compress.source import Inputs, open_source
 from compress.trim import frequent_needed
 from compress.vocabulary import read_tokenizer, trim_model, trim_tokenizer
 from models.checkpoint import load_checkpoint
-from models.errors import InputError, NoEffectError
+from models.data.texts import Texts
+from models.errors import DisagreementError, InputError, NoEffectError
 from models.tokens import Tokenizer
 from models.train.predict import predict
 
@@ -116,3 +120,61 @@ def test_frequent_tokens_stay_until_held_out_texts_are_split_as_before():
     lost = [i for i in held_out if i % 2 and i >= needed]
     assert len(lost) == 10 == int(len(held_out) * 0.01)
     assert frequent_needed(set(), [7]) == 8
+
+
+def multilingual(folder, store):
+    """Return inputs whose texts a smaller tokenizer splits otherwise, as in scripts that a vocabulary half covers.
+
+    "abc" is unknown: its longest beginning is "ab", and nothing goes on from there. Without "ab" it is "a", "##bc".
+    """
+    make_tiny_checkpoint(folder)
+    document = read_tokenizer(folder)
+    places = document["model"]["vocab"]
+    for old, new in (("##c", "##bc"), ("plot", "ab")):
+        places[new] = places.pop(old)
+    (folder / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    texts = Texts([("abc",), ("xbc",)] * 60, ["LABEL_0", "LABEL_1"] * 60, "two scripts")
+    return Inputs(open_source(folder, store, max_tokens=32), texts, texts.take(range(60)), texts.take(range(60, 120)))
+
+
+def test_a_vocabulary_that_cannot_be_trimmed_ends_no_compression_unless_trimming_was_asked_for(tmp_path, capsys):
+    inputs = multilingual(tmp_path / "source", tmp_path)
+    config = CompressConfig(heal=None)
+    assert trimmed_source(inputs, config, tmp_path).id == inputs.source.id
+    assert "WARNING" not in capsys.readouterr().err
+    for_size = config.model_copy(update={"vocabulary": "trim_if_possible"})
+    assert trimmed_source(inputs, for_size, tmp_path).id == inputs.source.id
+    assert "WARNING: the vocabulary stays whole" in capsys.readouterr().err
+    with pytest.raises(DisagreementError, match="60 training texts are split otherwise"):
+        trimmed_source(inputs, config.model_copy(update={"vocabulary": "trim"}), tmp_path)
+
+
+def test_a_tokenizer_of_another_kind_ends_no_compression_either(tmp_path, capsys):
+    inputs = multilingual(tmp_path / "source", tmp_path)
+    path = inputs.source.path / "tokenizer.json"
+    document = json.loads(path.read_text())
+    document["model"] = {"type": "WordLevel", "vocab": document["model"]["vocab"], "unk_token": "[UNK]"}
+    path.write_text(json.dumps(document))
+    config = CompressConfig(heal=None, vocabulary="trim_if_possible")
+    assert trimmed_source(inputs, config, tmp_path).id == inputs.source.id
+    assert "a WordLevel tokenizer cannot be trimmed" in capsys.readouterr().err
+
+
+def test_what_trimming_changes_is_counted_on_texts_that_did_not_set_its_limit(tmp_path):
+    make_tiny_checkpoint(tmp_path / "source")
+    rows = tiny_texts(64).rows
+    labels = ["LABEL_0", "LABEL_1"]
+    train, choosing = (Texts([("good film",), ("bad film",)] * 4, labels * 4, name) for name in ("train", "choosing"))
+    reported = Texts(rows, labels * 32, "reported")
+    inputs = Inputs(open_source(tmp_path / "source", tmp_path, max_tokens=32), train, choosing, reported)
+    folder = trimmed_source(inputs, CompressConfig(heal=None, vocabulary="trim"), tmp_path)
+    told = json.loads((folder.path / "report.json").read_text())
+    assert told["held_out_texts"] == 64
+    assert told["held_out_split_otherwise"] > 32  # nothing of them was looked at
+    blind = Inputs(inputs.source, train, choosing)
+    told = json.loads(
+        (
+            trimmed_source(blind, CompressConfig(heal=None, vocabulary="trim"), tmp_path).path / "report.json"
+        ).read_text()
+    )
+    assert (told["held_out_split_otherwise"], told["chosen_on_reported_rows"]) == (0, True)

@@ -1,4 +1,4 @@
-"""split_rows(): labels → the row numbers of two disjoint parts that look alike."""
+"""split_rows(): labels → the row numbers of two disjoint parts that look alike; halve_rows(): of two halves."""
 
 import math
 from collections import Counter
@@ -36,6 +36,34 @@ def split_rows(labels: Sequence[Label], kind: Kind, fraction: float, seed: int) 
         return _stratified(_quantile_bins(np.array(labels), second), fraction, seed)
     _check_strata(cast(Sequence[str], labels), second)
     return _stratified(labels, fraction, seed)
+
+
+def halve_rows(labels: Sequence[Label] | None, kind: Kind, rows: int, seed: int) -> Parts:
+    """Return the rows of two halves that look alike, each in ascending order; the first has the odd row.
+
+    Unlike `split_rows` it refuses nothing: a label with one row is in one half only. `single` and `regression` rows
+    are sorted by their label, rows of one label in random order, and of each two neighbours a random one goes to
+    either half; `multi` is as in `split_rows`, rows without labels are drawn. The same seed gives the same halves.
+
+    Args:
+        labels: of the rows, or None.
+        kind: of the labels.
+        rows: how many there are.
+        seed: of the draw.
+    """
+    generator = np.random.default_rng(seed)
+    if labels is not None and kind == "multi" and rows > 1:
+        return _iterative(cast(Sequence[tuple[str, ...]], labels), rows // 2, seed)
+    order = generator.permutation(rows)
+    if labels is not None:
+        values = np.array(labels)
+        order = order[np.argsort(values[order], kind="stable")]
+    first = generator.integers(0, 2, (rows + 1) // 2)  # which one of each two neighbours
+    if rows % 2:
+        first[-1] = 0
+    place = np.arange(rows)
+    in_first = place % 2 == first[place // 2]
+    return sorted(order[in_first].tolist()), sorted(order[~in_first].tolist())
 
 
 def _check_strata(labels: Sequence[str], second: int) -> None:

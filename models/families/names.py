@@ -1,6 +1,6 @@
 """TensorNames: where one family's checkpoints keep the tensors of this project's modules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -31,9 +31,11 @@ class TensorNames:
     head: dict[str, str]
 
     def to_ours(self, tensors: dict[str, Tensor], layers: tuple[LayerShape, ...]) -> dict[str, Tensor]:
-        """Return the state dict that a checkpoint's tensors make; tensors that no module wants are left out."""
-        if not any(name.startswith(f"{self.prefix}.") for name in tensors):  # a bare encoder is saved without it
-            tensors = {f"{self.prefix}.{name}": tensor for name, tensor in tensors.items()}
+        """Return the state dict that a checkpoint's tensors make.
+
+        Tensors that no module wants are left out: models.families.unread checks them.
+        """
+        tensors = dict(zip(self.with_prefix(tensors), tensors.values(), strict=True))
         state = {}
         for end in ENDS:
             for ours, theirs in self._modules(len(layers)):
@@ -60,6 +62,19 @@ class TensorNames:
             for part, piece in zip(theirs, tensor.chunk(len(theirs)), strict=True):
                 named[f"{part}.{end}"] = piece
         return named
+
+    def with_prefix(self, names: Iterable[str]) -> list[str]:
+        """Return the names of a checkpoint's tensors, with the prefix where none has it: bare encoders have none."""
+        start, names = f"{self.prefix}.", list(names)
+        return names if any(name.startswith(start) for name in names) else [start + name for name in names]
+
+    def read_names(self, depth: int) -> set[str]:
+        """Return the names of all tensors that are read of a checkpoint of `depth` layers."""
+        return {f"{name}.{end}" for _, theirs in self._modules(depth) for name in theirs for end in ENDS}
+
+    def encoder_parts(self) -> set[str]:
+        """Return the first parts of the names, after the prefix, of all that is inside the encoder."""
+        return {theirs.split(".")[0] for theirs in (*self.encoder.values(), self.layers)}
 
     def _modules(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield our name of each module, and theirs of the one or three modules that hold its tensors."""

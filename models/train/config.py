@@ -7,10 +7,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from models.record import Record
+from models.record import Settings
 
 
-class TrainingConfig(Record):
+class TrainingConfig(Settings):
     """How long and how fast to learn."""
 
     epochs: int = Field(3, ge=1, description="passes over the training rows")

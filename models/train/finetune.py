@@ -14,11 +14,13 @@ from models.atomic import write_text
 from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
 from models.classifier import Classifier
 from models.console import say
+from models.data.roles import RowRoles
 from models.data.texts import Texts, check_labels
 from models.distributed import join, processes, rank
 from models.errors import InputError
+from models.fit import check_tokenizer
 from models.folder import REPORT, ModelFolder
-from models.record import Record
+from models.record import Settings
 from models.stage import Made, Stage, run_stage, scratch_folder
 from models.task import Kind, Task
 from models.tokens import Encoded, Tokenizer
@@ -26,25 +28,31 @@ from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.losses import LossConfig, check_loss, loss_for
 from models.train.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, score, watchable
+from models.train.precision import computed_on, settle_precision
 from models.train.predict import predict
 from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 from models.train.text_objective import TextObjective
 
-VERSION = 2
+VERSION = 3
 
 
-class FinetuneConfig(Record):
+class FinetuneConfig(Settings):
     """Settings of fine-tuning."""
 
     max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are cut, and counted")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero while training")
+    one_of_several: bool = Field(False, description="whether the best of several models is taken")
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
 
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Rows to learn from, rows to watch, and rows that are looked at once, when all is decided."""
+    """Rows to learn from, rows to watch, and rows that are looked at once, when all is decided.
+
+    Where a step, thresholds or one of several models are chosen on the rows to watch, a half of these chooses and the
+    score of the other is reported (`RowRoles`).
+    """
 
     train: Texts
     validation: Texts
@@ -53,6 +61,8 @@ class Splits:
 
 def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> Made:
     """Return the folder of a classifier trained on `splits.train`; what it scores is in its report.json.
+
+    What chooses (a step by `training.metric`, thresholds of several labels a row) are not the rows of that score.
 
     A run that was killed goes on from its last snapshot. Another test set gives no new training.
 
@@ -66,13 +76,16 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         if judged is not None:
             check_labels(train, judged)
     _check_settings(train.kind, config)
+    config = config.model_copy(update={"training": settle_precision(config.training, store)})
     task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
         "task": task.model_dump(mode="json"),
-        **config.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}),
-        **processes(),
+        **config.model_dump(mode="json", exclude={"one_of_several": True, "training": {"snapshot_minutes"}}),
+        **processes(), **computed_on(),
     }  # fmt: skip
+    if _chooses(train.kind, config):
+        settings |= {"choosing": "half"}
     made = run_stage(
         Stage("finetune", VERSION, settings), [], store,
         lambda target: _make(target, folder, splits, task, config), together=True,
@@ -93,13 +106,22 @@ def _check_settings(kind: Kind, config: FinetuneConfig) -> None:
         )
 
 
+def _chooses(kind: Kind, config: FinetuneConfig) -> bool:
+    """Return whether anything is chosen on the validation rows."""
+    return kind == "multi" or config.training.metric is not None or config.one_of_several
+
+
 def _make(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:
     tokenizer = Tokenizer.open(folder, config.max_tokens)
     goes_on = _answers_alike(folder, task)
     model = load_checkpoint(folder, len(task.labels), config.training.seed, config.dropout, renewed=not goes_on)
-    _check_tokenizer(folder, tokenizer, model)
-    encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(splits.validation.rows)
-    wanted, truth = splits.train.targets(task), splits.validation.targets(task)
+    _check_tokenizer(folder, tokenizer, model, task.pair)
+    roles = RowRoles(splits.validation, None)
+    if chooses := _chooses(task.kind, config):
+        roles = RowRoles.of(splits.validation)
+        roles.announce("step, thresholds or seed")
+    encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(roles.choosing.rows)
+    wanted, truth = splits.train.targets(task), roles.choosing.targets(task)
     if task.kind == "regression" and not goes_on:  # far targets are otherwise first learned by the whole encoder
         nn.init.constant_(model.head.out.bias, float(wanted.mean()))
     scratch = scratch_folder(target)
@@ -117,7 +139,14 @@ def _make(target: Path, folder: Path, splits: Splits, task: Task, config: Finetu
     task.write(target / task_file.FILE)
     copy_tokenizer(folder, target)
     keep_logs(scratch, target)
+    chosen = watchable(_judge(task, truth, logits))
+    if roles.reported is not None:
+        truth = roles.reported.targets(task)
+        logits = _predict(model, tokenizer.encode(roles.reported.rows), tokenizer)
     report = _report(task, truth, logits, history) | {"train_rows_at_max_tokens": _cut(encoded, config.max_tokens)}
+    if chooses:
+        report |= roles.summary()
+        report["details"]["choosing"] = chosen
     write_text(target / REPORT, json.dumps(report, indent=2) + "\n")
 
 
@@ -172,14 +201,11 @@ def _report_test(folder: ModelFolder, test: Texts) -> None:
     write_text(path, json.dumps(report, indent=2) + "\n")
 
 
-def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier) -> None:
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier, pair: bool) -> None:
+    check_tokenizer(folder, tokenizer, model.architecture, pair)
     rows, known = model.architecture.vocabulary, tokenizer.vocabulary
-    if known > rows or rows - known > PADDED_ROWS:
+    if rows - known > PADDED_ROWS:
         raise InputError(f"{folder}: the tokenizer knows {known} tokens, the weights {rows}: two models were mixed")
-    if tokenizer.max_tokens > model.architecture.positions:
-        raise InputError(
-            f"--max-tokens is {tokenizer.max_tokens}, and {folder} has {model.architecture.positions} positions"
-        )
 
 
 def _cut(encoded: list[Encoded], max_tokens: int) -> float:

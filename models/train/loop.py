@@ -5,6 +5,7 @@ from its snapshot and ends where it would have ended, and nothing but tensors an
 """
 
 import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from models.train.step import Place, Stepper, Taken
 
 __all__ = ["Objective", "Run", "TrainingConfig", "fit"]
 LOG_STEPS = 20  # between two lines of the log
-PACE_STEPS = 16  # whose mean tells how many fit into the time: the first ones also set up memory and threads
+REHEARSALS = 2  # of the first step, where minutes are given: the first sets up memory and threads, the last is timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Run:
     scratch: Path | None = None
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     lower_is_better: bool = False  # of the watched metric
-    minutes: float | None = None  # most time in steps; evaluations and snapshots come on top. At least one is taken
+    minutes: float | None = None  # most time in steps, of which one is taken at least; all else comes on top
     describe: str = "train"
 
 
@@ -43,7 +44,7 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
     Args:
         model: has its encoder as `encoder`; it is moved to the GPU, if there is one, and back.
         objective: rows, batches and loss.
-        config: how long and how fast.
+        config: how long and how fast. A run that goes on keeps the precision that `auto` was when it began.
         run: where the snapshot is kept and found, how the model is judged, and for how long it may go on. Where the
             time ends before the steps do, the learning rate falls to 0 with the time.
 
@@ -51,7 +52,11 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
         CheckError: the loss is no longer a number (says the step and the rows), or a snapshot cannot be written.
         InputError: the watched metric is not among those that `run.evaluate` gives.
     """
-    training = _Training(Stepper(model, objective, config), objective, config, run or Run())
+    run = run or Run()
+    snapshot = load_snapshot(run.scratch) if run.scratch else None
+    if snapshot and snapshot.counters.precision and config.precision == "auto":
+        config = config.model_copy(update={"precision": snapshot.counters.precision})
+    training = _Training(Stepper(model, objective, config), objective, config, run, snapshot)
     try:
         return training.run()
     finally:
@@ -61,15 +66,18 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
 class _Training:
     """A training on its way: counters, the best weights so far, snapshots and log."""
 
-    def __init__(self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run) -> None:
+    def __init__(
+        self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run, snapshot: Snapshot | None
+    ) -> None:
         self.stepper, self.objective, self.config, self.told = stepper, objective, config, run
         self.size = config.batch_size * world_size()
         self.asked = config.steps or config.epochs * len(objective.plan(0, self.size, config.seed))
         self.counters, self.best = Counters(), dict[str, Tensor]()
-        snapshot = load_snapshot(run.scratch) if run.scratch else None
         if snapshot:
             restore(stepper.model, stepper.optimizer, snapshot)
             self.counters, self.best = snapshot.counters, snapshot.best
+        self.counters.precision = stepper.precision
+        self.rehearsed = self._rehearse() if run.minutes is not None and not self.counters.step else 0.0
         self.steps = self._steps()
         self.log = Log(run.scratch if rank() == 0 else None, self.counters.step)
         self.saved = time.monotonic()
@@ -114,21 +122,32 @@ class _Training:
                     yield epoch, rows, position == len(plan) - 1
                 step += 1
 
+    def _rehearse(self) -> float:
+        """Return the seconds of a step, of which none is taken yet.
+
+        The learning rate of the first step is a share of the whole training: how many steps that has must be known.
+        """
+        rows, seconds = self.objective.plan(0, self.size, self.config.seed)[0], 0.0
+        for _ in range(REHEARSALS):
+            begun = time.perf_counter()
+            self.stepper.rehearse(rows, Place(0, 1, 0))
+            seconds = time.perf_counter() - begun
+        return seconds
+
     def _steps(self) -> int:
         """Return how many steps the training has: those asked for, or as many as the time allows at the mean pace.
 
         Counted anew after each step, so that a machine that gets slower or faster changes the steps and not the time.
+        A run that goes on after a kill has the time that its snapshot had left.
         """
         minutes, counters = self.told.minutes, self.counters
         if minutes is None:
             return self.asked
 
         def allowed() -> int:
-            if counters.seconds >= 60 * minutes:
-                return counters.step
-            if counters.step < PACE_STEPS:
-                return self.asked
-            return min(self.asked, max(counters.step + 1, int(60 * minutes * counters.step / counters.seconds)))
+            pace = counters.seconds / counters.step if counters.step else self.rehearsed
+            left = math.ceil((60 * minutes - counters.seconds) / max(pace, 1e-9))
+            return min(self.asked, counters.step + max(left, 0 if counters.step else 1))
 
         return by_main(allowed)  # all must stop at the same step, and each has its own clock
 
@@ -148,7 +167,7 @@ class _Training:
             )  # fmt: skip
         bar.set_postfix_str(
             f"loss {taken.loss:.3f}, {counters.texts / counters.seconds:,.0f} texts/s, "
-            f"{counters.tokens / counters.seconds:,.0f} tokens/s, {'bf16' if self.stepper.in_bf16 else 'fp32'}",
+            f"{counters.tokens / counters.seconds:,.0f} tokens/s, {self.stepper.precision}",
             refresh=False,
         )
         bar.update()

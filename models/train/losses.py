@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from models.classifier import TensorBatch
 from models.errors import InputError
-from models.record import Record
+from models.record import Settings
 from models.task import Kind, Task
 from models.train.text_objective import LossOf
 
 
-class LossConfig(Record):
+class LossConfig(Settings):
     """Settings of the fine-tuning loss."""
 
     class_weights: Literal["none", "balanced"] = Field("none", description="balanced: rare labels count more")

@@ -10,13 +10,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from models.data.wordpiece import Vocabulary
-from models.record import Record
+from models.record import Settings
 
 IGNORED = -100  # the label of a token that is not to be guessed: what cross_entropy leaves out
 AS_MASK, AS_RANDOM = 0.8, 0.1  # the rest keeps its token, so that a token's own state is of use too
 
 
-class MaskingConfig(Record):
+class MaskingConfig(Settings):
     """How much is hidden."""
 
     share: float = Field(0.15, gt=0, lt=1, description="part of the tokens to guess; special tokens are never hidden")

@@ -88,7 +88,7 @@ def score(task: Task, targets: NDArray[Any], scores: Scores) -> Score:
     """
     _check_shapes(task, targets, scores)
     if task.kind == "single":
-        return _single(task, targets, np.asarray(task.decide(scores)))
+        return score_classes(task.labels, targets, np.asarray(task.decide(scores)))
     if task.kind == "multi":
         return score_labels(task, targets, np.asarray(task.decide(scores)))
     return _regression(targets.astype(np.float64), np.asarray(task.decide(scores), dtype=np.float64))
@@ -173,8 +173,9 @@ def _check_finite(scores: Scores) -> None:
         raise CheckError(f"{wrong} of {len(scores)} answers are not finite: the model is not usable")
 
 
-def _single(task: Task, targets: NDArray[np.int64], answers: NDArray[np.int64]) -> SingleScore:
-    places = np.arange(len(task.labels))
+def score_classes(names: Sequence[str], targets: NDArray[np.int64], answers: NDArray[np.int64]) -> SingleScore:
+    """Return how good answers of one label a row are; both are positions in `names`, (rows,)."""
+    places = np.arange(len(names))
     found = precision_recall_fscore_support(targets, answers, labels=places, zero_division=0)
     confusion = confusion_matrix(targets, answers, labels=places)
     both_vary = varies(targets) and varies(answers)
@@ -184,7 +185,7 @@ def _single(task: Task, targets: NDArray[np.int64], answers: NDArray[np.int64]) 
         macro_f1=_macro(found),
         micro_f1=float(f1_score(targets, answers, labels=places, average="micro", zero_division=0)),
         matthews=float(matthews_corrcoef(targets, answers)) if both_vary else 0.0,
-        labels=_label_scores(task, found, [None] * len(places)),
+        labels=_label_scores(names, found, [None] * len(places)),
         confusion=tuple(tuple(int(n) for n in row) for row in confusion),
     )
 
@@ -202,7 +203,7 @@ def score_labels(task: Task, targets: NDArray[Any], answers: NDArray[np.bool_]) 
         micro_f1=float(f1_score(targets.ravel(), answers.ravel(), zero_division=0)),
         macro_f1=_macro(found),
         subset_accuracy=float((targets == answers).all(axis=1).mean()),
-        labels=_label_scores(task, found, task.thresholds or [EVEN] * len(task.labels)),
+        labels=_label_scores(task.labels, found, task.thresholds or [EVEN] * len(task.labels)),
     )
 
 
@@ -221,8 +222,10 @@ def _macro(found: tuple[Any, ...]) -> float:
     return float(f1[support > 0].mean()) if (support > 0).any() else 0.0
 
 
-def _label_scores(task: Task, found: tuple[Any, ...], thresholds: Sequence[float | None]) -> tuple[LabelScore, ...]:
+def _label_scores(
+    names: Sequence[str], found: tuple[Any, ...], thresholds: Sequence[float | None]
+) -> tuple[LabelScore, ...]:
     return tuple(
         LabelScore(label=label, precision=float(p), recall=float(r), f1=float(f), support=int(s), threshold=threshold)
-        for label, threshold, p, r, f, s in zip(task.labels, thresholds, *found, strict=True)
+        for label, threshold, p, r, f, s in zip(names, thresholds, *found, strict=True)
     )

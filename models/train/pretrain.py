@@ -24,15 +24,16 @@ from models.distributed import join, processes
 from models.errors import InputError
 from models.folder import REPORT
 from models.masked import HEADS, MaskedLanguageModel, load_masked_model, new_masked_model, save_masked_model
-from models.record import Record
+from models.record import Settings
 from models.stage import Made, Stage, run_stage, scratch_folder
 from models.train.history import History, keep_logs
 from models.train.loop import Run, TrainingConfig, fit
 from models.train.masked_objective import MaskedObjective, measure
 from models.train.masking import MaskingConfig
+from models.train.precision import computed_on, settle_precision
 from models.train.source import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
 
-VERSION = 2
+VERSION = 3
 TOKENIZER_VERSION = 1
 NEW = "new"
 HEAD_SIZE = 64
@@ -47,7 +48,7 @@ UNTOLD: dict[str, Any] = {
 HELD_OUT_SEED = 0  # of the masks that every model is measured with, whatever its training's seed
 
 
-class PretrainConfig(Record):
+class PretrainConfig(Settings):
     """Settings of pretraining. A time or a number of steps may be given instead of epochs."""
 
     packing: Packing = Packing()
@@ -113,11 +114,13 @@ def pretrain(sources: Sources, config: PretrainConfig, store: Path) -> Made:
     architecture = _architecture(sources, config.packing.length, vocabulary)
     corpus = pack_corpus(sources.corpus, sources.validation, tokenizer, config.packing, store)
     encoder = resolve_encoder(sources.encoder) if sources.encoder else None
+    config = config.model_copy(update={"training": settle_precision(config.training, store)})
     settings = {
         "architecture": architecture.model_dump(mode="json"),
         "encoder": load_source_id(encoder) if encoder else None,
         **config.model_dump(mode="json", exclude=UNTOLD),
         **processes(),
+        **computed_on(),
     }
     return run_stage(
         Stage("pretrain", VERSION, settings), [corpus.folder], store,

@@ -8,7 +8,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ class Counters:
     """How far a training has come, and how it went."""
 
     step: int = 0
+    precision: Literal["fp32", "bf16"] | None = None  # of matrix products; None: not decided yet
     losses: list[float] = field(default_factory=list)  # mean of each finished epoch
     epoch_loss: float = 0.0  # sum over the steps of the epoch that is not finished
     epoch_steps: int = 0
@@ -32,7 +33,7 @@ class Counters:
     best_step: int = 0
     best_value: float | None = None
     worse_in_a_row: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of steps
     texts: int = 0
     tokens: int = 0
 

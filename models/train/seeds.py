@@ -17,15 +17,16 @@ def finetune_seeds(
     """Train `seeds` models, from `config`'s seed on; each is a folder of its own, reused when it is there.
 
     Returns:
-        The one that is best on the validation rows by the task's usual metric; and the seeds, the folders in their
-        order, and for each metric the mean, the sample standard deviation and the values.
+        The one that is best by the task's usual metric on the validation rows that choose; and the seeds, the folders
+        in their order, and for each metric the mean, the sample standard deviation and the values on the rows that
+        are reported.
     """
     first = config.training.seed
     numbers = range(first, first + seeds)
     made = [finetune(encoder, splits, _with_seed(config, seed), store) for seed in numbers]
     reports = [json.loads((m.folder.path / REPORT).read_text(encoding="utf-8")) for m in made]
     usual = METRICS[splits.train.kind][0]
-    best = max(range(seeds), key=lambda i: reports[i][usual])
+    best = max(range(seeds), key=lambda i: reports[i]["details"]["choosing"][usual])
     names = [n for n in reports[0] if n.removeprefix("test_") in METRICS[splits.train.kind]]
     spread = {
         name: {
@@ -40,4 +41,5 @@ def finetune_seeds(
 
 
 def _with_seed(config: FinetuneConfig, seed: int) -> FinetuneConfig:
-    return config.model_copy(update={"training": config.training.model_copy(update={"seed": seed})})
+    several = {"one_of_several": True}
+    return config.model_copy(update=several | {"training": config.training.model_copy(update={"seed": seed})})

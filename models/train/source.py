@@ -5,8 +5,10 @@ import shutil
 from hashlib import sha256
 from pathlib import Path
 
+from models import architecture as architecture_file
+from models import task as task_file
 from models import tokens
-from models.checkpoint import CONFIG
+from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
 from models.errors import InputError
 from models.folder import MANIFEST, ModelFolder, sha256_of
@@ -21,13 +23,20 @@ def resolve_encoder(encoder: str) -> Path:
 
 
 def load_source_id(folder: Path) -> str:
-    """Return what identifies a checkpoint: the id of a folder of ours, or a hash of what is read of another's."""
+    """Return a SHA-256 of a checkpoint's contents: of all files of a folder of ours, of what is read of another's.
+
+    Raises:
+        FolderError: a folder of ours is not whole.
+        InputError: there are no weights.
+    """
     if (folder / MANIFEST).is_file():
-        return ModelFolder.open(folder).id
+        return ModelFolder.open(folder).manifest.digest()
+    refuse_adapter(folder)
     weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
     if not weights:
         raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
-    read = [weights[0], *(name for name in (CONFIG, *TOKENIZER_FILES) if (folder / name).is_file())]
+    beside = (CONFIG, architecture_file.FILE, task_file.FILE, *TOKENIZER_FILES)
+    read = [weights[0], *(name for name in beside if (folder / name).is_file())]
     return sha256(json.dumps({name: sha256_of(folder / name) for name in read}).encode()).hexdigest()
 
 

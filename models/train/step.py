@@ -18,7 +18,7 @@ from models.distributed import join, rank, world_size
 from models.errors import CheckError
 from models.train.config import Objective, TrainingConfig
 from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_then_linear
-from models.train.precision import uses_bf16
+from models.train.precision import choose_precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Stepper:
         join()
         self._objective, self._config = objective, config
         # autocast is torch's own: accelerate keeps one precision a process, and leaves it on the model afterwards
-        self._accelerator, self.in_bf16 = Accelerator(), uses_bf16(config)
+        self._accelerator, self.precision = Accelerator(), choose_precision(config)
         self.device = self._accelerator.device
         embeddings = model.get_submodule("encoder.embeddings")
         embeddings.requires_grad_(not config.freeze_embeddings)
@@ -66,6 +66,20 @@ class Stepper:
         Raises:
             CheckError: the loss is no longer a number.
         """
+        rate = set_learning_rate(self.optimizer, warm_then_linear(place.step, place.steps, self._config.warmup))
+        value, tokens = self._add_gradients(rows, place)
+        norm = clip(self._trained, self._config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return Taken(value, norm, rate, tokens)
+
+    def rehearse(self, rows: Sequence[int], place: Place) -> None:
+        """Compute what `take` computes, and change nothing: its time tells that of a step."""
+        self._add_gradients(rows, place)
+        self.optimizer.zero_grad()
+
+    def _add_gradients(self, rows: Sequence[int], place: Place) -> tuple[float, int]:
+        """Return the mean loss over the terms of `rows` and the real tokens, both over all processes."""
         config = self._config
         mine = rows[rank() :: world_size()]
         factor = 1.0 if mine else 0.0  # a process without a row in a small last batch takes part with a loss of zero
@@ -75,14 +89,13 @@ class Stepper:
         weight = sum(self._objective.weight(batch) for batch in batches) * factor
         tokens = sum(self._objective.tokens(batch) for batch in batches) * factor
         weight, tokens = self._summed(weight, tokens)
-        rate = set_learning_rate(self.optimizer, warm_then_linear(place.step, place.steps, config.warmup))
         self._wrapped.train()
         local = 0.0
         for number, batch in enumerate(batches):
             torch.manual_seed(_seed_of(config.seed, place.step, number))  # of dropout
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.in_bf16):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     loss = self._objective.loss(self._wrapped, batch) * (factor / weight)
                 self._accelerator.backward(loss * world_size())  # processes' gradients are averaged: undo that
             local += float(loss.detach())
@@ -92,14 +105,12 @@ class Stepper:
                 f"the loss is {value} at step {place.step + 1}, rows {list(rows)}: "
                 "look at these rows, or lower the learning rate"
             )
-        norm = clip(self._trained, config.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return Taken(value, norm, rate, int(tokens))
+        return value, int(tokens)
 
     def release(self) -> nn.Module:
         """Return the model as it was handed in: on the CPU, every parameter learnable, in evaluation mode."""
         self._accelerator.free_memory()
+        del self._wrapped  # it holds the group of processes
         self._table.sparse = False
         return self.model.to("cpu").requires_grad_(True).eval()
 

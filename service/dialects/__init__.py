@@ -58,6 +58,7 @@ class Answer:
     name: str
     labels: tuple[str, ...]
     predictions: list[list[Prediction] | None]  # by row; None where `problems` says why
+    decisions: list[list[str] | None] | None = None  # by row, of a multi-label task: the labels that are given
     problems: dict[int, BadRequest] = field(default_factory=dict)
     times_ms: dict[str, float] = field(default_factory=dict)
     tokens: int = 0
@@ -80,6 +81,21 @@ def ranked(task: Task, logits: list[float], request: Request) -> list[Prediction
     if request.threshold is not None:
         order = [i for i in order if scores[i] >= request.threshold]
     return [{"label": labels[i], "score": scores[i]} for i in order]
+
+
+def decisions(task: Task, rows: list[list[float] | None]) -> list[list[str] | None] | None:
+    """Return the labels that a multi-label task gives each row of logits, by the thresholds it was measured with.
+
+    None: the task is of another kind.
+    """
+    if task.kind != "multi":
+        return None
+    return [None if row is None else _decided(task, row) for row in rows]
+
+
+def _decided(task: Task, logits: list[float]) -> list[str]:
+    given = task.decide(task.scores(np.array(logits, dtype=np.float32)))
+    return [label for label, chosen in zip(task.labels, given, strict=True) if chosen]
 
 
 def predictions(task: Task, logits: NDArray[np.float32], request: Request) -> list[list[Prediction]]:

@@ -1,7 +1,8 @@
 """The native dialect, POST /v1/classify.
 
 {"text": "…"} | {"texts": ["…", …]} | {"pairs": [["…", "…"], …]}, and top_k, threshold, raw_scores, truncate,
-truncation_direction → {"model", "predictions", "errors", "times_ms"}.
+truncation_direction → {"model", "predictions", "labels", "errors", "times_ms"}. `labels`, of a multi-label model,
+are those that it gives a text: `top_k`, `threshold` and `raw_scores` do not change them.
 """
 
 from typing import Any, Literal, Self
@@ -58,7 +59,9 @@ def read(document: object) -> Request:
 def write(answer: Answer, request: Request) -> object:
     """Return the answer's JSON: predictions of one text are a list, of several a list of lists or nulls."""
     found: Any = answer.predictions[0] if request.single else answer.predictions
-    told = {"model": answer.model, "predictions": found, "times_ms": answer.times_ms}
+    told: dict[str, Any] = {"model": answer.model, "predictions": found, "times_ms": answer.times_ms}
+    if answer.decisions is not None:
+        told["labels"] = answer.decisions[0] if request.single else answer.decisions
     if answer.problems:
         told["errors"] = [{"index": i, **error(problem)} for i, problem in sorted(answer.problems.items())]
     return told

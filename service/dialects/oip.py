@@ -1,7 +1,8 @@
 """The Open Inference Protocol v2 (KServe, Triton, MLServer), POST /v2/models/{name}[/versions/{version}]/infer.
 
 Inputs are BYTES tensors of texts: `text`, and `text_pair` for pairs. Outputs are `scores` (FP32, texts x labels, in
-the order of the model's labels), `label` (BYTES, the best one) and, when asked for, `logits`.
+the order of the model's labels), `label` (BYTES, the best one), of a multi-label model `decisions` (BOOL, texts x
+labels: which it gives, by its thresholds) and, when asked for, `logits`.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from models.record import explain
 from models.task import Task
 from service.dialects import Answer, BadRequest, Request
 
-OUTPUTS = ("scores", "label", "logits")
+OUTPUTS = ("scores", "label", "logits", "decisions")
 
 
 class Tensor(BaseModel):
@@ -44,7 +45,7 @@ def read(document: object) -> Request:
         body = Body.model_validate(document)
     except ValidationError as problem:
         raise BadRequest(400, explain(problem)) from None
-    wanted = tuple(output.name for output in body.outputs) if body.outputs else OUTPUTS[:2]
+    wanted = tuple(output.name for output in body.outputs or ())  # none: those that the model has
     if unknown := [name for name in wanted if name not in OUTPUTS]:
         raise BadRequest(400, f"output {unknown[0]!r} is unknown: there are {', '.join(OUTPUTS)}")
     if {"scores", "logits"} <= set(wanted):
@@ -82,13 +83,20 @@ def write(answer: Answer, request: Request) -> object:
     count, labels = len(rows), answer.labels
     by_label = [[{p["label"]: p["score"] for p in row}[label] for label in labels] for row in rows]
     flat = [score for row in by_label for score in row]
-    made = {
+    made: dict[str, dict[str, Any]] = {
         "scores": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
         "logits": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
         "label": {"datatype": "BYTES", "shape": [count], "data": [row[0]["label"] for row in rows]},
     }
-    told = {"model_name": answer.name, "model_version": answer.model}
-    told |= {"outputs": [{"name": name, **made[name]} for name in wanted]}  # type: ignore[dict-item]
+    usual = ["scores", "label"]
+    if answer.decisions is not None:
+        given = [label in row for row in answer.decisions if row is not None for label in labels]
+        made["decisions"] = {"datatype": "BOOL", "shape": [count, len(labels)], "data": given}
+        usual.append("decisions")
+    elif "decisions" in wanted:
+        raise BadRequest(400, "output 'decisions' is of multi-label models, and this is none: take label")
+    told: dict[str, Any] = {"model_name": answer.name, "model_version": answer.model}
+    told |= {"outputs": [{"name": name, **made[name]} for name in wanted or usual]}
     return told | ({"id": request_id} if request_id is not None else {})
 
 
@@ -100,13 +108,16 @@ def error(problem: BadRequest) -> object:
 def metadata(task: Task, name: str, version: str) -> object:
     """Return what GET /v2/models/{name} says."""
     inputs = ["text", "text_pair"] if task.pair else ["text"]
+    types = {"scores": "FP32", "logits": "FP32", "label": "BYTES"}
+    if task.kind == "multi":
+        types["decisions"] = "BOOL"
     return {
         "name": name,
         "versions": [version],
         "platform": "onnx_onnxv1",
         "inputs": [{"name": one, "datatype": "BYTES", "shape": [-1]} for one in inputs],
         "outputs": [
-            {"name": "scores", "datatype": "FP32", "shape": [-1, len(task.labels)]},
-            {"name": "label", "datatype": "BYTES", "shape": [-1]},
+            {"name": one, "datatype": kind, "shape": [-1] if one == "label" else [-1, len(task.labels)]}
+            for one, kind in types.items()
         ],
     }

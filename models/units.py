@@ -1,0 +1,19 @@
+"""Sizes and times as a person reads them."""
+
+
+def duration(seconds: float) -> str:
+    """Return "12 s", "3 min", "5 h" or "8 days"."""
+    for length, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"
+
+
+def size(count: int) -> str:
+    """Return a number of bytes as "812 B", "3.4 MB" or "41.0 GB"."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} GB"
