@@ -123,9 +123,7 @@ def bench(
         int, typer.Option(min=1, help="texts that are timed; a 95th percentile takes 60 for each text of a batch")
     ] = 64,
     rounds: Annotated[int, typer.Option(min=3, help="of timing, engines in turn")] = 7,
-    openings: Annotated[
-        int, typer.Option(min=2, help="fresh processes of ours and its reference, for --compare")
-    ] = 8,
+    openings: Annotated[int, typer.Option(min=2, help="fresh processes that the speed-up and --compare rest on")] = 8,
     engine_timeout: Annotated[
         float, typer.Option(min=1, help="seconds in which an engine must start, and answer 256 texts, or is ended")
     ] = 600,

@@ -9,7 +9,7 @@ os.environ.setdefault("PRUNELLA_AUTO_PRECISION", "fp32")
 sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
-from compressing import byte_latency, byte_openings
+from compressing import time_by_bytes
 from pretraining import train_tokenizer, write_corpus
 
 from models.data.wordpiece import Vocabulary, open_backend
@@ -18,8 +18,7 @@ from models.data.wordpiece import Vocabulary, open_backend
 @pytest.fixture
 def byte_clock(monkeypatch) -> None:
     """Let models be timed by their bytes: what is chosen by time is the same on every machine."""
-    monkeypatch.setattr("compress.clock.measure_openings", byte_openings)
-    monkeypatch.setattr("compress.prune.load_latency", byte_latency)
+    time_by_bytes(monkeypatch)
 
 
 @pytest.fixture(scope="module")

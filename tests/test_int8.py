@@ -1,3 +1,4 @@
+import copy
 import itertools
 import tracemalloc
 from collections import Counter
@@ -10,13 +11,17 @@ from cutting import cut_units
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from compress.calibrate import TextBatches, calibrate
+from compress.clock import write_served
 from compress.histogram import METHODS
+from compress.quantize import QuantizeConfig, Subject, quantize
 from export.graph import check_fused, running_operators
 from export.onnx import to_onnx, write_int8
 from export.precision import LayerPrecision, Precision, quantized_weight
 from export.words import BLOCK, quantized_blocks, rounded_in_blocks
 from models.checkpoint import load_checkpoint
+from models.data.texts import Texts
 from models.errors import CheckError, InputError
+from models.task import Task
 from models.tokens import TokenBatch, Tokenizer
 from models.train.predict import predict
 from service.engine import run_session
@@ -246,3 +251,31 @@ def test_calibration_takes_no_more_memory_for_more_texts(tiny, monkeypatch):
 def test_calibration_without_texts_is_refused(tiny):
     with pytest.raises(InputError, match="no calibration texts"):
         calibrate(tiny.model, [])
+
+
+@pytest.mark.parametrize("smoothed", [(), ("encoder.layers.0.ffn.rise", "encoder.layers.1.attention.qkv.query")])
+def test_inputs_that_are_named_are_smoothed_and_no_others(outliers, tmp_path, smoothed):
+    scales = calibrate(outliers.model, TextBatches(outliers.rows, outliers.tokenizer), smooth=smoothed)
+    write_int8(outliers.model, tmp_path / "int8.onnx", False, scales)
+    write_int8(outliers.model, tmp_path / "plain.onnx", False, outliers.scales(smooth=False))
+    more = running_operators(tmp_path / "int8.onnx") - running_operators(tmp_path / "plain.onnx")
+    assert more == (Counter({"Mul": len(smoothed)}) if smoothed else Counter())
+
+
+def test_a_healed_student_is_served_by_the_operators_that_were_timed(outliers, tmp_path):
+    """Healing moves the outliers: by itself, calibration would smooth other inputs than when the shape was chosen."""
+    batches = [outliers.tokenizer.batch(outliers.rows)]
+    timed = write_served(outliers.model, tmp_path / "timed.onnx", False, batches, Precision.all_int8(outliers.shape))
+    healed = copy.deepcopy(outliers.model)
+    with torch.no_grad():
+        for layer in healed.encoder.layers:
+            layer.attention.norm.weight[3] = 1.0
+            layer.ffn.norm.weight[5] = 1.0
+    rows, task = (outliers.rows, Texts(outliers.rows, None, "tiny")), Task(labels=("a", "b"), max_tokens=32)
+    operators = {}
+    for name, precision in (("as timed", timed), ("as it pays", timed.model_copy(update={"smoothed": None}))):
+        subject, path = Subject(healed, task, outliers.tokenizer, rows, precision), tmp_path / f"{name}.onnx"
+        quantize(subject, "static", QuantizeConfig(recipe="static", max_loss=100), path)
+        operators[name] = running_operators(path)
+    assert operators["as timed"] == running_operators(tmp_path / "timed.onnx")
+    assert operators["as it pays"] != operators["as timed"]

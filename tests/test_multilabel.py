@@ -34,7 +34,7 @@ def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
 
 
 @pytest.fixture
-def compressed(made, capsys, monkeypatch) -> tuple[Bundle, dict]:
+def compressed(made, capsys, monkeypatch, byte_clock) -> tuple[Bundle, dict]:
     code, told, err = run(capsys, monkeypatch, *compress_learned(*made))
     assert code == 0, err
     return Bundle.open(Path(told["folder"])), told

@@ -293,3 +293,52 @@ def test_a_classifier_of_very_large_logits_is_judged_in_their_own_size(made, tmp
     assert code == 0, err
     assert told["agreement"]["max_difference"] > 2.0
     Engine.open(Bundle.open(Path(told["folder"]))).self_check()
+
+
+FASTEST = {  # seconds of static, dynamic and fp32 → the recipe that is taken
+    (1.0, 2.0, 3.0): "static",
+    (2.0, 1.0, 3.0): "dynamic",
+    (1.05, 1.0, 3.0): "static",  # 5 % are noise, and dynamic answers a batch row by row
+    (2.0, 2.0, 1.0): "fp32",
+    (1.05, 1.05, 1.0): "static",  # fp32 takes four times the space
+}
+
+
+@pytest.mark.parametrize(("seconds", "taken"), FASTEST.items(), ids=str)
+def test_auto_takes_the_fastest_where_it_is_clearly_that(made, tmp_path, monkeypatch, seconds, taken):
+    _, classifier = made
+    times = dict(zip(("static", "dynamic", "fp32"), seconds, strict=True))
+    monkeypatch.setattr("compress.recipes.time_recipes", lambda *_: times)
+    config = BundleConfig(recipe="auto", max_loss=100, timed=True)
+    bundle = make_bundle(classifier, BundleTexts.of(tiny_texts(96)), config, tmp_path).folder.path
+    told = json.loads((bundle / "report.json").read_text())
+    assert told["recipe"] == taken
+    assert told["speedup"]["fp32"] == pytest.approx(times["fp32"] / times[taken])
+
+
+@pytest.mark.parametrize("what", ["cpu_name", "cpu_flags", "version"])
+def test_times_of_another_machine_are_not_reused(made, tmp_path, monkeypatch, what):
+    _, classifier = made
+    texts, seconds = BundleTexts.of(tiny_texts(96)), iter((1.0, 2.0))
+    monkeypatch.setattr("compress.recipes.time_recipes", lambda _, found: dict.fromkeys(found, next(seconds)))
+    timed, untimed = (BundleConfig(recipe="dynamic", max_loss=100, timed=flag) for flag in (True, False))
+    here = [make_bundle(classifier, texts, config, tmp_path) for config in (timed, untimed, timed)]
+    assert [one.reused for one in here] == [False, False, True]
+    monkeypatch.setattr(f"compress.clock.{what}", lambda *_: "another")
+    there = [make_bundle(classifier, texts, config, tmp_path) for config in (timed, untimed)]
+    assert [one.reused for one in there] == [False, True]
+    found = [json.loads((one.folder.path / "report.json").read_text()) for one in (here[0], there[0])]
+    assert [one["p50_ms"]["ours"] for one in found] == [1000.0, 2000.0]
+
+
+def test_remeasure_times_the_recipes_again(made, tmp_path, capsys, monkeypatch):
+    folder, classifier = made
+    seconds = iter((1.0, 2.0))
+    monkeypatch.setattr("compress.recipes.time_recipes", lambda _, found: dict.fromkeys(found, next(seconds)))
+    command = (
+        "quantize", classifier.path, "--calibration", folder / "texts.jsonl", "--recipe", "dynamic",
+        "--max-loss", 100, "--store", tmp_path,
+    )  # fmt: skip
+    found = [run(capsys, monkeypatch, *command, *more)[1] for more in ((), (), ("--remeasure",))]
+    assert [one["reused"] for one in found] == [False, True, False]
+    assert [one["p50_ms"]["ours"] for one in found] == [1000.0, 1000.0, 2000.0]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import time_by_bytes
 from labelled import compress_learned, make_learned, make_texts
 from starlette.testclient import TestClient
 from tiny import make_tiny_checkpoint
@@ -45,6 +46,7 @@ def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
 def bundle(made) -> Bundle:
     folder, classifier = made
     with pytest.MonkeyPatch.context() as patch:
+        time_by_bytes(patch)
         code, told, err = run(_Nothing(), patch, *compress_learned(folder, classifier))
     del told
     assert code == 0, err
