@@ -62,7 +62,7 @@ def compress_and_judge(inputs: Source, store: Path) -> tuple[Made, dict[str, Any
     ready = prepare(inputs, COMPRESS, store)
 
     def judge(made: Made) -> Point:
-        path = store / f"judged-{made.folder.id}-{made.folder.manifest.digest()}.json"
+        path = store / f"judged-{made.folder.id}.json"
         if not path.is_file():
             Judge(ready).point(made.folder, TARGET, COMPRESS.tolerance).write(path)
         return Point.read(path)

@@ -91,7 +91,8 @@ class Extent:
         known = [status for file in files if (status := _status(file)) is not None]
         own = _status(path)
         times = [status.st_mtime for status in (*known, own) if status is not None] or [time.time()]
-        return cls(sum(status.st_size for status in known), min(times), max(times))
+        size = sum(status.st_size for status in known) if path.is_dir() else (own.st_size if own else 0)
+        return cls(size, min(times), max(times))
 
 
 def _status(path: Path) -> os.stat_result | None:

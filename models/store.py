@@ -16,7 +16,7 @@ from models.lock import Lock, is_held
 from models.record import Record
 
 Kind = Literal["finished", "damaged", "unfinished", "report"]
-REPORT_FOLDER = re.compile(r"(report|family)-(?P<id>[0-9a-f]{12})")
+REPORT_NAME = re.compile(r"(report|family)-(?P<id>[0-9a-f]{12})|judged-(?P<of>[0-9a-f]{12})\.json")
 
 
 class Entry(Record):
@@ -55,7 +55,8 @@ def list_store(store: Path) -> list[Entry]:
     """
     if not store.is_dir():
         raise FolderError(f"{store} is not a folder: there is no store yet, or --store is another one")
-    paths = [path for path in store.iterdir() if path.is_dir() and not path.is_symlink()]
+    everything = [path for path in store.iterdir() if not path.is_symlink()]
+    paths = [path for path in everything if path.is_dir() or REPORT_NAME.fullmatch(path.name)]
     manifests = {path.name: _read_manifest(path) for path in paths if _is_stage(path)}
     entries = [entry for path in paths if (entry := _entry(path, manifests)) is not None]
     return sorted(entries, key=lambda entry: (-entry.bytes, entry.name))
@@ -76,7 +77,10 @@ def remove(store: Path, entry: Entry) -> bool:
     if entry.kind == "unfinished":
         return remove_leftover(path)
     if entry.kind == "report":
-        shutil.rmtree(path)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
         return True
     lock, gone = Lock(path), path.with_name(f".{path.name}.removed")
     if not lock.try_acquire():
@@ -122,8 +126,8 @@ def _entry(path: Path, manifests: dict[str, Manifest | None]) -> Entry | None:
     if (target := target_of(path)) is not None:
         stage = target.name.rsplit("-", 1)[0]
         return Entry(**common, kind="unfinished", stage=stage, id=None, in_use=_is_locked(target))
-    if found := REPORT_FOLDER.fullmatch(path.name):
-        return Entry(**common, kind="report", stage=found[1], id=found["id"])
+    if found := REPORT_NAME.fullmatch(path.name):
+        return Entry(**common, kind="report", stage=path.name.split("-")[0], id=found["id"] or found["of"])
     if path.name not in manifests:
         return None
     manifest = manifests[path.name]
@@ -144,7 +148,7 @@ def _needed_by(name: str, manifests: dict[str, Manifest | None]) -> tuple[str, .
 
 
 def _is_stage(path: Path) -> bool:
-    return bool(re.fullmatch(STAGE_FOLDER, path.name)) and not REPORT_FOLDER.fullmatch(path.name)
+    return bool(re.fullmatch(STAGE_FOLDER, path.name)) and not REPORT_NAME.fullmatch(path.name)
 
 
 def _read_manifest(path: Path) -> Manifest | None:

@@ -16,6 +16,7 @@ from models.checkpoint import load_checkpoint
 from models.errors import CheckError
 from models.stage import Stage, run_stage
 from models.tokens import Tokenizer
+from models.units import size
 
 
 def test_an_array_is_written_whole_also_in_short_writes(tmp_path, monkeypatch):
@@ -56,14 +57,14 @@ def test_the_size_is_said_before_and_too_little_room_is_refused_before_any_work(
     monkeypatch.setattr(answer_files.shutil, "disk_usage", lambda _: usage._replace(free=states + logits - 1))
     forward = type(model).forward
     monkeypatch.setattr(type(model), "forward", lambda *_: pytest.fail("it worked"))
-    with pytest.raises(CheckError, match=rf"take {(states + logits) / 1e6:.1f} MB, and .*a smaller --augment"):
+    with pytest.raises(CheckError, match=rf"take {size(states + logits)}, and .*a smaller --augment"):
         taught(subject, tmp_path / "store")
     monkeypatch.setattr(type(model), "forward", forward)
     monkeypatch.setattr(answer_files.shutil, "disk_usage", lambda _: usage._replace(free=states + logits))
     folder = taught(subject, tmp_path / "store").folder.path
     assert (folder / STATES).stat().st_size == states
     assert (folder / LOGITS).stat().st_size == logits
-    assert f"the full model's answers take {(states + logits) / 1e6:.1f} MB" in capsys.readouterr().err
+    assert f"the full model's answers take {size(states + logits)} in" in capsys.readouterr().err
 
 
 FULL = """
@@ -95,8 +96,8 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path, subject):
     model, encoded, _ = subject
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     told = []
-    size = sum(len(e.ids) for e in encoded) * 2 * model.architecture.width * 2
-    for room in (size - 1024, 0):
+    whole = sum(len(e.ids) for e in encoded) * 2 * model.architecture.width * 2
+    for room in (whole - 1024, 0):
         done = subprocess.run(
             [sys.executable, "-c", FULL, str(tmp_path / "model"), str(tmp_path / "full"), str(room)], cwd=ROOT,
             env=environment, capture_output=True, text=True, check=True,
@@ -105,8 +106,8 @@ def test_a_full_disk_is_said_and_the_same_command_goes_on(tmp_path, subject):
     (error, first), (second,) = told
     assert "File too large): make room" in error
     assert 0 < int(second) < 10 < int(first) + int(second)  # ten batches: some were not asked again
-    whole, resumed = taught(subject, tmp_path / "whole").folder, taught(subject, tmp_path / "full")
+    straight, resumed = taught(subject, tmp_path / "straight").folder, taught(subject, tmp_path / "full")
     assert resumed.reused
-    answers = [Teacher.open(folder.path, encoded) for folder in (whole, resumed.folder)]
+    answers = [Teacher.open(folder.path, encoded) for folder in (straight, resumed.folder)]
     np.testing.assert_allclose(answers[0].logits, answers[1].logits, atol=1e-5)
     np.testing.assert_allclose(*(a.states(range(300), 32) for a in answers), atol=5e-3)

@@ -78,6 +78,15 @@ def test_list_says_what_is_there_and_what_was_made_of_it(store, capsys, monkeypa
     assert "letters" not in err
 
 
+def test_a_judgement_of_the_demo_is_a_report(store, capsys, monkeypatch):
+    (store / "judged-0123456789ab.json").write_text("{}")
+    (store / "judged-by-me.json").write_text("{}")
+    _, told, _ = run(capsys, monkeypatch, "store", "clean", "--all", "--yes", "--store", store)
+    found = next(entry for entry in told["entries"] if entry["stage"] == "judged")
+    assert (found["kind"], found["id"], found["bytes"]) == ("report", "0123456789ab", 2)
+    assert names(store) == {"letters-of-mine", "judged-by-me.json"}
+
+
 def test_list_verify_reads_every_file(store, capsys, monkeypatch):
     assert run(capsys, monkeypatch, "store", "list", "--verify", "--store", store)[:2][0] == 0
     bundle = next(store.glob("bundle-*"))
