@@ -19,6 +19,7 @@ from models.distributed import by_main, rank, world_size
 from models.errors import InputError
 from models.train.config import Objective, TrainingConfig
 from models.train.history import Evaluation, History, Log, draw_training
+from models.train.precision import choose_precision
 from models.train.resume import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
 from models.train.step import Place, Stepper, Taken
 
@@ -53,26 +54,31 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
         InputError: the watched metric is not among those that `run.evaluate` gives.
     """
     run = run or Run()
-    snapshot = load_snapshot(run.scratch) if run.scratch else None
-    if snapshot and snapshot.counters.precision and config.precision == "auto":
-        config = config.model_copy(update={"precision": snapshot.counters.precision})
-    training = _Training(Stepper(model, objective, config), objective, config, run, snapshot)
+    if config.precision == "auto":
+        config = config.model_copy(update={"precision": by_main(lambda: _begun_in(run) or choose_precision(config))})
+    training = _Training(Stepper(model, objective, config), objective, config, run)
     try:
         return training.run()
     finally:
         training.log.close()
 
 
+def _begun_in(run: Run) -> str | None:
+    """Return the precision of the run's snapshot, if there is one."""
+    snapshot = load_snapshot(run.scratch) if run.scratch else None
+    return snapshot.counters.precision if snapshot else None
+
+
 class _Training:
     """A training on its way: counters, the best weights so far, snapshots and log."""
 
-    def __init__(
-        self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run, snapshot: Snapshot | None
-    ) -> None:
+    def __init__(self, stepper: Stepper, objective: Objective, config: TrainingConfig, run: Run) -> None:
         self.stepper, self.objective, self.config, self.told = stepper, objective, config, run
         self.size = config.batch_size * world_size()
         self.asked = config.steps or config.epochs * len(objective.plan(0, self.size, config.seed))
         self.counters, self.best = Counters(), dict[str, Tensor]()
+        # read after the processes have met in the stepper: another command may have written it until then
+        snapshot = load_snapshot(run.scratch) if run.scratch else None
         if snapshot:
             restore(stepper.model, stepper.optimizer, snapshot)
             self.counters, self.best = snapshot.counters, snapshot.best
