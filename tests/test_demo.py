@@ -16,6 +16,7 @@ def inputs(tmp_path, monkeypatch, byte_clock):
     make_tiny_checkpoint(tmp_path / "source", layers=2)
     config = tiny_config(TrainingConfig(steps=2)).model_copy(update={"heal": None})
     monkeypatch.setattr(demo, "COMPRESS", config)
+    monkeypatch.setattr("compress.family.refuse_uninformative", lambda *_: None)  # a random model, cut, is that
     monkeypatch.setattr(demo, "TARGET", Target(kind="speedup", value=5.0))
     return labelled_inputs(tmp_path / "source", tmp_path)
 
