@@ -88,7 +88,14 @@ def test_several_seeds_come_with_their_spread(prune):
     code, out, err = prune("--seeds", 2, "--seed", 7)
     assert code == 0, err
     told = the_line(out)
-    assert told.keys() == KEYS | {"seeds", "folders", "chosen_seed", "spread"}
+    assert told.keys() == KEYS | {
+        "seeds",
+        "folders",
+        "chosen_seed",
+        "spread",
+        "choosing_rows",
+        "chosen_on_reported_rows",
+    }
     assert told["seeds"] == [7, 8]
     assert told["spread"].keys() == {"accuracy", "macro_f1", "micro_f1", "matthews"}
     step = ModelFolder.open(Path(told["folder"])).manifest.lineage[-1]
