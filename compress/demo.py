@@ -39,7 +39,9 @@ def run_demo(store: Path) -> dict[str, Any]:
     say(f"1/4 fine-tune MiniLM-L6 on {len(train)} BBC News articles")
     teacher = finetune(MINILM, Splits(train, validation), FINETUNE, store)
     say(f"2/4 prune to {TARGET.told()}, heal, quantize, export")
-    made, judgement = compress_and_judge(Source(teacher.folder, train, validation), store)
+    made, judgement = compress_and_judge(
+        Source(teacher.folder, train, validation, test, on_training_rows=False), store
+    )
     bundle = made.folder
     say(f"3/4 report on {len(test)} test articles")
     out = store / f"report-{bundle.id}"
