@@ -30,7 +30,7 @@ pytest_plugins = ["serving"]  # the fixture tiny_bundle
 ROOT = Path(__file__).resolve().parent.parent
 KNOWN = 5 + len({*GOOD, *BAD, *OTHER})  # tokens of the failing model: the special ones and the words, no letters
 UNKNOWN = 1  # [UNK], of every sign: the failing model answers it with NaN
-FAILS, IS_NAN = "zebra zoo", "good !"
+FAILS, IS_NAN = "zoo", "good film !"  # 5 tokens: in the bucket of short texts
 WORDS = [*GOOD, *BAD, *OTHER]
 
 
@@ -109,6 +109,11 @@ def test_other_clients_lose_no_answer(failing_bundle, tmp_path):
             assert {status for status, _ in found} == {200}
             assert [one["predictions"] for _, one in found] == [alone[body["text"]] for body in bodies]
         assert {status for found in answers[6:] for status, _ in found} == {500}
+        metrics = http.client.HTTPConnection(host, int(port), timeout=30)
+        metrics.request("GET", "/metrics")
+        page = metrics.getresponse().read().decode()
+        runs = next(x for x in page.splitlines() if x.startswith("prunella_batch_items_count "))
+        assert float(runs.split()[-1]) < (6 + 6 + 3) * 60  # requests; texts did share runs
         ready = http.client.HTTPConnection(host, int(port), timeout=30)
         ready.request("GET", "/readyz")
         assert ready.getresponse().status == 200
