@@ -239,5 +239,5 @@ def test_profiled_operators_are_those_of_the_graph(made):
     bundle = made[1]
     batches = [bundle.tokenizer().batch([row]) for row in tiny_texts(6).rows]
     spent = operator_times(bundle.onnx_path("cpu-int8"), batches)
-    assert {"QAttention", "DynamicQuantizeMatMul"} <= spent.keys()
+    assert {"QAttention", "MatMulIntegerToFloat"} <= spent.keys()
     assert all(value >= 0 for value in spent.values())

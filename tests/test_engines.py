@@ -15,7 +15,7 @@ from bench import worker as module
 from bench.cores import choose_cores
 from bench.engines import EngineSpec
 from bench.measure import Cell, ask, open_fleet, time_cell
-from bench.openings import OpeningError, measure_openings
+from bench.openings import Conditions, OpeningError, measure_openings
 from bench.report import find_reference
 from bench.requests import make_requests
 from bench.specs import Inputs, engine_specs
@@ -192,7 +192,7 @@ def test_an_engine_that_cannot_be_opened_again_is_told(made):
     good = EngineSpec("ours", bundle.folder.path, bundle.task)
     bad = EngineSpec("pytorch", bundle.folder.path, bundle.task)
     with pytest.raises(OpeningError) as told:
-        measure_openings(bad, good, ROWS[:2], 2, show=False)
+        measure_openings(bad, good, ROWS[:2], 2, Conditions(show=False))
     assert told.value.engine == "pytorch"
 
 

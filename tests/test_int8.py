@@ -1,5 +1,6 @@
 import copy
 import itertools
+import shutil
 import tracemalloc
 from collections import Counter
 
@@ -10,15 +11,19 @@ import torch
 from cutting import cut_units
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
+from compress.bundle_texts import BundleTexts
 from compress.calibrate import TextBatches, calibrate
 from compress.clock import write_served
 from compress.histogram import METHODS
 from compress.quantize import QuantizeConfig, Subject, quantize
+from export import precision as precision_file
 from export.graph import check_fused, running_operators
 from export.onnx import to_onnx, write_int8
 from export.precision import LayerPrecision, Precision, quantized_weight
 from export.words import BLOCK, quantized_blocks, rounded_in_blocks
-from models.checkpoint import load_checkpoint
+from models import task as task_file
+from models import tokens
+from models.checkpoint import load_checkpoint, save_checkpoint
 from models.data.texts import Texts
 from models.errors import CheckError, InputError
 from models.task import Task
@@ -38,7 +43,7 @@ class Tiny:
             make_tiny_family(folder, family, **changes)
         else:
             make_tiny_checkpoint(folder)
-        model = load_checkpoint(folder)
+        self.folder, model = folder, load_checkpoint(folder)
         self.model = cut_units(model, *PRUNED) if pruned else model
         self.shape, self.pair = self.model.architecture, pair
         self.tokenizer = Tokenizer.open(folder, 32)
@@ -271,11 +276,15 @@ def test_a_healed_student_is_served_by_the_operators_that_were_timed(outliers, t
         for layer in healed.encoder.layers:
             layer.attention.norm.weight[3] = 1.0
             layer.ffn.norm.weight[5] = 1.0
-    rows, task = (outliers.rows, Texts(outliers.rows, None, "tiny")), Task(labels=("a", "b"), max_tokens=32)
-    operators = {}
+    task, operators = Task(labels=("a", "b"), max_tokens=32), {}
+    save_checkpoint(healed, task, tmp_path)
+    task.write(tmp_path / task_file.FILE)
+    shutil.copyfile(outliers.folder / tokens.FILE, tmp_path / tokens.FILE)
+    texts = BundleTexts.of(Texts(outliers.rows, None, "tiny"))
     for name, precision in (("as timed", timed), ("as it pays", timed.model_copy(update={"smoothed": None}))):
-        subject, path = Subject(healed, task, outliers.tokenizer, rows, precision), tmp_path / f"{name}.onnx"
-        quantize(subject, "static", QuantizeConfig(recipe="static", max_loss=100), path)
+        precision.write(tmp_path / precision_file.FILE)
+        path = tmp_path / f"{name}.onnx"
+        quantize(Subject(tmp_path, texts), "static", QuantizeConfig(recipe="static", max_loss=100), path)
         operators[name] = running_operators(path)
     assert operators["as timed"] == running_operators(tmp_path / "timed.onnx")
     assert operators["as it pays"] != operators["as timed"]
