@@ -119,7 +119,7 @@ class Desk:
         except Overloaded as refused:
             self._count(refused.reason)
             waiting, why = self.waiting(), REFUSED[refused.reason]
-            told = f"{why}: {waiting} texts wait; come back in {refused.seconds:.3f} s"
+            told = f"{why}: {waiting} texts wait; retry after {refused.seconds:.3f} s"
             raise BadRequest(429, told, "Overloaded", refused.seconds) from None
         found = answered(request, places, ticket.rows, problems)
         if self.rotation.candidate is not None:

@@ -43,7 +43,7 @@ def gone() -> BadRequest:
 
 def ending() -> BadRequest:
     """Return the answer to a request that the end of the server came before."""
-    return BadRequest(503, "the server is ending", "Unhealthy")
+    return BadRequest(503, "the server is shutting down", "Unhealthy")
 
 
 def count_chars(rows: Sequence[Row]) -> int:

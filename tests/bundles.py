@@ -32,6 +32,15 @@ def make_tiny_bundle(store: Path, pair: bool = False, recipe: Literal["static", 
     return make_bundle(classifier.folder, BundleTexts.of(texts), bundle, store).folder.path
 
 
+def copy_with_note(bundle: Path, target: Path, note: str) -> str:
+    """Copy a bundle with one file more, so that it answers the same and has another id, which is returned."""
+    shutil.copytree(bundle, target)
+    (target / "note.txt").write_text(note, encoding="utf-8")
+    manifest = Manifest.read(target / MANIFEST).model_copy(update={"files": record_files(target)})
+    manifest.model_copy(update={"id": manifest.content_id()}).write(target / MANIFEST)
+    return manifest.content_id()
+
+
 def copy_with_other_golden_logits(bundle: Path, target: Path) -> Path:
     """Copy a bundle so that it is whole, and its stored logits are 1 away from what its model answers."""
     shutil.copytree(bundle, target)

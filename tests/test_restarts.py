@@ -19,6 +19,7 @@ from contextlib import suppress
 
 import psutil
 import pytest
+from bundles import copy_with_note
 from test_server_process import PRUNELLA, ROOT, running
 from watching import wait_until
 
@@ -34,12 +35,17 @@ JSON = {"Content-Type": "application/json"}
 ADMIN = {"Authorization": "Bearer admin-token-1", **JSON}
 
 
-def copy_as(bundle, target, new_id):
-    """Copy a bundle so that it has another id."""
-    shutil.copytree(bundle, target)
-    manifest = Manifest.read(target / MANIFEST)
-    manifest.model_copy(update={"id": new_id}).write(target / MANIFEST)
+NAMES = {}  # of the bundles, by id
+
+
+def copy_as(bundle, target, name):
+    """Copy a bundle so that it has another id; `name_of` knows it by its name."""
+    NAMES[copy_with_note(bundle, target, name)] = name
     return target
+
+
+def name_of(bundle_id):
+    return NAMES.get(bundle_id, bundle_id)
 
 
 def damage(folder):
@@ -70,7 +76,7 @@ class Client(threading.Thread):
                 answer = connection.getresponse()
                 body = answer.read()
                 if answer.status == 200:
-                    self.models[json.loads(body)["model"]] += 1
+                    self.models[name_of(json.loads(body)["model"])] += 1
                 else:
                     self.failures.append((local, f"{answer.status} {body!r}"))
             except (OSError, http.client.HTTPException) as error:
@@ -166,7 +172,7 @@ class Served:
             models, workers = self.metric("prunella_model_info"), self.metric("prunella_workers")
         except (OSError, http.client.HTTPException):
             return False  # the worker that was asked ended meanwhile
-        served = [series.partition('id="')[2].partition('"')[0] for series in models]
+        served = [name_of(series.partition('id="')[2].partition('"')[0]) for series in models]
         return list(workers.values()) == [WORKERS] and len(served) == 1 and model in (None, served[0])
 
     def come_to_rest(self, model=None, seconds=60):
@@ -182,7 +188,7 @@ def _command(process):
 
 @pytest.fixture(scope="module")
 def bundles(tiny_bundle, tmp_path_factory):
-    """Bundles that may be served, by id."""
+    """Bundles that may be served, by name."""
     home = tmp_path_factory.mktemp("bundles")
     return {name: copy_as(tiny_bundle, home / name, name) for name in ("aaaa", "bbbb", "cccc")}
 
@@ -244,7 +250,7 @@ class Events:
         self.served.hang_up()
 
     def named(self):
-        return Manifest.read(self.served.current / MANIFEST).id
+        return name_of(Manifest.read(self.served.current / MANIFEST).id)
 
     def kill(self):
         if workers := self.served.workers():
@@ -264,7 +270,10 @@ class Events:
         answer = self.served.ask(path, body)
         self.outcomes[f"{path.rpartition('/')[2]} {answer and answer[0]}"] += 1
         if answer and answer[0] == 200:
-            self.accepted, self.restarting = {answer[1]["id"]}, False  # none is accepted while a restart is under way
+            self.accepted, self.restarting = (
+                {name_of(answer[1]["id"])},
+                False,
+            )  # none is accepted while a restart is under way
         return answer and answer[0]
 
     def move(self):
@@ -285,7 +294,7 @@ class Events:
         )  # refused when no restart is under way
         self.served.come_to_rest()
         (series,) = self.served.metric("prunella_model_info")
-        model = series.partition('id="')[2].partition('"')[0]
+        model = name_of(series.partition('id="')[2].partition('"')[0])
         assert model in self.accepted
         self.accepted, self.restarting = {model}, False
 
@@ -325,7 +334,7 @@ def test_random_sequences_under_load(served, bundles, pair_bundle, tmp_path):
 def test_a_swap_changes_every_worker_and_survives_their_deaths(served, bundles):
     before = served.workers()
     with Load(served.url) as load:
-        assert served.ask("/admin/models", {"bundle": str(bundles["bbbb"])})[1]["id"] == "bbbb"
+        assert name_of(served.ask("/admin/models", {"bundle": str(bundles["bbbb"])})[1]["id"]) == "bbbb"
         served.come_to_rest("bbbb")
         assert served.workers() == before
         for pid in before:
@@ -333,12 +342,12 @@ def test_a_swap_changes_every_worker_and_survives_their_deaths(served, bundles):
         served.come_to_rest("bbbb")
         assert not served.workers() & before
         told = json.loads(served.get("/admin/models"))
-        assert (told["current"]["id"], told["previous"]["id"]) == ("bbbb", "aaaa")
+        assert (name_of(told["current"]["id"]), name_of(told["previous"]["id"])) == ("bbbb", "aaaa")
         before = served.workers()
         served.hang_up()
         wait_until(lambda: not served.workers() & before, 60)
         served.come_to_rest("bbbb")  # the symlink was not moved
-        assert served.ask("/admin/rollback")[1]["id"] == "aaaa"
+        assert name_of(served.ask("/admin/rollback")[1]["id"]) == "aaaa"
         served.come_to_rest("aaaa")
     check(served, load)
 
@@ -369,7 +378,7 @@ def test_a_sighup_takes_a_moved_symlink_and_what_was_decided_last_wins(served, b
         served.move(bundles["bbbb"])
         served.hang_up()
         served.come_to_rest("bbbb")
-        assert served.ask("/admin/rollback")[1]["id"] == "aaaa"
+        assert name_of(served.ask("/admin/rollback")[1]["id"]) == "aaaa"
     check(served, load)
     assert set().union(*(client.models for client in load.clients)) <= {"aaaa", "bbbb"}
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import bentoml
 import psutil
 import pytest
-from bundles import copy_with_other_golden_logits
+from bundles import copy_with_note, copy_with_other_golden_logits
 from container_steps import check
 from watching import wait_until
 
@@ -115,9 +115,7 @@ def test_published_bundle_is_served_by_bentoml(tiny_bundle, environment, tmp_pat
 )  # fmt: skip
 def test_a_sighup_takes_the_model_that_a_tag_names_now(tiny_bundle, environment, tmp_path, command):
     other = tmp_path / "other"
-    shutil.copytree(tiny_bundle, other)
-    manifest = Manifest.read(other / MANIFEST)
-    manifest.model_copy(update={"id": "0123456789ab"}).write(other / MANIFEST)
+    new_id, manifest = copy_with_note(tiny_bundle, other, "another"), Manifest.read(tiny_bundle / MANIFEST)
     assert run([*PRUNELLA, "publish", str(tiny_bundle)], environment).returncode == 0
     with running(command, environment, tmp_path / "log") as (server, url):
         assert served_id(url) == manifest.id
@@ -127,7 +125,7 @@ def test_a_sighup_takes_the_model_that_a_tag_names_now(tiny_bundle, environment,
         wait_until(lambda: descendants(server.pid) not in ([], [worker]) and answers(f"{url}/readyz"), 60)
         assert served_id(url) == manifest.id
         server.send_signal(signal.SIGHUP)
-        wait_until(lambda: served_id(url) == "0123456789ab", 60)
+        wait_until(lambda: served_id(url) == new_id, 60)
         wait_until(lambda: len(descendants(server.pid)) == 1, 60)
 
 

@@ -1,16 +1,15 @@
 """A candidate in the shadow: whatever it does, live answers neither wait for it nor fail with it."""
 
 import logging
-import shutil
 import threading
 from contextlib import contextmanager
 
 import pytest
+from bundles import copy_with_note
 from starlette.testclient import TestClient
 from watching import wait_until
 
 import service.shadow
-from models.folder import MANIFEST, Manifest
 from service.app import App
 from service.bundle import Bundle
 from service.desk import Desk
@@ -150,8 +149,7 @@ def test_a_change_that_is_refused_keeps_the_comparison(engine, tiny_bundle, tmp_
     candidate = Candidate(engine)
     candidate.go.set()
     other = tmp_path / "other"
-    shutil.copytree(tiny_bundle, other)
-    Manifest.read(other / MANIFEST).model_copy(update={"id": "0123456789ab"}).write(other / MANIFEST)
+    copy_with_note(tiny_bundle, other, "another")
     with serving(engine, candidate) as client:
         client.post("/v1/classify", json=TEXT)
         wait_until(lambda: compared(client) == 1, 20)

@@ -62,7 +62,9 @@ def test_two_processes_give_the_bundle_of_one_with_the_doubled_batch(source, tmp
     ]
     np.testing.assert_allclose(values[0], values[1], rtol=1e-3)
     found, wanted = (bundle_logits(made.path, tiny_texts(64).rows) for made in (two[0], one))
-    np.testing.assert_allclose(found, wanted, atol=0.02 * np.ptp(wanted))  # int8: a hair may be a step
+    off = np.abs(found - wanted) / np.ptp(wanted)
+    assert np.median(off) <= 1e-3
+    assert off.max() <= 0.1  # int8: where an activation lies between two steps, a hair's difference is a whole step
     left = [path.name for path in (tmp_path / "two").iterdir() if path.suffix in (".scratch", ".partial")]
     assert not left
     stages = [sorted(p.name.split("-")[0] for p in (tmp_path / n).iterdir() if p.is_dir()) for n in ("one", "two")]
