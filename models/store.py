@@ -82,6 +82,15 @@ def remove(store: Path, entry: Entry) -> bool:
         else:
             path.unlink()
         return True
+    return remove_finished(path)
+
+
+def remove_finished(path: Path) -> bool:
+    """Remove a finished folder; return whether it is gone: not where a command uses it.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
     lock, gone = Lock(path), path.with_name(f".{path.name}.removed")
     if not lock.try_acquire():
         return False

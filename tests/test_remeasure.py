@@ -10,6 +10,7 @@ from compress.pipeline import compress_to, prepare
 from compress.remeasure import forget_times
 from compress.target import Target
 from models.architecture import Architecture
+from models.folder import ModelFolder
 from models.train.loop import TrainingConfig
 
 CONFIG = tiny_config(TrainingConfig(steps=2)).model_copy(update={"vocabulary": False})
@@ -53,3 +54,13 @@ def test_what_another_processor_or_another_model_measured_stays(inputs, tmp_path
     compress_to(Target(kind="speedup", value=5.0), ready, CONFIG.model_copy(update={"heal": None}), tmp_path)
     monkeypatch.setattr("compress.remeasure.cpu_name", lambda: "another")
     assert forget_times(tmp_path, ready.inputs.source) == []
+
+
+def test_what_another_command_uses_stays(inputs, tmp_path, byte_clock, capsys):
+    ready = prepare(inputs, CONFIG, tmp_path)
+    compress_to(Target(kind="speedup", value=5.0), ready, CONFIG.model_copy(update={"heal": None}), tmp_path)
+    (name,) = stages(tmp_path, "prune")
+    folder = ModelFolder.open(tmp_path / name)  # which holds it while it lives
+    assert name not in forget_times(tmp_path, ready.inputs.source)
+    assert f"{tmp_path / name} is in use" in capsys.readouterr().err
+    assert folder.path.is_dir()
