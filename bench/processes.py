@@ -22,7 +22,8 @@ def start_process(module: str, environment: Mapping[str, str]) -> tuple[subproce
     ours, theirs = Pipe()
     paths = os.pathsep.join(path or os.getcwd() for path in sys.path)
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", module, str(theirs.fileno())],  # -P: no module is taken from where it starts
+        # -u: what it prints is not lost when it is killed; -P: no module is taken from where it starts
+        [sys.executable, "-u", "-P", "-m", module, str(theirs.fileno())],
         env={**os.environ, **environment, "PYTHONPATH": paths},
         stdin=subprocess.DEVNULL, stdout=2, pass_fds=[theirs.fileno()], start_new_session=True,
     )  # fmt: skip
