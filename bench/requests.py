@@ -68,7 +68,7 @@ def _by_length(request: Sequence[int], lengths: Sequence[int], rules: Rules) -> 
     """Return the positions in the runs of the model in which the service answers them, by its own scheduler."""
     scheduler = Scheduler(rules)
     model = _Model()
-    scheduler.add([Job(model, i, lengths[i], 0.0, 0.0, math.inf, lambda: False) for i in request], 0.0)
+    scheduler.add([Job(model, i, lengths[i], 0.0, 0.0, math.inf, lambda: False) for i in request])
     runs = []
     while scheduler.waiting:
         runs.append([int(job.work) for job in scheduler.take(0, 0.0).batch])

@@ -108,7 +108,7 @@ class Desk:
         cut: Cut = request.direction if request.truncate else "never"
         chars = count_chars(rows)
         lane = self.tokenizing.lane(chars, cut)
-        try:  # before it is tokenized, which would be lost; and once more when it is put into the line
+        try:  # before it is tokenized: a request that is admitted is not refused later, when it has cost something
             before = NOTHING if lane is None else lane.before()
             self.runners.check(len(rows), caller.deadline, time.perf_counter(), before)
             begun = time.perf_counter()

@@ -51,13 +51,9 @@ class Runners:
             self._scheduler.check(texts, deadline, now, before)
 
     def put(self, jobs: list[Job]) -> None:
-        """Let the texts of one request wait.
-
-        Raises:
-            Overloaded: they would wait too long.
-        """
+        """Let the texts of one request wait, which passed `check`."""
         with self._line:
-            self._scheduler.add(jobs, jobs[0].arrived)
+            self._scheduler.add(jobs)
             self._line.notify(len(jobs))
 
     def run_here(self, job: Job) -> Outcome | None:

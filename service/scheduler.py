@@ -105,13 +105,8 @@ class Scheduler:
         left = sum(max(0.0, end - now) for end in self._running.values())
         return (self._queued + left) / self.rules.runners if len(self._running) >= self.rules.runners else 0.0
 
-    def add(self, jobs: list[Job], now: float) -> None:
-        """Let the texts of one request wait, all or none.
-
-        Raises:
-            Overloaded: they would wait too long.
-        """
-        self.check(len(jobs), jobs[0].deadline, now)
+    def add(self, jobs: list[Job]) -> None:
+        """Let the texts of one request wait. It passed `check` before it was tokenized, and is not refused after that."""
         for job in jobs:
             self._buckets.setdefault(self._key(job), deque()).append(job)
             self._queued += job.cost

@@ -17,10 +17,15 @@ def job(tokens, arrived=0.0, deadline=math.inf, model=TOGETHER, cost=0.1, gone=F
     return Job(model, None, tokens, cost, arrived, deadline, lambda: gone)
 
 
+def admit(scheduler, jobs, now):
+    scheduler.check(len(jobs), jobs[0].deadline, now)
+    scheduler.add(jobs)
+
+
 def line(*jobs, **changes):
     scheduler = Scheduler(RULES.model_copy(update=changes))
     for one in jobs:
-        scheduler.add([one], one.arrived)
+        admit(scheduler, [one], one.arrived)
     return scheduler
 
 
@@ -38,7 +43,7 @@ def test_a_text_that_is_alone_need_not_wait_and_others_must():
     assert scheduler.take_alone(-1, job(5), 0.0)
     assert not scheduler.take_alone(-1, job(5), 0.0)
     scheduler.done(-1)
-    scheduler.add([job(5)], 0.0)
+    admit(scheduler, [job(5)], 0.0)
     assert not scheduler.take_alone(-1, job(5), 0.0)
 
 
@@ -87,7 +92,7 @@ def busy(waiting, **changes):
     scheduler = line(job(5), **changes)
     scheduler.take(0, 0.0)
     for _ in range(waiting):
-        scheduler.add([job(5)], 0.0)
+        admit(scheduler, [job(5)], 0.0)
     return scheduler
 
 
@@ -102,9 +107,9 @@ def test_two_runners_halve_the_wait():
     scheduler = line(job(5), runners=2)
     scheduler.take(0, 0.0)
     assert scheduler.predicted_wait(0.0) == 0  # the other one is free
-    scheduler.add([job(50)], 0.0)
+    admit(scheduler, [job(50)], 0.0)
     scheduler.take(1, 0.0)
-    scheduler.add([job(5)], 0.0)
+    admit(scheduler, [job(5)], 0.0)
     assert scheduler.predicted_wait(0.0) == pytest.approx(0.15)
 
 
@@ -115,7 +120,7 @@ def test_refusals_say_why_and_when_to_come_back():
         (busy(1), job(5, deadline=0.15), "deadline", 0.2),
     ]:
         with pytest.raises(Overloaded) as refused:
-            scheduler.add([one], 0.0)
+            admit(scheduler, [one], 0.0)
         assert refused.value.reason == reason
         assert refused.value.seconds == pytest.approx(seconds)
 
@@ -123,23 +128,32 @@ def test_refusals_say_why_and_when_to_come_back():
 def test_a_short_line_is_never_refused_and_neither_is_a_request_that_nobody_is_before():
     assert busy(4, max_wait=0.01).waiting == 4
     scheduler = Scheduler(RULES)
-    scheduler.add([job(5) for _ in range(30)], 0.0)
+    admit(scheduler, [job(5) for _ in range(30)], 0.0)
     assert scheduler.waiting == 30
 
 
 def test_while_something_is_changed_texts_wait_instead_of_being_refused():
     scheduler = busy(5)
     scheduler.be_patient(until=1.0)
-    scheduler.add([job(5)], 0.5)
+    admit(scheduler, [job(5)], 0.5)
     with pytest.raises(Overloaded):
-        scheduler.add([job(5)], 1.5)
+        admit(scheduler, [job(5)], 1.5)
 
 
 def test_a_request_is_admitted_whole_or_not_at_all():
     scheduler = busy(4)
     with pytest.raises(Overloaded):
-        scheduler.add([job(5)] * 20, 0.0)
+        admit(scheduler, [job(5)] * 20, 0.0)
     assert scheduler.waiting == 4
+
+
+def test_a_request_that_was_admitted_is_not_refused_when_its_tokens_come():
+    scheduler = line(max_queue=1)
+    for _ in range(2):  # both passed while nothing waited, and were tokenized since
+        scheduler.check(1, 9.0, 0.0)
+    for _ in range(2):
+        scheduler.add([job(5)])
+    assert scheduler.waiting == 2
 
 
 def test_background_texts_run_when_nothing_else_waits():
@@ -157,7 +171,7 @@ def test_background_texts_have_one_runner_and_stand_in_nobodys_way():
     scheduler.done(-1)
     assert lengths(scheduler.take(0, 0.0)) == [7]
     assert lengths(scheduler.take(1, 0.0)) == []
-    scheduler.add([job(50)], 0.0)
+    admit(scheduler, [job(50)], 0.0)
     assert lengths(scheduler.take(1, 0.0)) == [50]
     scheduler.done(0)
     assert lengths(scheduler.take(0, 0.0)) == [7]
@@ -185,7 +199,7 @@ def test_every_text_runs_once_and_no_runner_idles_while_texts_wait():
         now += chance.random() * 0.1
         if chance.random() < 0.7:
             jobs = [job(chance.randint(1, 60), arrived=now) for _ in range(chance.randint(1, 3))]
-            scheduler.add(jobs, now)
+            admit(scheduler, jobs, now)
             put += jobs
         taken = scheduler.take(0, now)
         assert bool(taken.batch) == bool(len(put) > len(ran))
