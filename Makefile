@@ -11,8 +11,10 @@ test: .venv/dev
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 # tests whose numbers depend on how a processor multiplies; `make test` has run them with `auto` = fp32
-NUMERIC := $(addprefix tests/test_,$(addsuffix .py,teacher training pretrain finetune healing regression multilabel))
-INT8 := $(addprefix tests/test_,$(addsuffix .py,teacher training attention families masked refit ladder healing int8 quantize sensitivity))
+NUMERIC := $(addprefix tests/,$(addsuffix .py,\
+  compress/healing/test_teacher_cache models/train/test_training models/pretraining/test_pretrain models/finetuning/test_finetune compress/healing/test_healing compress/test_regression compress/test_multilabel))
+INT8 := $(addprefix tests/,$(addsuffix .py,\
+  compress/healing/test_teacher_cache models/train/test_training models/encoders/test_attention models/test_families models/pretraining/test_masked compress/pruning/test_refit compress/pruning/test_obs compress/healing/test_healing export/test_int8 compress/quantization/test_quantize compress/quantization/test_fp32_fallback))
 OLD := PRUNELLA_HIDE_CPU_FLAGS="avx512_vnni avx_vnni amx_int8 avx512_bf16 amx_bf16" ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 
 test-processors: .venv/dev

@@ -1,4 +1,6 @@
-"""What it cost and what it gained. Everything is timed with `bench.timing` and judged with `bench.judging`.
+"""Compares a compressed model with other engines: accuracy and latency on the same rows.
 
-Nothing is imported here: each engine's process imports this package, and what it loads counts as that engine's.
+All latencies are measured with `bench.measure.latency.timing`, all accuracies with
+`bench.measure.accuracy.task_metric`. This package imports nothing here, because every engine process imports it, and
+the modules that it loads count as the memory of that engine.
 """

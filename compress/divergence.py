@@ -1,4 +1,4 @@
-"""divergence(): how far one model's answers are from another's, by kind of task, one number a text."""
+"""divergence(): how much the logits of one model differ from those of another, one number per text."""
 
 import torch.nn.functional as functional
 from torch import Tensor
@@ -6,22 +6,23 @@ from torch import Tensor
 from models.task import Kind
 
 
-def divergence(kind: Kind, found: Tensor, wanted: Tensor, temperature: float = 1.0) -> Tensor:
-    """Return the divergence of logits `found` from `wanted`, both (batch, labels) → (batch,).
+def divergence(kind: Kind, logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the divergence of `logits` from `reference`, both (batch, labels), as (batch,).
 
-    `single`: Kullback-Leibler of the softened softmax, times temperature² (Hinton et al. 2015). `multi`: the same of
-    each label's sigmoid, summed. `regression`: the squared error, in the square of the answers' unit: divide both by
-    the spread of the wanted ones where the size matters; a temperature means nothing there.
+    `single`: KL divergence of the softmax at the given temperature, times temperature² (Hinton et al. 2015). `multi`:
+    the same for the sigmoid of each label, summed over the labels. `regression`: the squared error, in the squared
+    unit of the predictions; divide both arguments by the standard deviation of the reference where the scale
+    matters. The temperature is not used for a regression.
     """
     if kind == "regression":
-        return (found - wanted).pow(2).sum(-1)
-    found, wanted = found / temperature, wanted / temperature
+        return (logits - reference).pow(2).sum(-1)
+    logits, reference = logits / temperature, reference / temperature
     if kind == "multi":
-        share = wanted.sigmoid()
-        cross = functional.binary_cross_entropy_with_logits(found, share, reduction="none")
-        least = functional.binary_cross_entropy_with_logits(wanted, share, reduction="none")
-        return (cross - least).sum(-1) * temperature**2
+        probabilities = reference.sigmoid()
+        cross_entropy = functional.binary_cross_entropy_with_logits(logits, probabilities, reduction="none")
+        entropy = functional.binary_cross_entropy_with_logits(reference, probabilities, reduction="none")
+        return (cross_entropy - entropy).sum(-1) * temperature**2
     terms = functional.kl_div(
-        functional.log_softmax(found, -1), functional.log_softmax(wanted, -1), reduction="none", log_target=True
+        functional.log_softmax(logits, -1), functional.log_softmax(reference, -1), reduction="none", log_target=True
     )
     return terms.sum(-1) * temperature**2

@@ -1,43 +1,43 @@
-"""What is said of a smaller model's answers, and what is refused: a loss outside, answers that ignore the text."""
+"""Checks of a smaller model's answers: too large a loss, collapsed labels, and answers that ignore the text."""
 
-from bench.accuracy import Answers, Difference
-from bench.judging import NAMES
-from bench.recall import LabelRecall, collapsed_labels, constant_answer, informedness
-from models.console import say
-from models.correlation import varies
+from bench.measure.accuracy.difference import Answers, Difference
+from bench.measure.accuracy.label_recall import LabelRecall, collapsed_labels, constant_answer, informedness
+from bench.measure.accuracy.task_metric import NAMES
 from models.errors import TargetError
+from models.finetuning.pearson import varies
+from models.messages import say
 from models.task import Task
 
-INFORMED = 0.1  # a reference whose answers tell less about the labels has nothing that could be lost
-LEAST_LEFT = 0.1  # of what the reference's answers tell
+INFORMED = 0.1  # least informedness of the reference for which a loss of informedness is checked
+LEAST_LEFT = 0.1  # share of the reference's informedness that must be left
 
 
 def check_reported_loss(lost: Difference, max_loss: float) -> None:
-    """Say how sure it is that the reported loss is inside.
+    """Print the verdict on the reported loss.
 
     Raises:
-        TargetError: the whole interval is outside.
+        TargetError: the whole interval exceeds `max_loss`.
     """
     low, high = lost.loss_interval
-    found = (
+    result = (
         f"{lost.loss_points:.2f} points of {NAMES[lost.metric]} are lost on the {lost.rows} rows that are reported "
         f"(95 % interval {low:.2f} to {high:.2f}), {max_loss:g} are allowed"
     )
     match lost.verdict(max_loss):
         case "outside":
-            raise TargetError(f"{found}: not shipped; allow a larger --max-loss, or ask for less")
+            raise TargetError(f"{result}: not shipped; allow a larger --max-loss, or ask for less")
         case "doubtful":
-            say(f"WARNING: {found}: the rows that chose promised less")
+            say(f"WARNING: {result}: the loss on the rows used for selection was smaller")
         case "likely":
             needed = lost.rows_needed(max_loss)
-            wanted = "" if needed is None or needed <= lost.rows else f"; to be sure takes {needed} rows or more"
-            say(f"{found}: likely inside, and not sure{wanted}")
+            hint = "" if needed is None or needed <= lost.rows else f"; to be sure takes {needed} rows or more"
+            say(f"{result}: likely inside, and not sure{hint}")
         case "sure":
-            say(f"{found}: sure to be inside")
+            say(f"{result}: sure to be inside")
 
 
 def name_collapsed(task: Task, truth: Answers, reference: Answers, ours: Answers) -> tuple[LabelRecall, ...]:
-    """Return the labels of which less than half of the recall is left, and name them on stderr."""
+    """Return the labels that lost more than half of their recall, and name them on stderr."""
     if task.kind == "regression":
         return ()
     collapsed = collapsed_labels(task.labels, truth, reference, ours)
@@ -47,9 +47,9 @@ def name_collapsed(task: Task, truth: Answers, reference: Answers, ours: Answers
 
 
 def refuse_uninformative(task: Task, truth: Answers, reference: Answers, ours: Answers) -> None:
-    """Refuse a model whose answers hardly depend on the text, whatever loss is allowed.
+    """Reject a model whose answers hardly depend on the text, whatever loss is allowed.
 
-    With 95 rows of 100 in one label, answering with that label costs 5 points of accuracy and is no classifier.
+    If 95 of 100 rows have one label, a model that always answers with it loses only 5 points of accuracy.
 
     Raises:
         TargetError: all rows get one answer where the reference gives several, or less than LEAST_LEFT of the

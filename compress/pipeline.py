@@ -1,93 +1,149 @@
-"""compress(): a fine-tuned classifier, texts and a target → the smaller, healed, quantized bundle that reaches it.
+"""prepare() and compress_to(): the stages from a fine-tuned classifier to the bundle that reaches a target.
 
-trim → analyse → (for each target) prune → heal → bundle → judge. Every stage is a folder in the store: what several
-targets share is made once, and a killed run goes on where it was.
+The stages are trim → analyse → (for each target) prune → heal → bundle → evaluate. Each stage but the evaluation is a
+folder in the store: stages that several targets share run once, and a killed run resumes at its first unfinished
+stage.
 """
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from compress.analysis import analyse
-from compress.bundle import BundleConfig, make_bundle
-from compress.bundle_texts import CALIBRATION_ROWS, JUDGED_ROWS, BundleTexts
-from compress.calibration import choose_texts, lengths_of, pad_texts
-from compress.clock import times_belong_to
+from compress.candidates import Candidate
 from compress.config import CompressConfig
-from compress.healing import heal, open_classifier, teach_texts
-from compress.prune import Prepared, prune
-from compress.source import Inputs
-from compress.target import Target
-from compress.trim import trim_source
-from export.stock import FP32, stock_export
-from models import task as task_file
+from compress.context import CompressionContext
+from compress.healing.heal import heal, teach_texts
+from compress.inputs.inputs import CompressionInputs
+from compress.inputs.length_matching import choose_texts, pad_texts
+from compress.make_bundle import BundleConfig, make_bundle
+from compress.pruning.analysis import analyse
+from compress.quantization.calibration_texts import CALIBRATION_ROWS, JUDGED_ROWS, BundleTexts
+from compress.search.latency_meter import timing_environment
+from compress.search.prune import prune
+from compress.search.search_to_target import Target
+from compress.vocabulary.trim import trim_source
+from export.optimum_export import FP32, stock_export
 from models.checkpoint import read_architecture
-from models.console import say
+from models.classifier_folder import open_classifier
 from models.data.roles import RowRoles
 from models.data.texts import Texts
-from models.errors import DisagreementError, NoEffectError, UntrimmableError
-from models.folder import ModelFolder
-from models.stage import Made, Stage, run_stage
-from models.task import Task
-from models.tokens import Tokenizer
+from models.errors import DisagreementError, FallBackError, NoEffectError, TargetError, UntrimmableError
+from models.messages import say
+from models.store.folder import ModelFolder
+from models.store.stage import Stage, StageResult, run_stage
 
 VERSION = 4
+ATTEMPTS = 3  # of pruning, for one target
+T = TypeVar("T")
 
 
-def prepare(inputs: Inputs, config: CompressConfig, store: Path) -> Prepared:
-    """Trim, analyse, and let the teacher answer."""
-    reference = stock_export(inputs.source, store).folder.path / FP32  # first: it refuses what cannot be exported
+def prepare(inputs: CompressionInputs, config: CompressConfig, store: Path) -> CompressionContext:
+    """Trim the vocabulary, analyse the model, and store the teacher's answers."""
+    # first, because it rejects a model that cannot be exported
+    reference = stock_export(inputs.source, store).folder.path / FP32
     base = trimmed_source(inputs, config, store)
-    analysis, teacher = _analysed(base, inputs, config, store), None
+    analysis, teacher = _analysis(base, inputs, config, store), None
     if config.heal is not None:
         teacher = teach_texts(base, inputs, config, store)
-    return Prepared(inputs, base, analysis, teacher, reference, config.load)
+    return CompressionContext(inputs, base, analysis, teacher, reference, config.load)
 
 
-def compress_to(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
+def compress_to(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
     """Return the bundle that reaches `target`.
 
     Raises:
-        TargetError: no shape does on this machine.
+        TargetError: no architecture reaches it on this machine.
     """
-    student = _cut_and_heal(target, ready, config, store)
-    is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
+    student = _prune_and_heal(target, context, config, store)
+    is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     bundle = BundleConfig(recipe="static", max_loss=config.int8_loss(is_cut), metric=config.metric)
-    return make_bundle(student.folder, _bundle_texts(ready, config), bundle, store, any_text=True)
+    return make_bundle(student.folder, _bundle_texts(context, config), bundle, store, any_text=True)
 
 
-def prune_settings(target: Target, ready: Prepared, config: CompressConfig) -> dict[str, Any]:
-    """Return what decides the shape that a target gets, beside the model and what is known of it."""
+def compress_with_fp32_retry(
+    build: Callable[[frozenset[str]], StageResult], evaluate: Callable[[StageResult], Candidate]
+) -> tuple[StageResult, Candidate]:
+    """Build and evaluate a bundle; if it misses the target because sublayers went back to fp32, prune again.
+
+    The next search then plans these sublayers in fp32 from the start.
+
+    Args:
+        build: returns the bundle for a set of sublayers that must stay in fp32.
+        evaluate: returns the evaluation of a bundle.
+
+    Raises:
+        FallBackError: in each of ATTEMPTS attempts, further sublayers went back to fp32.
+    """
+    keep_fp32: frozenset[str] = frozenset()
+    for left in reversed(range(ATTEMPTS)):
+        result = build(keep_fp32)
+        try:
+            return result, evaluate(result)
+        except FallBackError as error:
+            if not left:
+                raise
+            keep_fp32 |= set(error.sublayers)
+            say(f"{error}: cut again, with {', '.join(sorted(keep_fp32))} in fp32 from the start")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def compress_all(targets: Sequence[Target], compress_one: Callable[[Target], T]) -> tuple[list[T], dict[str, str]]:
+    """Compress to each target; with several targets, continue after one that cannot be reached.
+
+    Returns:
+        The results of `compress_one`, and the error message of each target that could not be reached.
+
+    Raises:
+        TargetError: no target can be reached.
+        DisagreementError: with a single target: two forms of the model answer differently.
+    """
+    results, unreached = [], {}
+    for target in targets:
+        try:
+            results.append(compress_one(target))
+        except (TargetError, DisagreementError) as error:
+            if len(targets) == 1:
+                raise
+            unreached[target.describe()] = str(error)
+            say(f"{target.describe()} is left out: {error}")
+    if not results:
+        raise TargetError(f"none of {', '.join(unreached)} can be reached: {'; '.join(unreached.values())}")
+    return results, unreached
+
+
+def prune_settings(target: Target, context: CompressionContext, config: CompressConfig) -> dict[str, Any]:
+    """Return the settings of the prune stage: what decides its result besides the model and the analysis."""
     settings = {
-        **target.model_dump(mode="json"), "served": ready.inputs.validation.sha256,
-        "tolerance": config.tolerance, "refit": config.refit, "load": ready.load.model_dump(),
+        **target.model_dump(mode="json"), "served": context.inputs.validation.sha256,
+        "tolerance": config.tolerance, "refit": config.refit, "load": context.load.model_dump(),
     }  # fmt: skip
-    if target.timed:  # another machine would choose another shape
-        settings |= times_belong_to(ready.load)
+    if target.timed:  # another machine gives another architecture
+        settings |= timing_environment(context.load)
     if target.kind == "size_mb" or config.embedding_bits == 4:
         settings |= {"embedding_bits": config.embedding_bits}
     if config.hidden_width:
         settings |= {"hidden_width": config.hidden_width}
-    if ready.held:
-        settings |= {"held": sorted(ready.held)}
+    if context.keep_fp32:
+        settings |= {"held": sorted(context.keep_fp32)}
     return settings
 
 
-def _cut_and_heal(target: Target, ready: Prepared, config: CompressConfig, store: Path) -> Made:
-    settings = prune_settings(target, ready, config)
+def _prune_and_heal(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
+    settings = prune_settings(target, context, config)
     student = run_stage(
-        Stage("prune", VERSION, settings), [ready.base, ready.analysis], store,
-        lambda folder: prune(target, ready, config, store, folder),
+        Stage("prune", VERSION, settings), [context.base, context.analysis], store,
+        lambda folder: prune(target, context, config, store, folder),
     )  # fmt: skip
-    is_cut = read_architecture(student.folder.path) != read_architecture(ready.base.path)
+    is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     if config.heal is not None and is_cut:
-        assert ready.teacher is not None
-        student = heal(student.folder, ready.teacher, config, store)
+        assert context.teacher is not None
+        student = heal(student.folder, context.teacher, config, store)
     return student
 
 
-def _analysed(base: ModelFolder, inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
+def _analysis(base: ModelFolder, inputs: CompressionInputs, config: CompressConfig, store: Path) -> ModelFolder:
     settings = {
         "texts": inputs.train.sha256, "served": inputs.validation.sha256, "seed": config.seed,
         **config.analysis.model_dump(mode="json"),
@@ -96,12 +152,12 @@ def _analysed(base: ModelFolder, inputs: Inputs, config: CompressConfig, store: 
     return run_stage(stage, [base], store, lambda target: _analyse(base, inputs, config, target)).folder
 
 
-def trimmed_source(inputs: Inputs, config: CompressConfig, store: Path) -> ModelFolder:
-    """Return the source, with fewer tokens where `config.vocabulary` says so.
+def trimmed_source(inputs: CompressionInputs, config: CompressConfig, store: Path) -> ModelFolder:
+    """Return the source, with a trimmed vocabulary if `config.vocabulary` says so.
 
     Raises:
-        DisagreementError: trimming was asked for, and splits a training text otherwise.
-        UntrimmableError: it was asked for, and tokens of such a tokenizer cannot be dropped.
+        DisagreementError: with "trim": the trimmed tokenizer tokenizes a training text differently.
+        UntrimmableError: with "trim": tokens of this tokenizer cannot be removed.
     """
     if config.vocabulary == "whole":
         return inputs.source
@@ -112,36 +168,37 @@ def trimmed_source(inputs: Inputs, config: CompressConfig, store: Path) -> Model
     except (DisagreementError, UntrimmableError) as error:
         if config.vocabulary == "trim":
             raise
-        say(f"WARNING: the vocabulary stays whole, and the bundle as large as it makes it: {error}")
+        say(f"WARNING: the vocabulary stays whole, and its table is part of the bundle's size: {error}")
     return inputs.source
 
 
-def _analyse(base: ModelFolder, inputs: Inputs, config: CompressConfig, target: Path) -> None:
+def _analyse(base: ModelFolder, inputs: CompressionInputs, config: CompressConfig, target: Path) -> None:
     model, task, tokenizer = open_classifier(base)
-    encoded, served = tokenizer.encode(inputs.train.rows), tokenizer.encode(inputs.validation.rows)
-    asked = config.analysis
-    chosen = choose_texts(lengths_of(encoded), lengths_of(served), asked.texts + asked.cost_texts, config.seed)
-    count = min(asked.cost_texts, len(chosen) // 2)  # no text for both: corrections would flatter their own costs
-    fitted, judged = (pad_texts(encoded, rows, tokenizer) for rows in (chosen[count:], chosen[:count]))
-    analyse(model, fitted, judged, asked, task).save(target)
+    encoded = inputs.encoded(base)
+    settings, lengths, served = config.analysis, encoded.train.lengths, encoded.validation.lengths
+    rows = choose_texts(lengths, served, settings.texts + settings.cost_texts, config.seed)
+    # the corrections reduce the loss on their own texts, so costs are measured on others
+    count = min(settings.cost_texts, len(rows) // 2)
+    fit_batches = pad_texts(encoded.train.tokens, rows[count:], tokenizer)
+    cost_batches = pad_texts(encoded.train.tokens, rows[:count], tokenizer)
+    analyse(model, fit_batches, cost_batches, settings, task).save(target)
 
 
-def _bundle_texts(ready: Prepared, config: CompressConfig) -> BundleTexts:
-    """Return training texts as long as those that are served, which calibrate, and validation texts, which choose.
+def _bundle_texts(context: CompressionContext, config: CompressConfig) -> BundleTexts:
+    """Return unlabelled training texts for calibration, and unlabelled validation texts for the fp32 fallback.
 
-    Both are without labels. What goes back to fp32 is chosen on texts that the student did not learn from: on those
-    it learned, it is surer than it will be, and int8 seems to cost less.
+    The training texts have the lengths of the texts that are served. The fallback uses texts that the student did not
+    learn from: on its training texts it is more confident than on others, so the loss of int8 would seem smaller.
     """
-    tokenizer = Tokenizer.open(ready.base.path, Task.read(ready.base.path / task_file.FILE).max_tokens)
-    train, served = ready.inputs.train, ready.inputs.validation
-    trained, wanted = (lengths_of(tokenizer.encode(t.rows)) for t in (train, served))
-    calibration = train.take(choose_texts(trained, wanted, CALIBRATION_ROWS, config.seed))
+    train, validation, encoded = context.inputs.train, context.inputs.validation, context.inputs.encoded(context.base)
+    chosen = choose_texts(encoded.train.lengths, encoded.validation.lengths, CALIBRATION_ROWS, config.seed)
+    calibration = train.take(chosen)
     learned = set(train.rows)
-    unseen = [place for place, row in enumerate(served.rows) if row not in learned]
-    if len(unseen) < len(served):
-        say(f"WARNING: {len(served) - len(unseen)} of {len(served)} validation texts are training texts, too")
-    drawn = np.random.default_rng(config.seed).permutation(unseen or len(served))[:JUDGED_ROWS]
-    choosing = served.take(drawn.tolist())
+    unseen = [i for i, row in enumerate(validation.rows) if row not in learned]
+    if len(unseen) < len(validation):
+        say(f"WARNING: {len(validation) - len(unseen)} of {len(validation)} validation texts are also training texts")
+    sample = np.random.default_rng(config.seed).permutation(unseen or len(validation))[:JUDGED_ROWS]
+    choosing = validation.take(sample.tolist())
     return BundleTexts(_unlabelled(calibration), RowRoles(_unlabelled(choosing), None))
 
 

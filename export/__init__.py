@@ -1,1 +1,1 @@
-"""The same model in the runtime's form."""
+"""Export of a classifier to ONNX, checks of the exported graph, and exports for the baseline engines."""

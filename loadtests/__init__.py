@@ -1,1 +1,1 @@
-"""What a server holds: many users at once over HTTP. Knows the wire format only, and imports nothing of ours."""
+"""Load tests of a running server over HTTP. They know the wire format only, and import nothing from Prunella."""

@@ -1,4 +1,4 @@
-"""Changer: swaps models and restarts workers of a server while it is asked."""
+"""Changer: swaps models and restarts workers of a server that is under load."""
 
 import json
 import os
@@ -14,18 +14,18 @@ SWAPS, RESTARTS = 10, 3
 
 @dataclass(slots=True)
 class Changer:
-    """What is changed, and how often it was."""
+    """Changes of a running server, and counts of those that were made."""
 
     url: str
     token: str  # of the admin routes
-    bundles: tuple[str, ...]  # taken in turn
-    supervisor: int | None = None  # process that restarts workers at SIGHUP
+    bundles: tuple[str, ...]  # loaded in turn
+    supervisor: int | None = None  # PID of the process that restarts workers on SIGHUP
     swaps: int = 0
     restarts: int = 0
     failed: int = 0
 
     def run(self, begin: float, seconds: float) -> None:
-        """Spread the changes over `seconds`, from `begin` (`time.monotonic`)."""
+        """Spread the changes evenly over `seconds`, starting at `begin` (`time.monotonic`)."""
         changes = ["swap"] * SWAPS
         if self.supervisor is not None:
             for i in range(RESTARTS):
@@ -43,8 +43,8 @@ class Changer:
             with urllib.request.urlopen(request, timeout=30):
                 self.swaps += 1
         except (urllib.error.URLError, OSError) as error:
-            told = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
-            sys.stderr.write(f"loadtests: a swap failed: {error} {told}\n")
+            answer = error.read().decode() if isinstance(error, urllib.error.HTTPError) else ""
+            sys.stderr.write(f"loadtests: a swap failed: {error} {answer}\n")
             self.failed += 1
 
     def _restart(self, _: int) -> None:

@@ -1,7 +1,8 @@
-"""One user of POST /v1/classify, who asks again as soon as the answer is there. Started by run.py.
+"""locust file: users of POST /v1/classify in closed loop. Started by `loadtests.with_locust`.
 
-LOADTEST_TEXTS names a JSON list of texts; LOADTEST_TIMES gets the seconds of the run and every response time, that of
-a request without an answer being the LOADTEST_TIMEOUT seconds after which it was given up.
+LOADTEST_TEXTS is the path of a JSON list of texts. LOADTEST_TIMES is the path to which the duration of the run and
+every response time are written. A request without an answer counts with LOADTEST_TIMEOUT seconds, after which it is
+given up.
 """
 
 import json
@@ -16,24 +17,24 @@ from locust import FastHttpUser, constant, events, task
 
 TEXTS = json.loads(Path(os.environ["LOADTEST_TEXTS"]).read_text(encoding="utf-8"))
 TIMEOUT = float(os.environ["LOADTEST_TIMEOUT"])
-NUMBERS = count()
+USER_NUMBERS = count()
 times_ms: list[float] = []  # locust's own percentiles are rounded to whole milliseconds
 started = ended = time.perf_counter()
 
 
 class Client(FastHttpUser):  # type: ignore[misc]
-    """Asks about texts in an order of its own."""
+    """A user that sends the texts in a random order of its own."""
 
     wait_time = constant(0)
     network_timeout = connection_timeout = TIMEOUT
 
     def on_start(self) -> None:
-        """Seed the order of the texts with the number of the user."""
-        self.generator = random.Random(next(NUMBERS))
+        """Seed the order of the texts with the number of this user."""
+        self.generator = random.Random(next(USER_NUMBERS))
 
     @task  # type: ignore[untyped-decorator]
     def classify(self) -> None:
-        """Ask about one text."""
+        """Send one text."""
         self.client.post("/v1/classify", json={"text": self.generator.choice(TEXTS)})
 
 
@@ -58,10 +59,10 @@ def _end(**_: Any) -> None:
 @events.test_stop.add_listener  # type: ignore[untyped-decorator]
 def _write(environment: Any, **_: Any) -> None:
     total = environment.stats.total
-    told = {
+    result = {
         "requests": total.num_requests,
         "failures": total.num_failures,
         "duration_s": ended - started,
         "times_ms": times_ms,
     }
-    Path(os.environ["LOADTEST_TIMES"]).write_text(json.dumps(told), encoding="utf-8")
+    Path(os.environ["LOADTEST_TIMES"]).write_text(json.dumps(result), encoding="utf-8")

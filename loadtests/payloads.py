@@ -1,4 +1,4 @@
-"""payloads(): texts → request bodies of each dialect, and of all of them mixed."""
+"""payloads(): build request bodies from texts, in one of the server's protocols (dialects) or in a mix of them."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -32,20 +32,21 @@ def _bentoml(text: str) -> Body:
     return "/classify", json.dumps({"texts": [text]})
 
 
-TOGETHER = 32  # texts of a request in the dialect `batch`: as many as a server takes unless told otherwise
+BATCH_TEXTS = 32  # texts per request in the dialect `batch`: the server's default limit (PRUNELLA_MAX_BATCH)
 DIALECTS: dict[str, Callable[[str], Body]] = {
     "native": _native, "list": _list, "tei": _tei, "hf": _hf, "oip": _oip, "bentoml": _bentoml,
 }  # fmt: skip
-MIXED = ("native", "native", "tei", "hf", "oip")  # taken in turn
+MIXED = ("native", "native", "tei", "hf", "oip")  # used in turn
 
 
 def payloads(texts: Sequence[str], dialect: str) -> list[Body]:
-    """Return a body for each text; `mix` takes the dialects in turn, and every tenth request has eight texts.
+    """Return one body for each text.
 
-    Those of `batch` have TOGETHER texts each, that one and those after it.
+    `mix` uses the dialects of MIXED in turn, and every tenth request has eight texts. With `batch` each body has
+    BATCH_TEXTS texts: the text itself and the ones after it.
     """
     if dialect == "batch":
-        groups = ([texts[(i + j) % len(texts)] for j in range(TOGETHER)] for i in range(len(texts)))
+        groups = ([texts[(i + j) % len(texts)] for j in range(BATCH_TEXTS)] for i in range(len(texts)))
         return [("/v1/classify", json.dumps({"texts": group})) for group in groups]
     if dialect != "mix":
         return [DIALECTS[dialect](text) for text in texts]

@@ -1,4 +1,8 @@
-"""What a model is (here), where its texts come from (`data`), and how it learns (`train`).
+"""The model: architecture, encoder, classification head, checkpoint, task and tokenizer.
 
-Importing this package imports no torch: the service uses `task`, `tokens`, `folder`, `record` and `errors` from here.
+Subpackages: `families` and `encoders` (supported encoders), `data` (texts and labels), `train`, `finetuning` and
+`pretraining`, and `store` (finished folders on disk).
+
+Importing this package does not import torch. The service, which is installed without torch, uses `task`, `tokenizer`,
+`store`, `schema` and `errors`.
 """

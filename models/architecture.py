@@ -1,31 +1,32 @@
-"""Architecture: the shape of an encoder, layer by layer, after whatever was cut from it."""
+"""Architecture: the shape of an encoder, layer by layer, before or after pruning."""
 
 from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from models.record import Record
+from models.schema import Record
+from models.sublayer import SublayerId
 
 FILE = "architecture.json"
-SHAPE = ", heads/ffn "  # before the shape in a summary
+SHAPE = ", heads/ffn "  # separates the shape from the rest of a summary
 FamilyName = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert"]
 
 
 class LayerShape(Record):
-    """What is left of one layer. Zero means that the sublayer was dropped: its output bias and its norm stay."""
+    """Size of one layer. Zero means that the sublayer was removed; its output bias and its norm remain."""
 
-    heads: int = Field(ge=0, description="attention heads")
-    ffn: int = Field(ge=0, description="neurons between the two FFN matrices")
+    heads: int = Field(ge=0, description="number of attention heads")
+    ffn: int = Field(ge=0, description="number of neurons between the two FFN matrices")
 
 
 class ModernSettings(Record):
-    """What only ModernBERT has to say: its positions, its windows, and which of its parts have a bias."""
+    """Settings that only ModernBERT has: rotary positions, attention windows, and which modules have a bias."""
 
-    global_theta: float = Field(160_000.0, gt=0, description="base of the rotary angles where all tokens are seen")
-    local_theta: float = Field(10_000.0, gt=0, description="base of the rotary angles where neighbours are seen")
-    global_every: int = Field(3, gt=0, description="layer 0 and every so manieth after it see all tokens")
-    window: int = Field(128, gt=0, description="tokens that the other layers see, half of them on each side")
+    global_theta: float = Field(160_000.0, gt=0, description="base of the rotary angles in global attention layers")
+    local_theta: float = Field(10_000.0, gt=0, description="base of the rotary angles in local attention layers")
+    global_every: int = Field(3, gt=0, description="every N-th layer, starting at 0, attends to all tokens")
+    window: int = Field(128, gt=0, description="tokens that the other layers attend to, half of them on each side")
     attention_bias: bool = False
     ffn_bias: bool = False
     norm_bias: bool = False
@@ -33,43 +34,43 @@ class ModernSettings(Record):
 
 
 class Architecture(Record):
-    """The shape of an encoder of one of the known families. Widths may differ from layer to layer."""
+    """The shape of an encoder of a supported family. Layers may have different numbers of heads and neurons."""
 
     family: FamilyName = "bert"
-    vocabulary: int = Field(gt=0, description="rows of the token embedding table")
-    positions: int = Field(gt=0, description="longest input in tokens")
-    token_types: int = Field(ge=0, description="rows of the segment embedding table; 0: there is none")
-    width: int = Field(gt=0, description="size of a token's hidden state")
-    embedding_width: int | None = Field(None, gt=0, description="size of a table's row, where it is not `width`")
-    head_size: int = Field(gt=0, description="width of one attention head")
+    vocabulary: int = Field(gt=0, description="number of rows of the token embedding table")
+    positions: int = Field(gt=0, description="maximum input length in tokens")
+    token_types: int = Field(ge=0, description="number of rows of the segment embedding table; 0: there is no table")
+    width: int = Field(gt=0, description="hidden size of the encoder")
+    embedding_width: int | None = Field(None, gt=0, description="row size of the embedding tables if not `width`")
+    head_size: int = Field(gt=0, description="size of one attention head")
     layers: tuple[LayerShape, ...]
     norm_epsilon: float = Field(1e-12, gt=0)
     pad_id: int = Field(0, ge=0, description="id of the padding token")
-    pooling: Literal["cls", "mean"] = Field("cls", description="what the head reads: the first token, or the mean")
-    modern: ModernSettings | None = Field(None, description="settings of a modernbert, and of no other family")
+    pooling: Literal["cls", "mean"] = Field("cls", description="input of the head: the first token or the mean")
+    modern: ModernSettings | None = Field(None, description="settings of modernbert; None for all other families")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if not self.layers:
             raise ValueError("an encoder needs at least one layer")
         if (self.modern is not None) != (self.family == "modernbert"):
-            raise ValueError(f"`modern` belongs to a modernbert and to no other, this is a {self.family}")
+            raise ValueError(f"`modern` must be set for modernbert and for no other family: this is {self.family}")
         if (self.token_types == 0) != (self.family in ("distilbert", "modernbert")):
             raise ValueError(f"a {self.family} cannot have {self.token_types} token types")
         if self.embedding_width is not None and self.family != "electra":
-            raise ValueError(f"a {self.family} has tables of its width: only an electra has others")
+            raise ValueError(f"a {self.family} has no `embedding_width`: only electra has one")
         if self.pooling != "cls" and self.family != "modernbert":
-            raise ValueError(f"the head of a {self.family} reads the first token: only a modernbert's reads the mean")
+            raise ValueError(f"the head of a {self.family} pools the first token: only modernbert can pool the mean")
         return self
 
     @property
     def table_width(self) -> int:
-        """Size of a row of the embedding tables."""
+        """Row size of the embedding tables."""
         return self.embedding_width or self.width
 
     @property
     def head_activation(self) -> Literal["tanh", "relu", "gelu"]:
-        """What bends the classification head between its two matrices."""
+        """Activation between the two linear layers of the classification head."""
         match self.family:
             case "distilbert":
                 return "relu"
@@ -79,27 +80,32 @@ class Architecture(Record):
                 return "tanh"
 
     def first_only(self, index: int) -> bool:
-        """Whether only the first token is read of what layer `index` makes: it is the last, and the head's is cls."""
+        """True for the last layer if the head pools [CLS]: only the first position of its output is needed."""
         return self.pooling == "cls" and index == len(self.layers) - 1
 
+    def width_of(self, sublayer: SublayerId) -> int:
+        """Return how many heads or FFN neurons a sublayer has."""
+        layer = self.layers[sublayer.layer]
+        return layer.heads if sublayer.part == "attention" else layer.ffn
+
     def with_layers(self, shapes: Sequence[tuple[int, int]]) -> "Architecture":
-        """Return the same architecture with `(heads, ffn)` per layer."""
+        """Return a copy of the architecture with these `(heads, ffn)` of each layer."""
         return self.model_copy(update={"layers": tuple(LayerShape(heads=h, ffn=f) for h, f in shapes)})
 
     def is_uniform(self) -> bool:
-        """Whether a Hugging Face config can say this shape: equal layers whose heads fill the width."""
+        """Whether a Hugging Face config can describe this shape: equal layers whose heads fill the width."""
         first = self.layers[0]
         return len(set(self.layers)) == 1 and first.heads * self.head_size == self.width and first.ffn > 0
 
     def shape(self) -> str:
-        """Return heads/neurons of each layer."""
+        """Return heads/neurons of each layer, separated by spaces."""
         return " ".join(f"{layer.heads}/{layer.ffn}" for layer in self.layers)
 
     def summary(self) -> str:
-        """Return the shape in one line, for people."""
+        """Return a human-readable description of the shape on one line."""
         return f"{len(self.layers)} layers, width {self.width}{SHAPE}{self.shape()}"
 
 
 def shape_in(summary: str) -> str:
-    """Return heads/neurons of each layer, as `summary()` told them."""
+    """Return the part of a `summary()` that lists heads/neurons of each layer."""
     return summary.rpartition(SHAPE)[2]

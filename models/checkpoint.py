@@ -1,8 +1,8 @@
-"""load_checkpoint(): Hugging Face folder → Classifier, and save_checkpoint(): back again, in the same names.
+"""load_checkpoint(): Hugging Face folder → Classifier; save_checkpoint(): Classifier → folder with the same names.
 
-A folder of ours is a Hugging Face folder: `config.json`, `tokenizer.json`, `model.safetensors` with transformers'
-names. Where a shape is one that `config.json` can say, transformers loads the folder; a pruned one has its truth in
-`architecture.json`, and the matrices are smaller or absent. What the names are is told in `models.families`.
+A Prunella folder is a Hugging Face folder: `config.json`, `tokenizer.json`, and `model.safetensors` with the tensor
+names of transformers. If `config.json` can describe the shape, transformers loads the folder. The shape of a pruned
+model is in `architecture.json`, and its matrices are smaller or absent. `models.families` maps the tensor names.
 """
 
 import json
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from models import architecture as architecture_file
 from models.architecture import Architecture
 from models.classifier import Classifier, Head, make_encoder
+from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.unread import check_unread
-from models.layered import LayeredEncoder
 from models.task import Task
 
 WEIGHTS = "model.safetensors"
@@ -38,7 +38,7 @@ def read_architecture(folder: Path) -> Architecture:
 
     Raises:
         FolderError: there is no readable config.
-        InputError: the model is of a family, or has a setting, that is not computed here.
+        InputError: the model's family or one of its settings is not supported.
     """
     folder = Path(folder)
     if (folder / architecture_file.FILE).is_file():
@@ -46,12 +46,16 @@ def read_architecture(folder: Path) -> Architecture:
     config = read_config(folder)
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
-        raise InputError(f"{folder} is a {config.get('model_type')!r} model: known are {', '.join(FAMILIES)}")
+        raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {', '.join(FAMILIES)}")
     return family.read_config(config, str(folder / CONFIG))
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return `config.json` of a Hugging Face folder."""
+    """Return `config.json` of a Hugging Face folder.
+
+    Raises:
+        FolderError: the file is missing or not a JSON object, or the folder holds an adapter.
+    """
     refuse_adapter(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():
@@ -66,75 +70,79 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds an adapter, alone or beside a model: transformers would load both.
+    """Refuse a folder that holds an adapter, with or without a model: transformers would load both.
 
     Raises:
         FolderError: there is an adapter_config.json.
     """
     if (folder / ADAPTER_CONFIG).is_file():
         raise FolderError(
-            f"{folder} holds an adapter ({ADAPTER_CONFIG}), which is not computed here: merge it into its model "
-            f"(peft: merge_and_unload) and save that; if that is done, remove {ADAPTER_CONFIG}"
+            f"{folder} holds an adapter ({ADAPTER_CONFIG}), which is not supported: merge it into its model "
+            f"(peft: merge_and_unload) and save the result; if you have merged it already, remove {ADAPTER_CONFIG}"
         )
 
 
 def label_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
-    """Return the names that a `config.json` has for `count` outputs; transformers' own where it has none."""
+    """Return the names of `count` outputs from a `config.json`; the default names of transformers if it has none."""
     names = config.get("id2label") or {}
     return tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(count))
 
 
 def read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return every tensor of a checkpoint in fp32, by transformers' name.
+    """Return all tensors of a checkpoint in fp32, by their names in transformers.
 
-    They come from safetensors, or from a `.bin` that torch's weights-only loader accepts.
+    They are read from safetensors, or from a `.bin` that torch's weights-only loader accepts.
 
     Raises:
-        FolderError: there is neither, or it holds something else.
+        FolderError: neither file exists, or the file holds something else.
     """
     tensors = _read_file(Path(folder))
-    old = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files from before 2019
-    for before, now in old:
-        tensors = {name.replace(before, now): tensor for name, tensor in tensors.items()}
+    renamed = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files before 2019
+    for old, new in renamed:
+        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
 def load_checkpoint(
-    folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1, renewed: bool = False
+    folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1, new_output: bool = False
 ) -> Classifier:
-    """Return the classifier whose weights are in `folder`, ready to answer.
+    """Return the classifier whose weights are in `folder`, in evaluation mode.
 
     Args:
         folder: a Hugging Face folder.
-        labels: number of logits wanted; a checkpoint without a head (a bare encoder) gets a new, seeded one.
-            None: the head must be there.
-        seed: of the new head.
-        dropout: rate of dropout in training.
-        renewed: whether the head's last layer is a new one although there is one of this size.
+        labels: number of logits. If the checkpoint has no head (a bare encoder), a new head is initialized with
+            `seed`. None: the checkpoint must have a head, whose number of logits is kept.
+        seed: random seed of the new head.
+        dropout: dropout rate in training.
+        new_output: initialize the last layer of the head anew, even if the checkpoint has one of this size.
+
+    Raises:
+        FolderError: the weights are missing, are not those of the config, or have no head and `labels` is None.
+        InputError: the model's family or one of its settings is not supported.
     """
     folder = Path(folder)
     shape, state = _read_state(folder)
-    found = state.get("head.out.weight")
-    if labels is None and found is None:
+    output = state.get("head.out.weight")
+    if labels is None and output is None:
         raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
-    count = labels if labels is not None else int(found.shape[0])  # type: ignore[union-attr]
+    count = labels if labels is not None else int(output.shape[0])  # type: ignore[union-attr]
     torch.manual_seed(seed)
     model = Classifier(shape, count, dropout)
-    if found is None or found.shape[0] != count or renewed:
-        _renew(model.head, whole=found is None)
-        start = "head." if found is None else "head.out."
-        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(start)}
+    if output is None or output.shape[0] != count or new_output:
+        _initialize_head(model.head, whole=output is None)
+        prefix = "head." if output is None else "head.out."
+        state |= {name: tensor for name, tensor in model.state_dict().items() if name.startswith(prefix)}
     _load_state(model, state, folder)
     return model.eval()
 
 
 def load_encoder(folder: Path, dropout: float = 0.1) -> LayeredEncoder:
-    """Return the encoder whose weights are in `folder`, without any head, ready to answer."""
+    """Return the encoder whose weights are in `folder`, without any head, in evaluation mode."""
     folder = Path(folder)
     shape, state = _read_state(folder)
     encoder = make_encoder(shape, dropout)
-    start = "encoder."
-    _load_state(encoder, {n.removeprefix(start): t for n, t in state.items() if n.startswith(start)}, folder)
+    prefix = "encoder."
+    _load_state(encoder, {n.removeprefix(prefix): t for n, t in state.items() if n.startswith(prefix)}, folder)
     return encoder.eval()
 
 
@@ -156,21 +164,21 @@ def save_checkpoint(model: Classifier, task: Task, folder: Path) -> None:
 def save_encoder(
     encoder: LayeredEncoder, folder: Path, extra: dict[str, Tensor] | None = None, architectures: str | None = None
 ) -> None:
-    """Write an encoder into `folder` in the form of `save_checkpoint`.
+    """Write an encoder into `folder`, as the same files as `save_checkpoint`.
 
     Args:
-        encoder: what to write; its tensors get the family's prefix, such as `bert.`.
-        folder: where to write.
-        extra: further tensors under their final names, such as `cls.predictions.bias`.
-        architectures: transformers' class for `config.json`, such as BertForMaskedLM; None: the bare model.
+        encoder: the encoder; its tensors get the prefix of the family, such as `bert.`.
+        folder: the target folder.
+        extra: more tensors under their final names, such as `cls.predictions.bias`.
+        architectures: class of transformers for `config.json`, such as BertForMaskedLM; None: the bare model.
     """
     shape = encoder.architecture
     family = FAMILIES[shape.family]
     name = architectures or f"{family.classes}Model"
     config = {"architectures": [name if shape.is_uniform() else "PrunellaEncoder"], **family.write_config(shape)}
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    more = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (extra or {}).items()}
-    _write(folder, family.write_tensors(state, shape) | more, config, shape)
+    extra_tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (extra or {}).items()}
+    _write(folder, family.write_tensors(state, shape) | extra_tensors, config, shape)
 
 
 def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], shape: Architecture) -> None:
@@ -189,10 +197,10 @@ def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     return shape, family.read_tensors(tensors, shape)
 
 
-def _renew(head: Head, whole: bool) -> None:
-    """Draw a head anew as BERT does: the output only, or all of it."""
+def _initialize_head(head: Head, whole: bool) -> None:
+    """Initialize a head as BERT does: its output layer only, or also its dense layer if `whole`."""
     matrices = [head.out]
-    if whole:  # what a bare encoder has there was trained for something else, if at all
+    if whole:  # the dense layer of a bare encoder was trained for another task, or not at all
         matrices.append(head.dense)
     for matrix in matrices:
         nn.init.normal_(matrix.weight, std=0.02)
@@ -211,18 +219,19 @@ def _read_file(folder: Path) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
         raise FolderError(f"{path} cannot be read as weights: {error}") from None
     except Exception as error:
-        if type(error).__name__ == "UnpicklingError":  # weights-only refuses anything that could run code
-            raise FolderError(f"{path} holds more than weights, which is not loaded: {error}") from None
+        if type(error).__name__ == "UnpicklingError":  # the weights-only loader refuses objects that could run code
+            raise FolderError(f"{path} holds more than weights and is not loaded: {error}") from None
         raise
     raise FolderError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin")
 
 
 def _load_state(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
-    wanted = module.state_dict()
-    for told, names in (("lacks", wanted.keys() - state.keys()), ("has too many", state.keys() - wanted.keys())):
+    expected = module.state_dict()
+    missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
+    for problem, names in (("lacks", missing), ("has too many", unexpected)):
         if names:
-            raise FolderError(f"{folder} {told} weights, the first of {len(names)} is {min(names)}")
-    for name, tensor in wanted.items():
+            raise FolderError(f"{folder} {problem} weights, the first of {len(names)} is {min(names)}")
+    for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise FolderError(
                 f"{folder}: {name} has shape {tuple(state[name].shape)}, the config says {tuple(tensor.shape)}"

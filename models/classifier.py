@@ -1,4 +1,7 @@
-"""Classifier: an encoder + head. It ends at the logits, so that every form of the model ends at the same place."""
+"""Classifier: an encoder and a classification head.
+
+The output is the logits, as in the exported ONNX models; `models.task` turns logits into scores and answers.
+"""
 
 from collections.abc import Callable
 
@@ -7,11 +10,11 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture
-from models.dropout import Dropout
-from models.encoder import Encoder
-from models.layered import Gates, LayeredEncoder
-from models.modernbert import ModernEncoder, make_norm
-from models.tokens import TokenBatch
+from models.encoders.bert_encoder import Encoder
+from models.encoders.dropout import Dropout
+from models.encoders.layered import Gates, LayeredEncoder
+from models.encoders.modernbert_encoder import ModernEncoder, make_norm
+from models.tokenizer import TokenBatch
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
@@ -21,14 +24,14 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEncoder:
-    """Return a new encoder of the architecture's family."""
+    """Return a new encoder of the architecture's family, with random weights."""
     return (ModernEncoder if architecture.family == "modernbert" else Encoder)(architecture, dropout)
 
 
 class Head(nn.Module):
-    """The classification head: a text's state → dense → activation → logits; ModernBERT's has a norm after that.
+    """Classification head: pooled hidden state → dense → activation → (ModernBERT only: norm) → dropout → logits.
 
-    The state is the first token's or the mean over the real tokens, as the architecture says.
+    The pooled state is the first token's, or the mean over the real tokens, depending on the architecture.
     """
 
     def __init__(self, architecture: Architecture, labels: int, dropout: float) -> None:
@@ -46,12 +49,12 @@ class Head(nn.Module):
         pooled = hidden[:, 0]
         if self.pooling == "mean":
             pooled = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        bent = self.activation(self.dense(pooled))
-        return self.out(self.dropout(bent if self.norm is None else self.norm(bent)))
+        features = self.activation(self.dense(pooled))
+        return self.out(self.dropout(features if self.norm is None else self.norm(features)))
 
 
 class Classifier(nn.Module):
-    """Texts as tokens → logits."""
+    """A batch of tokenized texts → logits."""
 
     def __init__(self, architecture: Architecture, labels: int, dropout: float = 0.1) -> None:
         super().__init__()
@@ -69,13 +72,13 @@ class Classifier(nn.Module):
         return self.head.out.out_features
 
     def forward(self, batch: "TensorBatch", gates: Gates | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return logits (batch, labels), and the hidden states after each layer."""
+        """Return logits (batch, labels), and the hidden states after each layer (batch, tokens, width)."""
         hidden, states = self.encoder(batch.ids, batch.mask, batch.types, gates)
         return self.head(hidden, batch.mask), states
 
 
 class TensorBatch:
-    """A TokenBatch as tensors on a device; each is (batch, tokens), int64."""
+    """A TokenBatch as tensors on a device; each tensor is (batch, tokens), int64."""
 
     def __init__(self, batch: TokenBatch, device: torch.device | str = "cpu") -> None:
         self.ids = torch.from_numpy(batch.ids).to(device)

@@ -1,7 +1,8 @@
-"""Which of several processes this is, as `accelerate launch` (or torchrun) has told it; by_main(): one works for all.
+"""Rank and number of processes under `accelerate launch` or torchrun; by_main(): run a function in the main process.
 
-The launcher speaks through environment variables, so that asking needs no torch. Its key-value store is where the
-main process notes what came of its work: waiting there takes no processor and has no end, as a collective's has.
+The launcher sets environment variables, so that rank and number are known without torch. The main process writes the
+result of its work into the launcher's key-value store (a TCP store), and the other processes block on that store, not
+on a collective: without a busy-wait and without the timeout of a collective.
 """
 
 import atexit
@@ -20,64 +21,64 @@ from models import errors
 from models.errors import CheckError, InputError, PrunellaError
 
 T = TypeVar("T")
-PATIENCE = timedelta(days=365)
-GRACE = timedelta(seconds=5)  # for the main process to say that it fails, when another one does
+WAIT_TIMEOUT = timedelta(days=365)
+STORE_TIMEOUT = timedelta(seconds=5)  # for the connection, and for a failing main process to report its failure
 
-_notes = itertools.count()  # every process counts alike: all come to the same work in the same order
-_is_alone = False  # whether this process works while the others wait
+_call_numbers = itertools.count()  # equal in all processes, because all make the same calls in the same order
+_is_alone = False  # True while this process works and the others wait
 
 
 def rank() -> int:
-    """Return the number of this process among all: 0, the main one, writes the files and speaks to people."""
+    """Return the rank of this process; rank 0, the main process, writes the files and prints the messages."""
     return int(os.environ.get("RANK", "0"))
 
 
 def world_size() -> int:
-    """Return how many processes work together, over all machines: 1 within `by_main`."""
+    """Return the number of processes on all machines; 1 within `by_main`."""
     return 1 if _is_alone else _launched()
 
 
 def processes() -> dict[str, int]:
-    """Return what a stage that trains adds to its configuration: several processes share out a larger batch."""
+    """Return what a training stage adds to its configuration: several processes train on a larger batch."""
     return {"processes": world_size()} if world_size() > 1 else {}
 
 
 def join() -> Any:
-    """Return accelerate's state of this process, joined with the others; a process comes here before any training.
+    """Return accelerate's state of this process, joined with the others; every process calls this before training.
 
     Raises:
-        InputError: the launcher was asked for several processes and started one, as `accelerate launch --cpu
-            --num_processes N` does, or accelerate sees another number than it started.
+        InputError: the launcher was asked for several processes but started one, as `accelerate launch --cpu
+            --num_processes N` does, or accelerate sees another number of processes than the launcher started.
     """
     from accelerate import PartialState
 
-    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:  # a meeting point, and nobody to meet
+    if "MASTER_ADDR" in os.environ and "WORLD_SIZE" not in os.environ:
         raise InputError(
-            "the launcher was asked for several processes and started one; on processors use "
+            "the launcher was asked for several processes but started one; on CPUs use "
             "`ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes N -m prunella …`"
         )
-    # PartialState by itself overlooks the launcher's wish for processors, and every process would train alone
-    on_processors = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
-    found = PartialState(cpu=on_processors)
-    if found.num_processes != _launched():
+    # PartialState does not read this variable itself, and without `cpu` every process would train alone
+    use_cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+    state = PartialState(cpu=use_cpu)
+    if state.num_processes != _launched():
         raise InputError(
-            f"the launcher started {_launched()} processes, and {found.num_processes} joined: "
+            f"the launcher started {_launched()} processes, and {state.num_processes} joined: "
             "without GPUs set ACCELERATE_USE_CPU=true"
         )
-    if found.num_processes > 1:
+    if state.num_processes > 1:
         _leave_at_exit()
-    return found
+    return state
 
 
 def leave() -> None:
-    """End the group of processes, and the threads that it runs beside Python's.
+    """Destroy the process group, and with it the C++ threads that it runs.
 
-    They are C++ threads that may hold the last reference to a tensor, and free it with Python's lock. While the
-    interpreter takes itself apart that is a segmentation fault; here all of it is still there.
+    Such a thread may hold the last reference to a tensor, and needs Python's global interpreter lock to free it.
+    During the shutdown of the interpreter that is a segmentation fault, so the group must be destroyed before.
     """
     from torch import distributed
 
-    gc.collect()  # a model that was wrapped for several processes may be in a cycle, and holds the group
+    gc.collect()  # a model wrapped for several processes may be in a reference cycle, and it references the group
     if distributed.is_initialized():
         distributed.destroy_process_group()
 
@@ -88,35 +89,35 @@ def _leave_at_exit() -> None:
 
 
 def wait_for_everyone() -> None:
-    """Return when every process has come here."""
+    """Return when every process has called this function (a barrier)."""
     if world_size() > 1:
         join().wait_for_everyone()
 
 
 def by_main(work: Callable[[], T], kind: Any = Any) -> T:
-    """Return what `work` returns, in every process; the main one alone does it, the others wait as long as it takes.
+    """Call `work` in the main process only, and return its result in every process; the others wait without a limit.
 
-    The result travels as JSON: the store is open to whoever reaches its port, and a pickle from it could run code.
+    The result is sent as JSON: anybody who can reach the store's port can write to it, and a pickle could run code.
 
     Args:
-        work: what measures, writes or decides. It may call `by_main` again.
-        kind: the type of the result, for one that is more than JSON, such as a Record.
+        work: a function that measures, writes or decides. It may call `by_main` again.
+        kind: the type of the result, if it is not plain JSON, such as a Record.
 
     Raises:
-        PrunellaError: what `work` raised, in every process alike.
-        CheckError: the main process failed otherwise (in the others; there it is what it was).
+        PrunellaError: the error that `work` raised, in every process.
+        CheckError: `work` failed with another error. The main process raises that error itself.
     """
     global _is_alone
     if world_size() == 1:
         return work()
     join()
-    board, note = _board(), _name(str(next(_notes)))
+    store, key = _launcher_store(), _key(str(next(_call_numbers)))
     if rank() != 0:
-        board.wait([note], PATIENCE)
-        message = board.get(note)
-        _free(board, note)
+        store.wait([key], WAIT_TIMEOUT)
+        message = store.get(key)
+        _delete_when_read(store, key)
         return _read_outcome(message, kind)
-    outcome = _error_outcome(CheckError("the main process failed: it says why"))
+    outcome = _error_outcome(CheckError("the main process failed: see its error message"))
     _is_alone = True
     try:
         result = work()
@@ -127,16 +128,16 @@ def by_main(work: Callable[[], T], kind: Any = Any) -> T:
         raise
     finally:
         _is_alone = False
-        board.set(note, outcome)
+        store.set(key, outcome)
 
 
 def _error_outcome(error: PrunellaError) -> str:
-    known = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-    return json.dumps({"error": known.__name__, "arguments": error.args, "fields": vars(error)})
+    error_class = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+    return json.dumps({"error": error_class.__name__, "arguments": error.args, "fields": vars(error)})
 
 
 def _read_outcome(message: bytes, kind: Any) -> Any:
-    """Return the result in a note of the main process, or raise the error in it."""
+    """Return the result in a message of the main process, or raise the error in it."""
     outcome = json.loads(message)
     if "error" not in outcome:
         return TypeAdapter(kind).validate_python(outcome["result"])
@@ -146,31 +147,31 @@ def _read_outcome(message: bytes, kind: Any) -> Any:
     raise error
 
 
-def _free(board: Any, note: str) -> None:
-    """Delete a note when the last process that waits for it has read it: a long training writes one a step."""
-    readers = f"{note}/readers"
-    if board.add(readers, 1) == _launched() - 1:
-        board.delete_key(note)
-        board.delete_key(readers)
+def _delete_when_read(store: Any, key: str) -> None:
+    """Delete a message when the last waiting process has read it: a long training writes one message per step."""
+    readers = f"{key}/readers"
+    if store.add(readers, 1) == _launched() - 1:
+        store.delete_key(key)
+        store.delete_key(readers)
 
 
 def note_failure(code: int) -> int | None:
-    """Tell the other processes that this one ends with exit code `code`, if it is the main one.
+    """In the main process, tell the others that it fails with exit code `code`; in the others, ask for that code.
 
     Returns:
-        In another process, the main one's exit code if that has failed as well: it has said why, or its end broke
-        the connection. None: this process has to speak for itself.
+        The exit code of the main process, if this is another process and the main one has failed as well: it has
+        printed the reason, or its end broke the connection. None: this process must print its own error.
     """
     if world_size() == 1:
         return None
     try:
-        board, note = _board(), _name("failed")
+        store, key = _launcher_store(), _key("failed")
         if rank() == 0:
-            board.set(note, str(code))
+            store.set(key, str(code))
             return None
-        board.wait([note], GRACE)
-        return int(board.get(note))
-    except (KeyError, RuntimeError):  # nobody keeps notes, or there is none within the time
+        store.wait([key], STORE_TIMEOUT)
+        return int(store.get(key))
+    except (KeyError, RuntimeError):  # there is no store, or no failure was reported within the time
         return None
 
 
@@ -178,14 +179,14 @@ def _launched() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def _name(note: str) -> str:
-    return f"prunella/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{note}"
+def _key(name: str) -> str:
+    return f"prunella/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
 
 
 @cache
-def _board() -> Any:
+def _launcher_store() -> Any:
     """Return the launcher's key-value store."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=GRACE)
+    return TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=STORE_TIMEOUT)

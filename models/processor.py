@@ -1,4 +1,4 @@
-"""What this machine can compute: detected, never assumed."""
+"""CPU and GPUs of this machine: names, and the instruction sets that decide which precision is used."""
 
 import os
 import platform
@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 
 NVIDIA = Path("/proc/driver/nvidia/gpus")
-HIDDEN_FLAGS = "PRUNELLA_HIDE_CPU_FLAGS"  # environment: flags, with spaces between, that count as missing
+# environment variable: CPU flags, separated by spaces, that are treated as missing
+HIDDEN_FLAGS = "PRUNELLA_HIDE_CPU_FLAGS"
 
 
 def has_vnni() -> bool:
-    """Whether int8 products are summed without saturating in between (AVX512-VNNI, AVX-VNNI or AMX)."""
+    """Whether int8 products are summed without intermediate saturation (AVX512-VNNI, AVX-VNNI or AMX)."""
     return bool(cpu_flags() & {"avx512_vnni", "avx_vnni", "amx_int8"})
 
 
@@ -20,29 +21,29 @@ def has_bf16() -> bool:
 
 
 def cpu_flags() -> frozenset[str]:
-    """Return the processor's flags; none where /proc/cpuinfo has none, which is the careful case.
+    """Return the CPU flags; an empty set if /proc/cpuinfo has none, so that no instruction set is assumed.
 
-    Flags named in the environment variable `HIDDEN_FLAGS` are left out: tests run as on an older processor.
+    Flags in the environment variable `HIDDEN_FLAGS` are left out, so that tests can simulate an older CPU.
     """
     return frozenset(_cpuinfo().get("flags", "").split()) - set(os.environ.get(HIDDEN_FLAGS, "").split())
 
 
 def cpu_name() -> str:
-    """Return the processor's name as it calls itself."""
+    """Return the model name of the CPU."""
     return _cpuinfo().get("model name") or platform.processor() or platform.machine()
 
 
 def gpu_names(driver: Path = NVIDIA) -> list[str]:
-    """Return the names of NVIDIA's GPUs in this machine, as their driver tells them; none without the driver."""
-    lines = [line for card in sorted(driver.glob("*/information")) for line in card.read_text().splitlines()]
+    """Return the names of the NVIDIA GPUs, as reported by the driver; an empty list without the driver."""
+    lines = [line for gpu in sorted(driver.glob("*/information")) for line in gpu.read_text().splitlines()]
     return [line.partition(":")[2].strip() for line in lines if line.startswith("Model")]
 
 
 @cache
 def _cpuinfo() -> dict[str, str]:
     try:
-        told = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
+        cpuinfo = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="ignore")
     except OSError:
         return {}  # not Linux
-    lines = (line.partition(":") for line in told.splitlines())
+    lines = (line.partition(":") for line in cpuinfo.splitlines())
     return {key.strip(): value.strip() for key, _, value in lines}

@@ -1,4 +1,4 @@
-"""Task: what is asked of the model, and what its logits mean."""
+"""Task: kind and labels of a classification or regression, and how logits become scores and answers."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -6,27 +6,27 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from models.record import Record
+from models.schema import Record
 
 FILE = "task.json"
 Kind = Literal["single", "multi", "regression"]
-EVEN = 0.5  # the threshold of a label that has none of its own
+EVEN = 0.5  # default threshold of a multi-label task
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decision = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float32]
 
 
 class Task(Record):
-    """Labels, and how a text becomes an answer.
+    """Kind, labels and input format of a task.
 
     `single`: one label of several (softmax). `multi`: any number of labels (sigmoid). `regression`: one number.
     """
 
     kind: Kind = "single"
     labels: tuple[str, ...] = Field(description="label names, in the order of the logits")
-    pair: bool = Field(False, description="whether a row is two texts")
-    max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are cut")
+    pair: bool = Field(False, description="whether each row is a pair of texts")
+    max_tokens: int = Field(128, ge=4, description="maximum input length in tokens; longer texts are truncated")
     thresholds: tuple[Share, ...] | None = Field(
-        None, description="multi: score from which a label is given, in the order of the labels; None: 0.5 for all"
+        None, description="multi: lowest score at which a label is predicted, one per label; None: 0.5 for all"
     )
 
     @model_validator(mode="after")
@@ -53,15 +53,14 @@ class Task(Record):
 
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        found: dict[str, Any] = handler(self)
-        if (
-            self.thresholds is None
-        ):  # folders are identified by this dump: a task without thresholds keeps its old one
-            found.pop("thresholds", None)
-        return found
+        fields: dict[str, Any] = handler(self)
+        # the ids of folders depend on this dump: without thresholds it must stay as it was before they existed
+        if self.thresholds is None:
+            fields.pop("thresholds", None)
+        return fields
 
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return scores of the same shape (rows, labels): probabilities, or the number itself for a regression."""
+        """Return scores of the same shape (rows, labels): probabilities; for a regression the logits themselves."""
         if self.kind == "regression":
             return logits
         if self.kind == "multi":
@@ -70,10 +69,10 @@ class Task(Record):
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)
 
     def decide(self, scores: NDArray[np.float32]) -> Decision:
-        """Return the answers that `scores` (rows, labels) of `scores()` stand for.
+        """Return the predictions for the output (rows, labels) of `scores()`.
 
-        `single`: the position of the best label (rows,), the first of equals. `multi`: whether each label is given
-        (rows, labels): its score is at or above its threshold. `regression`: the numbers (rows,).
+        `single`: index of the best label (rows,), the first one of equals. `multi`: whether each label is predicted
+        (rows, labels), which is when its score is at or above its threshold. `regression`: the numbers (rows,).
         """
         if self.kind == "regression":
             return scores[..., 0]
@@ -83,5 +82,5 @@ class Task(Record):
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return 1 / (1 + e^-x) without overflow at either end."""
+    """Return 1 / (1 + e^-x) without overflow for large positive or negative x."""
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * logits)), dtype=np.float32)

@@ -1,8 +1,8 @@
-"""Sizes and times as a person reads them."""
+"""Human-readable sizes and durations."""
 
 
 def duration(seconds: float) -> str:
-    """Return "12 s", "3 min", "5 h" or "8 days"."""
+    """Return a duration such as "12 s", "3 min", "5 h" or "8 days"; a unit is used from two of it on."""
     for length, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
@@ -10,7 +10,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: int) -> str:
-    """Return a number of bytes as "812 B", "3.4 MB" or "41.0 GB"."""
+    """Return a number of bytes as text such as "812 B", "3.4 MB" or "41.0 GB"."""
     value = float(count)
     for unit in ("B", "kB", "MB"):
         if value < 1000:

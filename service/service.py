@@ -1,10 +1,10 @@
-"""TextClassifier: the BentoML wiring, and nothing else."""
+"""TextClassifier: the BentoML service around the inference service and its web application."""
 
 import os
 import sys
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
-os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")  # the runtime chooses the device itself
+os.environ.setdefault("BENTOML_DISABLE_GPU_ALLOCATION", "1")  # `choose_device` selects the GPU
 
 import logging
 import time
@@ -22,23 +22,22 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import PrunellaError
-from service import opening
-from service.app import KEPT, App
-from service.desk import Caller, Desk
-from service.dialects import BadRequest, Request, native, ranked
-from service.isolation import answer as run_apart
-from service.isolation import each
-from service.opening import open_desk
-from service.publish import resolve
+from service.inference.inference_service import InferenceService, RequestContext
+from service.inference.isolation import apply_isolated, infer_isolated
+from service.process import factory
+from service.process.factory import open_inference_service
+from service.process.publish import resolve
+from service.protocols import BadRequest, Request, native, ranked
 from service.settings import Settings
+from service.web.app import BENTOML_PATHS, App
 
 log = logging.getLogger("prunella")
-STAYS = ("development", "reload", "ssl_certfile")  # flags of `bentoml serve` that only BentoML's own parent knows
+BENTOML_ONLY_FLAGS = ("development", "reload", "ssl_certfile")  # of `bentoml serve`: need BentoML's parent process
 
 
 @contextmanager
-def _one_sentence() -> Iterator[None]:
-    """End this process with the sentence of an error of ours, where BentoML would print its own stack."""
+def _exit_with_message() -> Iterator[None]:
+    """On a PrunellaError, print its message and exit, where BentoML would print a traceback."""
     try:
         yield
     except PrunellaError as error:
@@ -46,14 +45,14 @@ def _one_sentence() -> Iterator[None]:
         sys.exit(error.exit_code)
 
 
-if opening.shared is not None:  # a worker of ours: it has its bundle, wherever that came from is now
-    SETTINGS = opening.shared.settings
+if factory.shared is not None:  # in a Prunella worker, which has opened its bundle already
+    SETTINGS = factory.shared.settings
 else:
-    with _one_sentence():
+    with _exit_with_message():
         SETTINGS = Settings.from_environment()
         resolve(SETTINGS.bundle)
-# else a tag, which `bentoml build` must record and pack
-FOLDER = opening.shared is not None or Path(SETTINGS.bundle).is_dir()
+# otherwise the bundle is a tag, which `bentoml build` must record and pack
+IS_FOLDER = factory.shared is not None or Path(SETTINGS.bundle).is_dir()
 
 
 class Classified(BaseModel):
@@ -62,107 +61,115 @@ class Classified(BaseModel):
     predictions: list[list[dict[str, Any]]]
 
 
-def _spec() -> str:
-    """Return the bundle that is named, else the one that a built bento holds, else the newest in the store.
+def _bundle_spec() -> str:
+    """Return the bundle to serve: a folder or a tag.
 
-    It is resolved again at SIGHUP, by another process: what is in the bento, which cannot change, is a folder here.
+    It is the one that the settings name, else the model in the built bento, else the default of the settings. Another
+    process resolves it again at SIGHUP. The model of a bento cannot change, so it is returned as a folder.
     """
     bento = TextClassifier.bento  # type: ignore[attr-defined]  # None when the service runs from its sources
     if bento is None or "bundle" in SETTINGS.model_fields_set:
-        return str(Path(SETTINGS.bundle).absolute()) if FOLDER else SETTINGS.bundle
+        return str(Path(SETTINGS.bundle).absolute()) if IS_FOLDER else SETTINGS.bundle
     return str(resolve(str(bento.info.all_models[0].tag)))
 
 
-class OursFirst:
-    """Answers our routes before BentoML's router: its /livez and /readyz would shadow ours, and it costs time."""
+class PrunellaRoutesFirst:
+    """Middleware that answers Prunella's routes before BentoML's router.
+
+    BentoML's /livez and /readyz would hide Prunella's, and its router costs time.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on to the application that has its path."""
-        here = bentoml.get_current_service()
-        if scope["type"] == "http" and scope["path"] not in KEPT and here.app is not None:
-            await here.app(scope, receive, send)
+        """Pass the request to the application that has its path."""
+        service = bentoml.get_current_service()
+        if scope["type"] == "http" and scope["path"] not in BENTOML_PATHS and service.app is not None:
+            await service.app(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-def _in_our_batches() -> Any:
+def _classify_by_prunella() -> Any:
+    """Return BentoML's `classify` endpoint with Prunella's batching."""
+
     async def classify(self: Any, texts: list[str], top_k: int | None = None) -> Classified:
-        """Classify texts; for BentoML's own clients."""
+        """Classify texts; for BentoML's clients."""
         now = time.perf_counter()
-        caller = Caller(now, now + SETTINGS.request_timeout_ms / 1e3, lambda: False)
+        context = RequestContext(now, now + SETTINGS.request_timeout_ms / 1e3, lambda: False)
         try:
-            answer = await self.desk.answer(native.read({"texts": texts, "top_k": top_k}), caller)
-        except BadRequest as problem:
-            raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status)) from None
-        for failed in answer.problems.values():
-            if failed.status >= 500:  # this format has no errors of single texts
-                raise BentoMLException(failed.message, error_code=HTTPStatus(failed.status))
-        return Classified(predictions=[found or [] for found in answer.predictions])
+            answer = await self.inference.answer(native.read({"texts": texts, "top_k": top_k}), context)
+        except BadRequest as error:
+            raise BentoMLException(error.message, error_code=HTTPStatus(error.status)) from None
+        for problem in answer.problems.values():
+            if problem.status >= 500:  # this format has no per-text errors
+                raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status))
+        return Classified(predictions=[row or [] for row in answer.predictions])
 
     return bentoml.api(classify)
 
 
-def _in_bentomls_batches() -> Any:
+def _classify_by_bentoml() -> Any:
+    """Return BentoML's `classify` endpoint with BentoML's adaptive batching."""
+
     def classify(self: Any, texts: list[str]) -> list[list[dict[str, Any]]]:
-        """Classify texts that BentoML's dispatcher put together from several requests.
+        """Classify a batch that BentoML's dispatcher collected from several requests.
 
-        It has no errors of single texts: one on which tokenizer or model fails gets an empty list.
+        The format has no per-text errors: a text on which tokenizer or model fails gets an empty list.
         """
-        engine, request = self.desk.rotation.current, Request([], single=False)
-        encoded = each(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
-        known = {i: one for i, one in enumerate(encoded) if one is not None}
-        rows = dict(zip(known, run_apart(engine, list(known.values())) if known else [], strict=True))
-        found = [rows.get(i) for i in range(len(texts))]
-        return [[] if row is None else ranked(engine.bundle.task, row, request) for row in found]
+        engine, request = self.inference.model_slots.current, Request([], single=False)
+        encoded = apply_isolated(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
+        valid = {i: tokens for i, tokens in enumerate(encoded) if tokens is not None}
+        logits = dict(zip(valid, infer_isolated(engine, list(valid.values())) if valid else [], strict=True))
+        rows = [logits.get(i) for i in range(len(texts))]
+        return [[] if row is None else ranked(engine.bundle.task, row, request) for row in rows]
 
-    most = max(2, SETTINGS.rules().items)  # it takes no fewer
-    return bentoml.api(classify, batchable=True, max_batch_size=most, max_latency_ms=10_000)
+    max_batch_size = max(2, SETTINGS.rules().items)  # 2 is the minimum that BentoML accepts
+    return bentoml.api(classify, batchable=True, max_batch_size=max_batch_size, max_latency_ms=10_000)
 
 
 @bentoml.service(
     name="prunella",
     traffic={"timeout": 10},
-    tracing={"excluded_urls": ".*"},  # spans of ours tell more: service/tracing.py
+    tracing={"excluded_urls": ".*"},  # replaced by service/operations/tracing.py
     logging={"access": {"enabled": False}},
-    metrics={"enabled": False},  # /metrics is ours
+    metrics={"enabled": False},  # /metrics is Prunella's
 )
 class TextClassifier:
-    """Serves one bundle; the hot routes are an application of ours, in the same process."""
+    """Serves one bundle. All routes except BentoML's own are answered by `App`, in the same process."""
 
-    model = None if FOLDER else bentoml.models.BentoModel(SETTINGS.bundle)
-    shared: Desk | None = opening.shared
-    classify = _in_our_batches() if SETTINGS.batcher == "ours" else _in_bentomls_batches()
+    model = None if IS_FOLDER else bentoml.models.BentoModel(SETTINGS.bundle)
+    shared: InferenceService | None = factory.shared
+    classify = _classify_by_prunella() if SETTINGS.batcher == "ours" else _classify_by_bentoml()
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def hand_over() -> None:
-        """Turn `bentoml serve` into our supervisor, which replaces workers in a container too, and ends cleanly."""
+        """Replace `bentoml serve` by Prunella's supervisor, which restarts workers in a container too and drains."""
         context = click.get_current_context(silent=True)
         flags = context.params if context is not None else {}
-        with _one_sentence():
-            spec = _spec()
-        if "host" not in flags or any(flags.get(name) for name in STAYS):
+        with _exit_with_message():
+            spec = _bundle_spec()
+        if "host" not in flags or any(flags.get(name) for name in BENTOML_ONLY_FLAGS):
             log.warning("BentoML's own parent process is used: it neither replaces workers in a container nor drains")
             return
         root = Path(__file__).resolve().parent.parent
         variables = {**os.environ, "PRUNELLA_BUNDLE": spec, "PYTHONPATH": str(root)}
         host, port = flags["host"] or "0.0.0.0", flags.get("port") or 3000  # BentoML's own defaults
-        command = ["-m", "service.serve", "--host", str(host), "--port", str(port)]
+        command = ["-m", "service.process.launch", "--host", str(host), "--port", str(port)]
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *command], variables)
 
     def __init__(self) -> None:
-        self.desk = self.shared or open_desk(SETTINGS.model_copy(update={"bundle": _spec()}))
-        self.app = None if self.shared else App(self.desk)
+        self.inference = self.shared or open_inference_service(SETTINGS.model_copy(update={"bundle": _bundle_spec()}))
+        self.app = None if self.shared else App(self.inference)
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
-        """Start the runners, where no worker of ours has."""
+        """Start the runners, unless a Prunella worker has started them."""
         if not self.shared:
-            await self.desk.start()
+            await self.inference.start()
 
 
-TextClassifier.add_asgi_middleware(OursFirst)  # type: ignore[attr-defined]
+TextClassifier.add_asgi_middleware(PrunellaRoutesFirst)  # type: ignore[attr-defined]

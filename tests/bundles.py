@@ -11,14 +11,14 @@ from typing import Literal
 import numpy as np
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.bundle import BundleConfig, BundleTexts, make_bundle
-from models.folder import MANIFEST, Manifest, record_files
+from compress.make_bundle import BundleConfig, BundleTexts, make_bundle
+from models.finetuning.finetune import FinetuneConfig, Splits, finetune
+from models.store.folder import MANIFEST, Manifest, record_files
 from models.task import Task
-from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
-from service.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
-from service.engine import Engine
-from service.runtime import RuntimeSettings
+from service.inference.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
+from service.inference.engine import Engine
+from service.inference.session import RuntimeSettings
 
 
 def make_tiny_bundle(store: Path, pair: bool = False, recipe: Literal["static", "dynamic"] = "static") -> Path:

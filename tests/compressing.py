@@ -7,21 +7,20 @@ from typing import Any
 import pytest
 from tiny import tiny_texts
 
-from bench.engines import EngineSpec
-from bench.openings import Conditions, combine
-from bench.quiet import Quiet
-from bench.records import Openings
-from compress.analysis import AnalysisConfig
-from compress.budget import Amounts, BudgetTable, size_table
-from compress.config import CompressConfig
-from compress.distill import DistillConfig
+from bench.measure.engine_spec import EngineSpec
+from bench.measure.latency.interference import Interference
+from bench.measure.latency.process_restarts import Conditions, combine
+from bench.report.report_schema import Openings
+from compress.config import AnalysisConfig, CompressConfig, DistillConfig
+from compress.inputs.inputs import CompressionInputs
+from compress.inputs.source import open_source
 from compress.pipeline import compress_to, prepare
-from compress.source import Inputs, open_source
-from compress.target import Target
+from compress.search.cost_table import Amounts, CostTable, size_cost_table
+from compress.search.search_to_target import Target
 from models.architecture import Architecture
 from models.data.texts import Texts
-from models.folder import ModelFolder
-from models.tokens import Row
+from models.store.folder import ModelFolder
+from models.tokenizer import Row
 from models.train.loop import TrainingConfig
 
 SMALL = Target(kind="size_mb", value=0.13)  # of a size nothing is timed: the shape is the same everywhere
@@ -50,8 +49,8 @@ def byte_openings(
 
 def time_by_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let `byte_openings` and `byte_latency` say what takes how long."""
-    monkeypatch.setattr("compress.clock.measure_openings", byte_openings)
-    monkeypatch.setattr("compress.prune.load_latency", byte_latency)
+    monkeypatch.setattr("compress.search.latency_meter.measure_openings", byte_openings)
+    monkeypatch.setattr("compress.search.prune.load_latency", byte_latency)
 
 
 def openings_of(reference_ms: Sequence[float], ours_ms: Sequence[float], texts: int = 24) -> Openings:
@@ -60,20 +59,20 @@ def openings_of(reference_ms: Sequence[float], ours_ms: Sequence[float], texts: 
     middle, interval = combine(speedups)
     return Openings(
         texts=texts, threads=1, rounds=3, reference_ms=tuple(reference_ms), ours_ms=tuple(ours_ms),
-        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=Quiet(others=0.0, stolen=0.0),
+        speedups=tuple(speedups), speedup=middle, interval=interval, quiet=Interference(others=0.0, stolen=0.0),
     )  # fmt: skip
 
 
-def byte_latency(full: Architecture, *_: Any) -> BudgetTable:
+def byte_latency(full: Architecture, *_: Any) -> CostTable:
     """Stand in for `load_latency`: what `byte_openings` takes."""
-    sizes = size_table(full, 30_000.0)
+    sizes = size_cost_table(full, 30_000.0)
     kinds = {
         kind: Amounts.model_validate({
             part: {w: n * MS_PER_BYTE / 1e3 for w, n in amounts.items()} for part, amounts in getattr(sizes, kind)
         })
         for kind in ("int8", "fp32")
     }  # fmt: skip
-    return BudgetTable(fixed=sizes.fixed * MS_PER_BYTE / 1e3, **kinds)
+    return CostTable(fixed=sizes.fixed * MS_PER_BYTE / 1e3, **kinds)
 
 
 def _files(graph: Path) -> list[Path]:
@@ -86,15 +85,15 @@ def tiny_config(training: TrainingConfig, dropout: float | None = None, **more: 
     return CompressConfig(analysis=AnalysisConfig(texts=32, cost_texts=16), heal=heal, tolerance=0.1, **more)
 
 
-def labelled_inputs(source: Path, store: Path, max_tokens: int = 32) -> Inputs:
+def labelled_inputs(source: Path, store: Path, max_tokens: int = 32) -> CompressionInputs:
     """Return the classifier in `source` with texts whose labels are called as it calls them."""
     texts = tiny_texts(64)
     names = {"negative": "LABEL_0", "positive": "LABEL_1"}
     texts = Texts(texts.rows, [names[str(label)] for label in texts.labels], "tiny")
-    return Inputs(open_source(source, store, max_tokens=max_tokens), texts, texts)
+    return CompressionInputs(open_source(source, store, max_tokens=max_tokens), texts, texts)
 
 
 def compress_tiny(source: Path, store: Path, config: CompressConfig, target: Target = SMALL) -> ModelFolder:
     """Return the bundle of the classifier in `source` that reaches `target`."""
-    inputs = Inputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64))
+    inputs = CompressionInputs(open_source(source, store, max_tokens=32), tiny_texts(64), tiny_texts(64))
     return compress_to(target, prepare(inputs, config, store), config, store).folder

@@ -12,7 +12,7 @@ import pytest
 from compressing import time_by_bytes
 from pretraining import train_tokenizer, write_corpus
 
-from models.data.wordpiece import Vocabulary, open_backend
+from models.pretraining.wordpiece import Vocabulary, open_backend
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ def ask(url: str, document: object) -> object:
 
 def check(url: str, folder: Path) -> None:
     """Fail unless the server at `url` serves the bundle in `folder` and answers as it does in this process."""
-    from service.bundle import Bundle
-    from service.dialects import Request, predictions
-    from service.engine import Engine
-    from service.runtime import RuntimeSettings
+    from service.inference.bundle import Bundle
+    from service.inference.engine import Engine
+    from service.inference.session import RuntimeSettings
+    from service.protocols import Request, predictions
 
     bundle = Bundle.open(folder)
     engine = Engine.open(bundle, RuntimeSettings(device="cpu"))

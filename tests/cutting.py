@@ -6,22 +6,22 @@ from pathlib import Path
 import numpy as np
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.calibration import pad_texts
-from compress.ladder import Rung, columns_of
-from compress.statistics import output_bias, output_matrix
-from compress.surgery import cut
+from compress.inputs.length_matching import pad_texts
+from compress.pruning.gram import output_bias, output_matrix
+from compress.pruning.obs import PrunedSublayer, columns_of
+from compress.pruning.surgery import cut
 from models.checkpoint import load_checkpoint
 from models.classifier import Classifier, TensorBatch
-from models.tokens import Tokenizer
+from models.tokenizer import Tokenizer
 
 
-def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> Rung:
+def plain_rung(model: Classifier, name: str, kept: np.ndarray) -> PrunedSublayer:
     """Return a sublayer with the units `kept` only, its output matrix as it is."""
     matrix = output_matrix(model, name)
     assert matrix is not None, f"{name} is dropped already"
     size = model.architecture.head_size if name.endswith("attention") else 1
     kept = np.sort(kept)
-    return Rung(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
+    return PrunedSublayer(kept, matrix.weight.detach()[:, columns_of(kept, size)], output_bias(matrix), float("nan"))
 
 
 def tiny_batches(folder: Path, pair: bool) -> tuple[Classifier, list[TensorBatch]]:

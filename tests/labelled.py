@@ -8,9 +8,9 @@ from tiny import BAD, GOOD, OTHER, make_tiny_checkpoint
 
 from models.data.labels import Label
 from models.data.texts import Texts
-from models.folder import ModelFolder
+from models.finetuning.finetune import FinetuneConfig, Splits, finetune
+from models.store.folder import ModelFolder
 from models.task import Kind
-from models.train.finetune import FinetuneConfig, Splits, finetune
 from models.train.loop import TrainingConfig
 
 MEAN = 20.0  # of a regression's numbers, far from where a new head begins

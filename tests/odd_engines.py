@@ -1,4 +1,4 @@
-"""Engines that misbehave, for bench.worker: each is opened in a process of its own."""
+"""Engines that misbehave, for bench.measure.latency.engine_worker: each is opened in a process of its own."""
 
 import os
 import subprocess
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.engines import EngineSpec, OpenEngine
+from bench.measure.engine_spec import EngineSpec, OpenEngine
 
 BURN = "while True: pass"
 
 
 def answering(answer) -> OpenEngine:
-    return OpenEngine(lambda rows, tokens: rows, answer, 0, mates_matter=False)
+    return OpenEngine(lambda rows, tokens: rows, answer, 0, batch_dependent=False)
 
 
 def plain(spec: EngineSpec) -> OpenEngine:

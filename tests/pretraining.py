@@ -6,9 +6,9 @@ import numpy as np
 from tiny import BAD, GOOD, OTHER
 
 from models.architecture import Architecture, LayerShape
-from models.data.wordpiece import Vocabulary, train_wordpiece
-from models.train.masked_objective import MaskedObjective
-from models.train.masking import MaskingConfig
+from models.pretraining.masking import MaskingConfig
+from models.pretraining.objective import MaskedObjective
+from models.pretraining.wordpiece import Vocabulary, train_wordpiece
 
 LENGTH = 16
 

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from models.folder import ModelFolder
-from models.stage import Stage, run_stage
+from models.store.folder import ModelFolder
+from models.store.stage import Stage, run_stage
 
 ROOT = Path(__file__).resolve().parent.parent
 # a `make` that says it has begun, and ends when it may
@@ -15,7 +15,7 @@ HELD_UP = """
 import sys, time
 from pathlib import Path
 from models.distributed import rank
-from models.stage import Stage, run_stage
+from models.store.stage import Stage, run_stage
 
 store, begun, may_end, together = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4] == "together"
 

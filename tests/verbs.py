@@ -3,7 +3,7 @@
 import json
 import sys
 
-import prunella
+from prunella.cli import main as cli
 
 
 def run(capsys, monkeypatch, *arguments):
@@ -19,7 +19,7 @@ def run_plain(capsys, monkeypatch, *arguments):
     capsys.readouterr()
     code = 0
     try:
-        prunella.main()
+        cli.main()
     except SystemExit as end:
         code = end.code or 0
     told = capsys.readouterr()

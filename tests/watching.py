@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from models.errors import FolderError
-from models.train.resume import load_snapshot
+from models.train.snapshot import load_snapshot
 
 
 def steps_saved(scratch: Path) -> int:

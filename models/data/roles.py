@@ -1,30 +1,31 @@
-"""RowRoles: which labelled rows choose (thresholds, precisions, points), and which are reported.
+"""RowRoles: which labelled rows are used for choices (thresholds, precisions, candidates), and which for reports.
 
-What was chosen because it was best on some rows looks better on them than it is. So no number that is reported comes
-from rows that chose, where there are enough rows; where there are not, the report says so.
+A choice that was the best one on some rows looks better on these rows than on new ones (selection bias). So the
+reported numbers are measured on other rows than those that were used for choices, if there are enough rows. If there
+are not, the report says so.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
-from models.console import say
 from models.data.split import halve_rows
 from models.data.texts import Texts
+from models.messages import say
 
-FEWEST_ROWS = 100  # fewer are not split: of 50 rows one is two points, and half of that says nothing at all
-SAME_SHARE = 0.5  # of the reported rows, that chose as well: more, and they are no other rows
+FEWEST_ROWS = 100  # fewer rows are not split: one row in a half of 50 is already 2 percentage points
+SAME_SHARE = 0.5  # both sets count as the same if more than this share of the reported rows is also in the other set
 
 
 @dataclass(frozen=True, slots=True)
 class RowRoles:
-    """Rows that choose, and rows that are reported; `reported` None: the same ones, for there are too few."""
+    """Rows for choices and rows for reports; if `reported` is None there are too few, and both are the same rows."""
 
     choosing: Texts
     reported: Texts | None
 
     @classmethod
     def of(cls, texts: Texts, seed: int = 0) -> "RowRoles":
-        """Split one set into two halves that look alike (`halve_rows`), unless it has less than FEWEST_ROWS rows."""
+        """Split a set into two stratified halves (`halve_rows`), unless it has fewer than FEWEST_ROWS rows."""
         if len(texts) < FEWEST_ROWS:
             return cls(texts, None)
         first, second = halve_rows(texts.labels, texts.kind, len(texts), seed)
@@ -32,12 +33,12 @@ class RowRoles:
 
     @property
     def judged(self) -> Texts:
-        """The rows that are reported, whether they chose or not."""
+        """The rows for reports, even if they are also the rows for choices."""
         return self.choosing if self.reported is None else self.reported
 
     @property
     def everything(self) -> Texts:
-        """All labelled rows: those that choose, then those that are reported."""
+        """All labelled rows: those for choices, then those for reports."""
         if self.reported is None:
             return self.choosing
         first, second = self.choosing, self.reported
@@ -47,35 +48,36 @@ class RowRoles:
 
     @property
     def same_rows(self) -> bool:
-        """Whether the reported rows are, by more than SAME_SHARE, rows that chose."""
+        """Whether more than SAME_SHARE of the reported rows were also used for choices."""
         return self.reported is None or shared_rows(self.reported, self.choosing) > SAME_SHARE * len(self.reported)
 
     def summary(self) -> dict[str, Any]:
-        """Return the keys that a verb prints: how many rows chose, and whether they are those that are reported."""
+        """Return keys for a verb's JSON: the number of rows for choices, and whether the same rows are reported."""
         return {"choosing_rows": len(self.choosing), "chosen_on_reported_rows": self.same_rows}
 
     def announce(self, what: str) -> None:
-        """Say on stderr which rows choose `what`, and which are reported."""
+        """Print on stderr which rows are used to choose `what`, and which are used for the report."""
         if not self.same_rows:
             assert self.reported is not None
             say(
-                f"{len(self.choosing)} rows of {self.choosing.source} choose {what}; what is reported is measured on "
-                f"{len(self.reported)} other rows ({self.reported.source})"
+                f"{len(self.choosing)} rows of {self.choosing.source} are used to choose {what}; "
+                f"results are reported on {len(self.reported)} other rows ({self.reported.source})"
             )
         elif self.reported is None:
             say(
-                f"WARNING: the {len(self.choosing)} rows of {self.choosing.source} choose {what} and are reported, "
-                f"too: what is reported is better than it would be on new rows. Give {FEWEST_ROWS} rows or more, "
-                "which are then split, or give --test FILE"
+                f"WARNING: the same {len(self.choosing)} rows of {self.choosing.source} are used to choose {what} "
+                "and to report results: the results are better than they would be on new rows. "
+                f"Give {FEWEST_ROWS} rows or more, which are then split, or give --test FILE"
             )
         else:
             say(
                 f"WARNING: {shared_rows(self.reported, self.choosing)} of {len(self.reported)} rows of "
-                f"{self.reported.source} choose {what}, too: what is reported is better than it would be on new rows"
+                f"{self.reported.source} are also used to choose {what}: the results are better than they would be "
+                "on new rows"
             )
 
 
 def shared_rows(texts: Texts, others: Texts) -> int:
-    """Return how many rows of `texts` are among `others`, whatever their labels."""
-    known = set(others.rows)
-    return sum(row in known for row in texts.rows)
+    """Return how many rows of `texts` are also in `others`; labels are not compared."""
+    other_rows = set(others.rows)
+    return sum(row in other_rows for row in texts.rows)

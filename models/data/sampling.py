@@ -1,4 +1,4 @@
-"""choose_texts(): rows as long as those that are served, seeded, each once."""
+"""choose_texts(): sample rows whose lengths follow the length distribution of the served texts."""
 
 from collections.abc import Sequence
 
@@ -6,39 +6,39 @@ import numpy as np
 
 
 def choose_texts(lengths: Sequence[int], served: Sequence[int], count: int, seed: int) -> list[int]:
-    """Return up to `count` row numbers, each once, whose lengths are spread as the served ones are.
+    """Return up to `count` distinct row indices whose lengths are distributed like those of the served texts.
 
-    For each of `count` drawn served lengths the free row of the nearest length is taken; rows of one length come in
-    random order. Training rows are often shorter (phrases) or longer than what is served.
+    `count` lengths are drawn from the served ones. For each, the unused row of the nearest length is taken; rows of
+    equal length are in random order. Training rows are often shorter (phrases) or longer than the served texts.
 
     Args:
-        lengths: of the rows to choose from, in tokens.
-        served: lengths of texts as they are served.
-        count: how many rows.
-        seed: of the draw.
+        lengths: lengths of the rows to choose from, in tokens.
+        served: lengths of served texts, in tokens.
+        count: number of rows.
+        seed: random seed.
     """
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(len(lengths))
     order = shuffled[np.argsort(np.asarray(lengths)[shuffled], kind="stable")]
-    known = np.asarray(lengths)[order]
-    after = np.arange(len(order) + 1)  # the next free place at or after a place; `before` likewise, shifted by one
-    before = np.arange(len(order) + 1)
+    sorted_lengths = np.asarray(lengths)[order]
+    next_free = np.arange(len(order) + 1)  # parents: lead to the first unused index at or after an index
+    last_free = np.arange(len(order) + 1)  # likewise at or before an index, all shifted by one: 0 means none
     chosen = []
-    for wanted in generator.choice(np.asarray(served), min(count, len(lengths))):
-        place = int(np.searchsorted(known, wanted))
-        up, down = _find(after, place), _find(before, place)
-        takes_up = down == 0 or (up < len(order) and known[up] - wanted <= wanted - known[down - 1])
-        place = up if takes_up else down - 1
-        chosen.append(int(order[place]))
-        after[place], before[place + 1] = place + 1, place
+    for length in generator.choice(np.asarray(served), min(count, len(lengths))):
+        index = int(np.searchsorted(sorted_lengths, length))
+        up, down = _find(next_free, index), _find(last_free, index)
+        take_up = down == 0 or (up < len(order) and sorted_lengths[up] - length <= length - sorted_lengths[down - 1])
+        index = up if take_up else down - 1
+        chosen.append(int(order[index]))
+        next_free[index], last_free[index + 1] = index + 1, index
     return chosen
 
 
-def _find(parent: np.ndarray, place: int) -> int:
-    """Return the end of the chain that begins at `place`, and shorten the chain (union-find, Tarjan 1975)."""
-    end = place
-    while parent[end] != end:
-        end = int(parent[end])
-    while parent[place] != end:
-        parent[place], place = end, int(parent[place])
-    return end
+def _find(parents: np.ndarray, index: int) -> int:
+    """Return the root of `index`, and compress the path to it (union-find, Tarjan 1975)."""
+    root = index
+    while parents[root] != root:
+        root = int(parents[root])
+    while parents[index] != root:
+        parents[index], index = root, int(parents[index])
+    return root

@@ -1,14 +1,13 @@
-"""read_texts(): files, Hub data sets and the built-in sets → checked rows.
+"""read_texts(): read and validate files, Hub data sets and built-in sets.
 
-A row is a text, or two texts for pair tasks, and may have a label: one name, several names or a number, by the
-kind of task. Files must be UTF-8; a text must not be empty. check_labels() says whether a model can learn from one
-part and be judged on the other.
+A row is one text, or two texts for pair tasks. It may have a label: one name, several names or a number, depending on
+the kind of task. Files must be UTF-8; a text must not be empty. check_labels() checks that a model can be trained on
+one set and evaluated on another.
 """
 
 import hashlib
 import itertools
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,27 +18,28 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from models.data.builtin import read_bbc_news
-from models.data.columnar import HUB, read_hub, read_parquet
+from models.data.csv_jsonl import READERS, LocatedRecord, read_records
 from models.data.labels import SURROGATE, Label, label_names, parse_label
-from models.data.reading import READERS, Placed, read_records
+from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
 from models.errors import InputError
-from models.record import Record
+from models.messages import progress
+from models.schema import Record
 from models.task import Kind, Task
-from models.tokens import Row
+from models.tokenizer import Row
 
 BUILTIN = "builtin:"
 BUILTIN_SETS = ("builtin:bbc-news:train", "builtin:bbc-news:validation", "builtin:bbc-news:test")
 PARQUET = ".parquet"
-WRITTEN = (".csv", ".tsv")  # a cell is a text: lists and numbers are written out
+TEXT_CELLS = (".csv", ".tsv")  # formats whose cells are strings, also those of lists and numbers
 Targets = NDArray[np.int64] | NDArray[np.float32]
 
 
 class Columns(Record):
-    """The names of the columns (CSV, TSV, Parquet) or keys (JSONL) that hold the texts and the label."""
+    """Names of the columns (CSV, TSV, Parquet) or keys (JSONL) of the texts and the label."""
 
-    text: str = Field("text", description="column of the text, or of a pair's first text")
-    text_pair: str = Field("text_pair", description="column of a pair's second text")
+    text: str = Field("text", description="column of the text, or of the first text of a pair")
+    text_pair: str = Field("text_pair", description="column of the second text of a pair")
     label: str = Field("label", description="column of the label")
 
     @model_validator(mode="after")
@@ -49,27 +49,27 @@ class Columns(Record):
         return self
 
     def find(self, source: str, names: Sequence[str]) -> list[str]:
-        """Return those of the three that are among `names`, in this order: text, second text, label.
+        """Return those of the three columns that are in `names`, in this order: text, second text, label.
 
         Raises:
-            InputError: there is no text; or a column is missing that was asked for by a name of its own.
+            InputError: the text column is missing, or a column whose name was set by the user (is not the default).
         """
-        found = []
+        present = []
         for field, column in (("text", self.text), ("text_pair", self.text_pair), ("label", self.label)):
             if column in names:
-                found.append(column)
+                present.append(column)
             elif field == "text" or column != Columns.model_fields[field].default:
                 raise InputError(f"{source} has no column {column!r}: it has {', '.join(names)}")
-        return found
+        return present
 
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Checked rows. `labels` is None when the source had no label column; by kind they are str, tuples or floats."""
+    """Validated rows. `labels` is None if the source has no label column; `kind` decides the type of a label."""
 
     rows: list[Row]
     labels: Sequence[Label] | None
-    source: str  # where they came from, for messages and reports
+    source: str  # name of the file or data set, for messages and reports
     kind: Kind = "single"
 
     def __post_init__(self) -> None:
@@ -81,30 +81,30 @@ class Texts:
 
     @property
     def pair(self) -> bool:
-        """Whether each row is two texts."""
+        """Whether each row is a pair of texts."""
         return bool(self.rows) and len(self.rows[0]) == 2
 
     @property
     def sha256(self) -> str:
-        """Hash of rows and labels: what identifies the data in a stage's configuration."""
+        """Hash of rows and labels, which identifies the data in a stage's configuration."""
         digest = hashlib.sha256()
         for row, label in zip(self.rows, self.labels or itertools.repeat(None), strict=False):
             digest.update(json.dumps([row, label]).encode())
         return digest.hexdigest()
 
     def joined(self, more: "Texts") -> "Texts":
-        """Return these rows and `more`, without labels.
+        """Return these rows and those of `more`, without labels.
 
         Raises:
             InputError: one has pairs, the other single texts.
         """
         if more.pair != self.pair:
-            found, wanted = ("pairs", "single texts") if more.pair else ("single texts", "pairs")
-            raise InputError(f"{more.source} has {found}, {self.source} {wanted}: wanted rows of one form")
+            theirs, ours = ("pairs", "single texts") if more.pair else ("single texts", "pairs")
+            raise InputError(f"{more.source} has {theirs}, {self.source} {ours}: wanted rows of one form")
         return Texts([*self.rows, *more.rows], None, f"{self.source} and {more.source}", self.kind)
 
     def label_names(self) -> tuple[str, ...]:
-        """Return the labels that occur, sorted (numbers by their value); a regression's one output is `value`.
+        """Return the distinct labels, sorted (integers by value, before other names); for a regression ("value",).
 
         Raises:
             InputError: there are no labels.
@@ -115,35 +115,35 @@ class Texts:
         """Return the labels.
 
         Raises:
-            InputError: there are none.
+            InputError: the rows have no labels.
         """
         if self.labels is None:
             raise InputError(f"{self.source} has no label column: wanted labelled rows")
         return self.labels
 
     def targets(self, task: Task) -> Targets:
-        """Return what a model of `task` should answer.
+        """Return the labels as training targets of a model of `task`.
 
-        `single`: positions of the labels (rows,), int64. `multi`: 0 or 1, (rows, labels), float32. `regression`: the
-        numbers (rows,), float32.
+        `single`: label indices (rows,), int64. `multi`: 0 or 1, (rows, labels), float32. `regression`: the numbers
+        (rows,), float32.
 
         Raises:
-            InputError: there are no labels, the task does not know one, or it is of another kind.
+            InputError: there are no labels, the task lacks one of them, or the task is of another kind.
         """
         labels = self.require_labels()
         if self.kind != task.kind:
             raise InputError(f"{self.source} was read for a {self.kind} task, and the model's task is {task.kind}")
         if task.kind == "regression":
             return np.array(labels, dtype=np.float32)
-        places = {name: place for place, name in enumerate(task.labels)}
+        index_of = {name: index for index, name in enumerate(task.labels)}
         for name in label_names(labels, self.kind):
-            if name not in places:
+            if name not in index_of:
                 raise InputError(f"{self.source}: label {name!r} is not the model's ({', '.join(task.labels)})")
         if task.kind == "single":
-            return np.array([places[str(label)] for label in labels], dtype=np.int64)
-        targets = np.zeros((len(labels), len(places)), dtype=np.float32)
+            return np.array([index_of[str(label)] for label in labels], dtype=np.int64)
+        targets = np.zeros((len(labels), len(index_of)), dtype=np.float32)
         for row, names in enumerate(labels):
-            targets[row, [places[name] for name in names]] = 1  # type: ignore[union-attr]
+            targets[row, [index_of[name] for name in names]] = 1  # type: ignore[union-attr]
         return targets
 
     def take(self, indices: Iterable[int]) -> "Texts":
@@ -153,7 +153,7 @@ class Texts:
         return Texts([self.rows[i] for i in chosen], labels, self.source, self.kind)
 
     def split(self, fraction: float, seed: int) -> tuple["Texts", "Texts"]:
-        """Return two disjoint parts, the second with `fraction` of the rows; stratified, seeded (see `split_rows`).
+        """Return two disjoint stratified parts, the second with `fraction` of the rows (see `split_rows`).
 
         Raises:
             InputError: there are no labels, a part would be empty, or a label of a `single` task has one row only.
@@ -170,14 +170,14 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
 
     Args:
         source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or one of BUILTIN_SETS.
-        columns: where the texts and the label are.
-        kind: what a label is. `single`: a text or a whole number. `multi`: a list of labels, in CSV and TSV names
-            joined by `|`; possibly none. `regression`: a finite number.
+        columns: names of the columns of the texts and the label.
+        kind: kind of the labels. `single`: a text or a whole number. `multi`: a list of labels, possibly empty; in
+            CSV and TSV, names joined by `|`. `regression`: a finite number.
 
     Raises:
-        InputError: the source is missing, not UTF-8, empty, lacks a column, or has a row that is not what was wanted;
-            the message names the file and the line.
-        MissingExtraError: Parquet or a Hub data set was asked for and the package that reads it is not installed.
+        InputError: the source is missing, not UTF-8, empty, lacks a column, or has an invalid row; the message names
+            the file and the line.
+        MissingExtraError: the package that reads Parquet files or Hub data sets is not installed.
     """
     name, columns = str(source), columns or Columns()
 
@@ -187,27 +187,27 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     if name.startswith(BUILTIN):
         return _read_builtin(name, kind)
     if name.startswith(HUB):
-        return _checked(name, read_hub(name, choose), columns, kind, written=False)
+        return _validate(name, read_hub(name, choose), columns, kind, as_text=False)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix == PARQUET:
-        return _checked(name, read_parquet(path, choose), columns, kind, written=False)
+        return _validate(name, read_parquet(path, choose), columns, kind, as_text=False)
     if suffix in READERS:
-        return _checked(name, read_records(path), columns, kind, written=suffix in WRITTEN)
-    known = ", ".join([*READERS, PARQUET])
-    raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}: wanted {known}, hub:… or a built-in set")
+        return _validate(name, read_records(path), columns, kind, as_text=suffix in TEXT_CELLS)
+    supported = ", ".join([*READERS, PARQUET])
+    raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set")
 
 
 def check_labels(train: Texts, held_out: Texts) -> None:
-    """Check that a model taught on `train` can be judged on `held_out`.
+    """Check that a model trained on `train` can be evaluated on `held_out`.
 
     Raises:
-        InputError: a part has no rows or no labels, the kinds or the numbers of texts a row differ, `train` has
-            nothing to tell apart, or `held_out` has a label that `train` has not.
+        InputError: one of the two has no rows or no labels, the kinds or the numbers of texts per row differ, `train`
+            has fewer than two labels or numbers (`multi`: no label), or `held_out` has a label that `train` lacks.
     """
     for part in (train, held_out):
         if not len(part):
-            raise InputError(f"{part.source} has no rows in one part: wanted rows to learn from and rows to judge on")
+            raise InputError(f"{part.source} has no rows in one part: wanted rows for training and for evaluation")
         part.require_labels()
     if train.kind != held_out.kind:
         raise InputError(f"{train.source} has {train.kind} labels, {held_out.source} {held_out.kind} labels")
@@ -221,44 +221,43 @@ def check_labels(train: Texts, held_out: Texts) -> None:
 
 
 def _check_distinct(train: Texts) -> None:
-    found = set(train.require_labels())
+    labels = set(train.require_labels())
     if train.kind == "multi":
         if not train.label_names():
             raise InputError(f"{train.source} has no row with a label: wanted one label or more")
-    elif len(found) < 2:
-        what = "number" if train.kind == "regression" else "label"
-        raise InputError(f"{train.source} has one {what} only ({found.pop()}): wanted two or more")
+    elif len(labels) < 2:
+        noun = "number" if train.kind == "regression" else "label"
+        raise InputError(f"{train.source} has one {noun} only ({labels.pop()}): wanted two or more")
 
 
 def _read_builtin(name: str, kind: Kind) -> Texts:
     if name not in BUILTIN_SETS:
         raise InputError(f"{name} is not built in: there are {', '.join(BUILTIN_SETS)}")
     if kind != "single":
-        raise InputError(f"{name} has one label a row: wanted a set for a {kind} task")
+        raise InputError(f"{name} has one label per row: wanted a set for a {kind} task")
     pairs = read_bbc_news(name.rsplit(":", 1)[1])
     return Texts([(text,) for text, _ in pairs], [label for _, label in pairs], name)
 
 
-def _checked(source: str, records: Iterator[Placed], columns: Columns, kind: Kind, written: bool) -> Texts:
-    from tqdm import tqdm
+def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:
 
     first = next(records, None)
     if first is None:
-        raise InputError(f"{source} has no rows: wanted a text at least")
-    found = columns.find(source, list(first[1]))
-    text_columns = [column for column in found if column != columns.label]
+        raise InputError(f"{source} has no rows: wanted one text or more")
+    present = columns.find(source, list(first[1]))
+    text_columns = [column for column in present if column != columns.label]
     rows: list[Row] = []
     labels: list[Label] = []
-    bar = tqdm(itertools.chain([first], records), desc=f"read {source}", unit="row", delay=2, file=sys.stderr)
+    bar = progress(itertools.chain([first], records), desc=f"read {source}", unit="row", delay=2)
     for where, record in bar:
         rows.append(tuple(_text(where, column, record[column]) for column in text_columns))
-        if columns.label in found:
+        if columns.label in present:
             try:
-                labels.append(parse_label(record[columns.label], kind, written))
+                labels.append(parse_label(record[columns.label], kind, as_text))
             except ValueError as error:
-                shown = repr(record[columns.label])[:80]
-                raise InputError(f"{where}: {columns.label!r} holds {shown}, {error}") from None
-    return Texts(rows, labels if columns.label in found else None, source, kind)
+                excerpt = repr(record[columns.label])[:80]
+                raise InputError(f"{where}: {columns.label!r} holds {excerpt}, {error}") from None
+    return Texts(rows, labels if columns.label in present else None, source, kind)
 
 
 def _text(where: str, column: str, value: Any) -> str:
@@ -266,6 +265,6 @@ def _text(where: str, column: str, value: Any) -> str:
         raise InputError(f"{where}: {column!r} holds {type(value).__name__}, wanted a text")
     if not value.strip():
         raise InputError(f"{where}: {column!r} is empty")
-    if not value.isascii() and SURROGATE.search(value):
-        raise InputError(f"{where}: {column!r} holds half of a surrogate pair, which is no text")
+    if not value.isascii() and (match := SURROGATE.search(value)):
+        raise InputError(f"{where}: {column!r} holds an unpaired surrogate \\u{ord(match[0]):x}: not valid Unicode")
     return value

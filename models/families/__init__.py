@@ -1,4 +1,4 @@
-"""The families of checkpoints that are known: one file, and one Family, for each."""
+"""The supported families of checkpoints: how config.json and tensor names map to this project's encoders."""
 
 from models.families.bert import BERT
 from models.families.distilbert import DISTILBERT

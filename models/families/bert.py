@@ -1,9 +1,9 @@
-"""BERT (Devlin et al. 2019), and MiniLM, whose checkpoints call themselves bert."""
+"""BERT (Devlin et al. 2019), and MiniLM, whose checkpoints have the model type bert."""
 
 from models.families.family import Family
 from models.families.names import TensorNames
 
-# RoBERTa and ELECTRA say most things as BERT does
+# RoBERTa and ELECTRA use most of these names, too
 ENCODER = {
     "embeddings.tokens": "embeddings.word_embeddings",
     "embeddings.positions": "embeddings.position_embeddings",

@@ -1,4 +1,4 @@
-"""DistilBERT (Sanh et al. 2019): BERT's encoder without segments, under names of its own."""
+"""DistilBERT (Sanh et al. 2019): BERT's encoder without segment embeddings, with its own tensor names."""
 
 from models.families.family import Family
 from models.families.names import TensorNames
@@ -32,5 +32,5 @@ DISTILBERT = Family(
         "ffn": "hidden_dim",
         "positions": "max_position_embeddings",
     },
-    fixed={"activation": "gelu"},  # sinusoidal positions stand in the checkpoint as any others do
+    fixed={"activation": "gelu"},  # sinusoidal positions need no setting: the checkpoint has them as a table
 )

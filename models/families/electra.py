@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020): BERT's encoder, whose embedding tables may be narrower than its layers."""
+"""ELECTRA (Clark et al. 2020): BERT's encoder with embedding tables that may be narrower than the layers."""
 
 from dataclasses import replace
 from typing import Any
@@ -25,7 +25,7 @@ ELECTRA = replace(
     name="electra",
     classes="Electra",
     names=replace(BERT.names, prefix="electra", encoder=BERT.names.encoder | PROJECT, head=SPLIT_HEAD),
-    wanted=(TABLE_WIDTH,),
-    read_more=_read_table_width,
-    write_more=_write_table_width,
+    extra_keys=(TABLE_WIDTH,),
+    read_extra=_read_table_width,
+    write_extra=_write_table_width,
 )

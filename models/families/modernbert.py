@@ -1,4 +1,4 @@
-"""ModernBERT (Warner et al. 2024): models.modernbert computes it."""
+"""ModernBERT (Warner et al. 2024): config.json and tensor names. models.encoders.modernbert_encoder computes it."""
 
 from typing import Any
 
@@ -21,14 +21,14 @@ SETTINGS = {  # ModernSettings → keys of config.json
 
 def _read_settings(config: dict[str, Any]) -> dict[str, Any]:
     settings = {ours: config[theirs] for ours, theirs in SETTINGS.items()}
-    if settings["local_theta"] is None:  # transformers: one theta for all layers
+    if settings["local_theta"] is None:  # as in transformers: one theta for all layers
         settings["local_theta"] = settings["global_theta"]
     return {"modern": settings, "pooling": config[POOLING]}
 
 
 def _write_settings(shape: Architecture) -> dict[str, Any]:
-    told = shape.model_dump(include={"modern"})["modern"]
-    return {theirs: told[ours] for ours, theirs in SETTINGS.items()} | {POOLING: shape.pooling}
+    settings = shape.model_dump(include={"modern"})["modern"]
+    return {theirs: settings[ours] for ours, theirs in SETTINGS.items()} | {POOLING: shape.pooling}
 
 
 MODERNBERT = Family(
@@ -63,7 +63,7 @@ MODERNBERT = Family(
     },
     fixed={"hidden_activation": "gelu", "classifier_activation": "gelu", "rope_scaling": None},
     pad_id=50283,
-    wanted=(*SETTINGS.values(), POOLING),
-    read_more=_read_settings,
-    write_more=_write_settings,
+    extra_keys=(*SETTINGS.values(), POOLING),
+    read_extra=_read_settings,
+    write_extra=_write_settings,
 )

@@ -1,4 +1,7 @@
-"""TensorNames: where one family's checkpoints keep the tensors of this project's modules."""
+"""TensorNames: maps the module names of this project to the tensor names in the checkpoints of one family.
+
+In the code, "ours" is a name of this project, and "theirs" is a name in transformers.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,19 +11,20 @@ from torch import Tensor
 
 from models.architecture import LayerShape
 
-ENDS = ("weight", "bias")
-DROPPED = {"attention": "attention.output", "ffn": "ffn.fall"}  # a dropped sublayer keeps the bias of its last matrix
+SUFFIXES = ("weight", "bias")
+DROPPED = {"attention": "attention.output", "ffn": "ffn.fall"}  # a removed sublayer keeps the bias of its last matrix
 
 
 @dataclass(frozen=True, slots=True)
 class TensorNames:
-    """Our modules' names → theirs, both without `.weight` and `.bias`.
+    """Our module names → theirs, both without `.weight` and `.bias`.
 
-    encoder: modules outside the layers, such as embeddings.tokens; theirs stand after `prefix`.
-    layers: what theirs call the list of layers.
+    prefix: first part of their names inside the encoder, such as bert.
+    encoder: modules outside the layers, such as embeddings.tokens; their names are relative to `prefix`.
+    layers: their name of the list of layers.
     layer: modules of one layer, such as ffn.rise.
-    qkv: theirs of attention.qkv: three matrices one after the other, or one that is joined as ours is.
-    head: modules of the classification head; theirs are whole names.
+    qkv: their names of attention.qkv: three matrices (query, key, value), or one joined matrix as ours.
+    head: modules of the classification head; their names are complete.
     """
 
     prefix: str
@@ -31,53 +35,53 @@ class TensorNames:
     head: dict[str, str]
 
     def to_ours(self, tensors: dict[str, Tensor], layers: tuple[LayerShape, ...]) -> dict[str, Tensor]:
-        """Return the state dict that a checkpoint's tensors make.
+        """Return the tensors of a checkpoint as a state dict.
 
-        Tensors that no module wants are left out: models.families.unread checks them.
+        Tensors that belong to no module are left out; models.families.unread checks them.
         """
         tensors = dict(zip(self.with_prefix(tensors), tensors.values(), strict=True))
         state = {}
-        for end in ENDS:
+        for suffix in SUFFIXES:
             for ours, theirs in self._modules(len(layers)):
-                parts = [tensors[f"{name}.{end}"] for name in theirs if f"{name}.{end}" in tensors]
+                parts = [tensors[f"{name}.{suffix}"] for name in theirs if f"{name}.{suffix}" in tensors]
                 if len(parts) == len(theirs):
-                    state[f"{ours}.{end}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
+                    state[f"{ours}.{suffix}"] = parts[0] if len(parts) == 1 else torch.cat(parts)
         for index, layer in enumerate(layers):
-            for sublayer, kept in (("attention", layer.heads), ("ffn", layer.ffn)):
+            for sublayer, size in (("attention", layer.heads), ("ffn", layer.ffn)):
                 name = f"encoder.layers.{index}.{DROPPED[sublayer]}.bias"
-                if not kept and name in state:
+                if size == 0 and name in state:
                     state[f"encoder.layers.{index}.{sublayer}.bias"] = state.pop(name)
         return state
 
     def to_theirs(self, state: dict[str, Tensor], depth: int) -> dict[str, Tensor]:
-        """Return a state dict of `depth` layers under a checkpoint's names."""
+        """Return the state dict of an encoder with `depth` layers under the names of a checkpoint."""
         modules = dict(self._modules(depth))
         for index in range(depth):
             for sublayer, matrix in DROPPED.items():
                 modules[f"encoder.layers.{index}.{sublayer}"] = modules[f"encoder.layers.{index}.{matrix}"]
-        named = {}
+        tensors = {}
         for name, tensor in state.items():
-            module, end = name.rsplit(".", 1)
+            module, suffix = name.rsplit(".", 1)
             theirs = modules[module]
-            for part, piece in zip(theirs, tensor.chunk(len(theirs)), strict=True):
-                named[f"{part}.{end}"] = piece
-        return named
+            for part, chunk in zip(theirs, tensor.chunk(len(theirs)), strict=True):
+                tensors[f"{part}.{suffix}"] = chunk
+        return tensors
 
     def with_prefix(self, names: Iterable[str]) -> list[str]:
-        """Return the names of a checkpoint's tensors, with the prefix where none has it: bare encoders have none."""
-        start, names = f"{self.prefix}.", list(names)
-        return names if any(name.startswith(start) for name in names) else [start + name for name in names]
+        """Return the tensor names of a checkpoint; if none has the prefix (a bare encoder), it is added to all."""
+        prefix, names = f"{self.prefix}.", list(names)
+        return names if any(name.startswith(prefix) for name in names) else [prefix + name for name in names]
 
     def read_names(self, depth: int) -> set[str]:
-        """Return the names of all tensors that are read of a checkpoint of `depth` layers."""
-        return {f"{name}.{end}" for _, theirs in self._modules(depth) for name in theirs for end in ENDS}
+        """Return the names of all tensors that are read from a checkpoint with `depth` layers."""
+        return {f"{name}.{suffix}" for _, theirs in self._modules(depth) for name in theirs for suffix in SUFFIXES}
 
     def encoder_parts(self) -> set[str]:
-        """Return the first parts of the names, after the prefix, of all that is inside the encoder."""
+        """Return the first part, after the prefix, of the names of all tensors inside the encoder."""
         return {theirs.split(".")[0] for theirs in (*self.encoder.values(), self.layers)}
 
     def _modules(self, depth: int) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield our name of each module, and theirs of the one or three modules that hold its tensors."""
+        """Yield our name of each module, and their names of the one or three modules with its tensors."""
         for ours, theirs in self.encoder.items():
             yield f"encoder.{ours}", (f"{self.prefix}.{theirs}",)
         for index in range(depth):

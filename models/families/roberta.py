@@ -1,4 +1,4 @@
-"""RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020): BERT's encoder, positions from after the padding id."""
+"""RoBERTa (Liu et al. 2019) and XLM-R (Conneau et al. 2020): BERT's encoder; positions start after the padding id."""
 
 from dataclasses import replace
 

@@ -1,1 +1,1 @@
-"""How a model learns: one loop, and what pretraining and fine-tuning give it."""
+"""Training: the loop shared by pretraining, fine-tuning and distillation; optimizer, precision and snapshots."""

@@ -1,4 +1,4 @@
-"""What a training told on its way: a JSONL file, TensorBoard events, a plot, and the History that stays."""
+"""Training history: the JSONL log, TensorBoard events, the plot, and the History record of a finished training."""
 
 import json
 import math
@@ -6,32 +6,35 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from models.folder import EVENTS, LOG, PLOT
-from models.record import Record
+from models.schema import Record
+from models.store.folder import EVENTS, LOG, PLOT
 
 
 class Evaluation(Record):
-    """Metrics on held-out rows after `step` steps."""
+    """Metrics on the held-out rows after `step` steps."""
 
     step: int
     metrics: dict[str, float]
 
 
 class History(Record):
-    """A finished training."""
+    """Summary of a finished training."""
 
     steps: int
-    best_step: int  # whose weights were kept: the last, unless a metric was watched
+    best_step: int  # the step whose weights were kept: the last one, unless a metric was watched
     losses: tuple[float, ...]  # mean training loss of each epoch
     evaluations: tuple[Evaluation, ...]
-    seconds: float  # spent in steps, over all restarts
+    seconds: float  # time spent in training steps, summed over all restarts
     texts: int
-    tokens: int  # real ones: padding is not counted
+    tokens: int  # real tokens: padding is not counted
     stopped_early: bool
 
 
 class Log:
-    """Lines of `log.jsonl` and TensorBoard scalars; a run that goes on drops what came after its snapshot."""
+    """Writes `log.jsonl` and TensorBoard scalars. Without a folder it writes nothing.
+
+    A resumed run starts at the step of its snapshot; entries of later steps are removed.
+    """
 
     def __init__(self, folder: Path | None, step: int) -> None:
         self._file = self._writer = None
@@ -40,14 +43,14 @@ class Log:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_log(folder) if line["step"] <= step]
+        earlier = [entry for entry in read_log(folder) if entry["step"] <= step]
         self._file = (folder / LOG).open("w", encoding="utf-8")
-        for line in kept:
-            self._file.write(json.dumps(line) + "\n")
+        for entry in earlier:
+            self._file.write(json.dumps(entry) + "\n")
         self._writer = SummaryWriter(str(folder / EVENTS), purge_step=step + 1)
 
     def add(self, step: int, **values: float) -> None:
-        """Add one line; each value is a scalar of TensorBoard too."""
+        """Write one line to the log, and each value as a TensorBoard scalar."""
         if self._file is None or self._writer is None:
             return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
@@ -56,14 +59,14 @@ class Log:
             self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close both files."""
         if self._file is not None and self._writer is not None:
             self._file.close()
             self._writer.close()
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """Return the lines of a log; a line that a kill cut in two is dropped."""
+    """Return the entries of a log; an incomplete last line, left by a kill, is dropped."""
     path = folder / LOG
     if not path.is_file():
         return []
@@ -72,7 +75,7 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
 
 
 def keep_logs(scratch: Path, target: Path) -> None:
-    """Copy log, events and plot of a finished training into its folder."""
+    """Copy the log, the events and the plot of a finished training into its folder."""
     for name in (LOG, PLOT):
         if (scratch / name).is_file():
             shutil.copyfile(scratch / name, target / name)
@@ -81,17 +84,17 @@ def keep_logs(scratch: Path, target: Path) -> None:
 
 
 def draw_training(folder: Path, metric: str | None) -> None:
-    """Draw `training.svg` from the log: the loss, the watched metric and the learning rate over the steps."""
+    """Draw `training.svg` from the log: loss, watched metric and learning rate by step."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    lines = read_log(folder)
-    shown = [name for name in ("loss", metric, "learning_rate") if name and any(name in line for line in lines)]
+    entries = read_log(folder)
+    shown = [name for name in ("loss", metric, "learning_rate") if name and any(name in entry for entry in entries)]
     with mpl.rc_context({"svg.hashsalt": "prunella", "font.size": 9}):
         figure = Figure(figsize=(6.4, 1.9 * max(1, len(shown))), layout="constrained")
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for axis, name in zip(axes, shown, strict=True):
-            points = [(line["step"], line[name]) for line in lines if name in line and math.isfinite(line[name])]
+            points = [(e["step"], e[name]) for e in entries if name in e and math.isfinite(e[name])]
             axis.plot(*zip(*points, strict=True), marker="o" if len(points) < 30 else None, markersize=3, linewidth=1)
             axis.set_ylabel(name.replace("_", " "))
             axis.grid(alpha=0.3)

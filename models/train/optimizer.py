@@ -1,7 +1,8 @@
-"""AdamW's parameter groups and the learning rate at each step, as BERT is trained (Devlin et al. 2019).
+"""AdamW with its parameter groups, and the learning-rate schedule of BERT (Devlin et al. 2019).
 
-A table of embeddings is most of a small encoder's weights, and a step has few of its rows: with sparse gradients only
-those are updated, which takes a tenth of the time. A row that a step does not have keeps its moments ("lazy" Adam).
+The embedding table holds most weights of a small encoder, and a batch contains few of its tokens. With sparse
+gradients only the rows of these tokens are updated, which takes a tenth of the time. The moments of all other rows
+do not change ("lazy" Adam).
 """
 
 import re
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.train.config import TrainingConfig
+from models.train.training_config import TrainingConfig
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 
 
 class RowwiseAdamW(torch.optim.AdamW):
-    """AdamW (Loshchilov and Hutter 2019) which, where a gradient is sparse, updates the rows in it and no others."""
+    """AdamW (Loshchilov and Hutter 2019); of a parameter with a sparse gradient it updates only the rows in it."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002
@@ -29,68 +30,69 @@ class RowwiseAdamW(torch.optim.AdamW):
         super().step()
 
     def _update_rows(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        state, (first, second) = self.state[parameter], group["betas"]
-        if not state:  # named as torch names them: snapshots and state_dict() need no second case
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        if not state:  # the same names as in torch, so that snapshots and state_dict() treat both cases alike
             state["step"] = torch.tensor(0.0)
             state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
-        rows, slopes = gradient.indices()[0], gradient.values()  # (rows,), (rows, width)
-        mean = state["exp_avg"][rows].lerp_(slopes, 1 - first)
-        square = state["exp_avg_sq"][rows].mul_(second).addcmul_(slopes, slopes, value=1 - second)
+        rows, values = gradient.indices()[0], gradient.values()  # (rows,), (rows, width)
+        mean = state["exp_avg"][rows].lerp_(values, 1 - beta1)
+        square = state["exp_avg_sq"][rows].mul_(beta2).addcmul_(values, values, value=1 - beta2)
         state["exp_avg"][rows], state["exp_avg_sq"][rows] = mean, square
         steps = float(state["step"])
-        spread = (square / (1 - second**steps)).sqrt_().add_(group["eps"])
-        shrunk = parameter[rows] * (1 - group["lr"] * group["weight_decay"])
-        parameter[rows] = shrunk.addcdiv_(mean, spread, value=-group["lr"] / (1 - first**steps))
+        denominator = (square / (1 - beta2**steps)).sqrt_().add_(group["eps"])
+        decayed = parameter[rows] * (1 - group["lr"] * group["weight_decay"])
+        parameter[rows] = decayed.addcdiv_(mean, denominator, value=-group["lr"] / (1 - beta1**steps))
 
 
-def clip(parameters: list[nn.Parameter], most: float) -> float:
-    """Scale the gradients, dense or sparse, so that their norm is at most `most`; return the norm before that."""
+def clip(parameters: list[nn.Parameter], max_norm: float) -> float:
+    """Scale dense and sparse gradients to a total norm of at most `max_norm`; return the norm before scaling."""
     for parameter in parameters:
         if parameter.grad is not None and parameter.grad.is_sparse:
-            parameter.grad = parameter.grad.coalesce()  # a row that comes twice is summed before it is squared
+            parameter.grad = parameter.grad.coalesce()  # duplicate rows are summed before the norm squares them
     gradients = [p.grad for p in parameters if p.grad is not None]
-    slopes = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
-    norm = nn.utils.get_total_norm(slopes)
-    torch._foreach_mul_(slopes, (most / (norm + 1e-6)).clamp(max=1.0))
+    values = [gradient.values() if gradient.is_sparse else gradient for gradient in gradients]
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return float(norm)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> RowwiseAdamW:
     """Return AdamW over the parameters that require a gradient.
 
-    Biases and norms are not decayed. With a layer decay below 1 the head learns at the full rate, and each layer
-    below at that factor of the one above (Howard and Ruder 2018; Clark et al. 2020), the embeddings slowest.
+    Biases and norms have no weight decay. With a layer decay below 1 the head has the full learning rate, and each
+    layer has that of the layer above it times the decay (Howard and Ruder 2018; Clark et al. 2020). The embeddings
+    have the lowest.
     """
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     depth = 1 + max(
-        (int(found[1]) for name, _ in model.named_parameters() if (found := LAYER.search(name))), default=-1
+        (int(match[1]) for name, _ in model.named_parameters() if (match := LAYER.search(name))), default=-1
     )
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in named:
         groups.setdefault((_levels_below_head(name, depth), parameter.ndim > 1), []).append(parameter)
-    told = []
+    settings = []
     for (below, is_matrix), parameters in groups.items():
         peak = config.learning_rate * config.layer_decay**below
         decay = config.weight_decay if is_matrix else 0.0
-        told.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
-    return RowwiseAdamW(told, fused=True)
+        settings.append({"params": parameters, "lr": peak, "peak": peak, "weight_decay": decay})
+    return RowwiseAdamW(settings, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Give each group `factor` of its peak, and return the highest rate."""
+    """Set the learning rate of each group to `factor` times its peak; return the highest rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak"] * factor
     return float(max(group["lr"] for group in optimizer.param_groups))
 
 
 def warm_then_linear(step: int, steps: int, warmup: float) -> float:
-    """Return the factor of the peak rate at `step` of `steps`: it rises over the part `warmup`, then falls to 0."""
-    rise = max(1, round(steps * warmup))
-    return min((step + 1) / rise, max(0.0, (steps - step) / max(1, steps - rise)))
+    """Return the factor on the peak rate: it rises over the share `warmup` of the steps, then falls linearly to 0."""
+    warmup_steps = max(1, round(steps * warmup))
+    return min((step + 1) / warmup_steps, max(0.0, (steps - step) / max(1, steps - warmup_steps)))
 
 
 def _levels_below_head(name: str, depth: int) -> int:
-    if found := LAYER.search(name):
-        return depth - int(found[1])
+    if match := LAYER.search(name):
+        return depth - int(match[1])
     return depth + 1 if "encoder.embeddings" in name else 0

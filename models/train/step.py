@@ -1,7 +1,7 @@
-"""Stepper: one optimizer step, whole or in pieces, on one process or on many.
+"""Stepper: one optimizer step, with gradient accumulation, on one or several processes.
 
-The loss is a sum over terms (rows, or masked tokens) divided by the terms of the whole step, over all pieces and
-processes: two processes with 16 rows each learn what one learns from 32.
+The loss is the sum over terms (rows, or masked tokens) divided by the number of terms of the whole step, over all
+micro-batches and processes: two processes with 16 rows each compute the gradient that one computes from 32.
 """
 
 import contextlib
@@ -16,14 +16,14 @@ from torch import nn
 
 from models.distributed import join, rank, world_size
 from models.errors import CheckError
-from models.train.config import Objective, TrainingConfig
 from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_then_linear
 from models.train.precision import choose_precision
+from models.train.training_config import Objective, TrainingConfig
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where in the training a step is."""
+    """Position of a step in the training."""
 
     step: int  # from 0
     steps: int  # of the whole training
@@ -31,13 +31,13 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """What a step was like, over all processes."""
+class StepMetrics:
+    """Metrics of a step, over all processes."""
 
     loss: float  # mean over the terms
     gradient_norm: float  # before clipping
     learning_rate: float
-    tokens: int  # real ones
+    tokens: int  # real tokens: padding is not counted
 
 
 class Stepper:
@@ -46,82 +46,83 @@ class Stepper:
     def __init__(self, model: nn.Module, objective: Objective, config: TrainingConfig) -> None:
         join()
         self._objective, self._config = objective, config
-        # autocast is torch's own: accelerate keeps one precision a process, and leaves it on the model afterwards
+        # torch's autocast, because accelerate has one precision per process and leaves its autocast on the model
         self._accelerator, self.precision = Accelerator(), choose_precision(config)
         self.device = self._accelerator.device
         embeddings = model.get_submodule("encoder.embeddings")
         embeddings.requires_grad_(not config.freeze_embeddings)
         self._table = cast(nn.Embedding, embeddings.get_submodule("tokens"))
         sparse = config.sparse_embeddings and not config.freeze_embeddings
-        self._table.sparse = sparse and (self.device.type == "cpu" or world_size() == 1)  # NCCL joins dense ones only
+        # NCCL reduces dense gradients only
+        self._table.sparse = sparse and (self.device.type == "cpu" or world_size() == 1)
         self.model = model
-        model.to(self.device)  # here, because accelerate moves no model that it has seen before
-        self._wrapped = self._accelerator.prepare_model(model)  # joins the processes' gradients
+        model.to(self.device)  # accelerate does not move a model that it has prepared before
+        self._wrapped = self._accelerator.prepare_model(model)  # averages the gradients over the processes
         self._trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(model, config)
 
-    def take(self, rows: Sequence[int], place: Place) -> Taken:
-        """Learn from `rows`, the global batch: each process takes its share.
+    def take(self, rows: Sequence[int], place: Place) -> StepMetrics:
+        """Take one optimizer step on `rows`, the global batch; each process computes its share.
 
         Raises:
-            CheckError: the loss is no longer a number.
+            CheckError: the loss is not finite.
         """
         rate = set_learning_rate(self.optimizer, warm_then_linear(place.step, place.steps, self._config.warmup))
-        value, tokens = self._add_gradients(rows, place)
+        loss, tokens = self._add_gradients(rows, place)
         norm = clip(self._trained, self._config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return Taken(value, norm, rate, tokens)
+        return StepMetrics(loss, norm, rate, tokens)
 
-    def rehearse(self, rows: Sequence[int], place: Place) -> None:
-        """Compute what `take` computes, and change nothing: its time tells that of a step."""
+    def dry_run(self, rows: Sequence[int], place: Place) -> None:
+        """Compute the gradients as `take` does and discard them, to measure the time of a step."""
         self._add_gradients(rows, place)
         self.optimizer.zero_grad()
 
     def _add_gradients(self, rows: Sequence[int], place: Place) -> tuple[float, int]:
-        """Return the mean loss over the terms of `rows` and the real tokens, both over all processes."""
+        """Compute the gradients of `rows`; return the mean loss and the number of real tokens, over all processes."""
         config = self._config
-        mine = rows[rank() :: world_size()]
-        factor = 1.0 if mine else 0.0  # a process without a row in a small last batch takes part with a loss of zero
-        mine = mine or rows[:1]
-        pieces = [mine[i :: config.accumulate] for i in range(min(config.accumulate, len(mine)))]
-        batches = [self._objective.collate(piece, place.epoch, self.device) for piece in pieces]
+        local_rows = rows[rank() :: world_size()]
+        factor = 1.0 if local_rows else 0.0  # a process without a row in a small last batch contributes a zero loss
+        local_rows = local_rows or rows[:1]
+        parts = [local_rows[i :: config.accumulate] for i in range(min(config.accumulate, len(local_rows)))]
+        batches = [self._objective.collate(part, place.epoch, self.device) for part in parts]
         weight = sum(self._objective.weight(batch) for batch in batches) * factor
         tokens = sum(self._objective.tokens(batch) for batch in batches) * factor
-        weight, tokens = self._summed(weight, tokens)
+        weight, tokens = self._sum_over_processes(weight, tokens)
         self._wrapped.train()
-        local = 0.0
+        local_loss = 0.0
         for number, batch in enumerate(batches):
-            torch.manual_seed(_seed_of(config.seed, place.step, number))  # of dropout
+            torch.manual_seed(_dropout_seed(config.seed, place.step, number))
             is_last = number == len(batches) - 1
             with contextlib.nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
                     loss = self._objective.loss(self._wrapped, batch) * (factor / weight)
-                self._accelerator.backward(loss * world_size())  # processes' gradients are averaged: undo that
-            local += float(loss.detach())
-        (value,) = self._summed(local)
-        if not np.isfinite(value):
+                self._accelerator.backward(loss * world_size())  # undo the averaging over the processes
+            local_loss += float(loss.detach())
+        (mean_loss,) = self._sum_over_processes(local_loss)
+        if not np.isfinite(mean_loss):
             raise CheckError(
-                f"the loss is {value} at step {place.step + 1}, rows {list(rows)}: "
+                f"the loss is {mean_loss} at step {place.step + 1}, rows {list(rows)}: "
                 "look at these rows, or lower the learning rate"
             )
-        return value, int(tokens)
+        return mean_loss, int(tokens)
 
     def release(self) -> nn.Module:
-        """Return the model as it was handed in: on the CPU, every parameter learnable, in evaluation mode."""
+        """Return the model without its wrapper: on the CPU, all parameters trainable, in evaluation mode."""
         self._accelerator.free_memory()
-        del self._wrapped  # it holds the group of processes
+        del self._wrapped  # it holds a reference to the process group
         self._table.sparse = False
         return self.model.to("cpu").requires_grad_(True).eval()
 
-    def _summed(self, *values: float) -> list[float]:
+    def _sum_over_processes(self, *values: float) -> list[float]:
         """Return each value summed over the processes."""
         if world_size() == 1:
             return list(values)
-        together = torch.tensor(values, dtype=torch.float64, device=self.device)
-        return self._accelerator.reduce(together, reduction="sum").tolist()
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.device)
+        return self._accelerator.reduce(tensor, reduction="sum").tolist()
 
 
-def _seed_of(seed: int, step: int, piece: int) -> int:
-    """Return one number for this piece of work on this process."""
-    return int(np.random.SeedSequence([seed, step, piece, rank()]).generate_state(1)[0])
+def _dropout_seed(seed: int, step: int, micro_batch: int) -> int:
+    """Return the random seed of this micro-batch on this process."""
+    return int(np.random.SeedSequence([seed, step, micro_batch, rank()]).generate_state(1)[0])

@@ -1,0 +1,1 @@
+"""Task metrics of predictions, and paired differences with valid confidence intervals."""

@@ -1,0 +1,122 @@
+"""evaluate(): metrics of a bundle or a classifier folder on labelled rows; answer(): its predictions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError
+
+from bench.measure.accuracy.difference import Answers
+from bench.measure.accuracy.task_metric import AnyScore, score_of
+from models import task as task_file
+from models.data.texts import Texts
+from models.errors import FolderError, InputError
+from models.schema import Record
+from models.store.folder import ModelFolder
+from models.task import Task
+from models.tokenizer import Row
+from service.inference.bundle import FILE, Bundle
+from service.inference.engine import Engine
+from service.inference.session import RuntimeSettings
+
+
+def read_task(path: Path) -> Task:
+    """Return the task of the model in the folder `path`.
+
+    Raises:
+        FolderError: The folder is neither a bundle nor a classifier.
+    """
+    folder = ModelFolder.open(path)
+    if not (folder.path / task_file.FILE).is_file():
+        stage = folder.manifest.lineage[-1].stage
+        raise FolderError(f"{path} is the result of stage '{stage}': wanted a bundle or a classifier folder")
+    return Task.read(folder.path / task_file.FILE)
+
+
+class Evaluation(Record):
+    """Metrics of a model on labelled rows, and the variant and device that computed them."""
+
+    device: str = Field(description="device that computed the answers: cpu, cuda:0, …")
+    variant: str = Field(
+        description="variant of the bundle; pytorch-fp32 for a classifier folder, which has no variants"
+    )
+    score: AnyScore
+
+
+def evaluate(path: Path, data: Texts) -> AnyScore:
+    """Return the score of the model in the folder `path` on the CPU; `data` was read for its kind of task.
+
+    Raises:
+        FolderError: The folder is neither a bundle nor a classifier.
+        InputError: A label is not one of the model's, or there are no labels.
+    """
+    return evaluate_on(path, data).score
+
+
+def evaluate_on(path: Path, data: Texts, device: str = "cpu") -> Evaluation:
+    """Return the score of the model in the folder `path`, computed on `device` as `prunella serve --device` does.
+
+    Args:
+        path: A bundle, or a classifier folder, which is evaluated in fp32 on the CPU only.
+        data: Labelled rows, read for the model's kind of task.
+        device: cpu, cuda[:i] or tensorrt, which must be available; auto selects the best available one.
+
+    Raises:
+        FolderError: The folder is neither a bundle nor a classifier.
+        InputError: A label is not one of the model's, there are no labels, or the device is not available.
+    """
+    task = read_task(path)
+    truth = _truth(path, task, data)
+    if not (path / FILE).is_file():
+        if device not in ("cpu", "auto"):
+            raise InputError(f"--device is {device}: {path} is a classifier folder, which is evaluated on cpu only")
+        logits = _torch_logits(path, data, task)
+        score = score_of(task, truth, task.decide(task.scores(logits)))
+        return Evaluation(device="cpu", variant="pytorch-fp32", score=score)
+    engine = _open(path, device)
+    logits = _logits(engine, data.rows)
+    score = score_of(task, truth, task.decide(task.scores(logits)))
+    return Evaluation(device=engine.choice.got, variant=engine.variant_name, score=score)
+
+
+def answer(path: Path, task: Task, data: Texts) -> tuple[Answers, Answers]:
+    """Return the true and the predicted answers; `task` is that of `read_task(path)`, the rest as in `evaluate`."""
+    truth = _truth(path, task, data)
+    logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else _torch_logits(path, data, task)
+    return truth, task.decide(task.scores(logits))
+
+
+def bundle_logits(path: Path, rows: Sequence[Row]) -> NDArray[np.float32]:
+    """Return the logits (rows, labels) of a bundle on the CPU, computed one row at a time."""
+    return _logits(_open(path, "cpu"), rows)
+
+
+def _truth(path: Path, task: Task, data: Texts) -> Answers:
+    truth = data.targets(task)
+    if data.pair != task.pair:
+        raise FolderError(
+            f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
+        )
+    return truth
+
+
+def _open(path: Path, device: str) -> Engine:
+    try:
+        settings = RuntimeSettings(device=device, require_device=device not in ("cpu", "auto"))
+    except ValidationError:
+        raise InputError(f"--device is {device!r}: wanted cpu, cuda, cuda:1, tensorrt or auto") from None
+    return Engine.open(Bundle.open(path), settings)
+
+
+def _logits(engine: Engine, rows: Sequence[Row]) -> NDArray[np.float32]:
+    return np.concatenate([engine.logits([row]) for row in rows])
+
+
+def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:
+    from models.checkpoint import load_checkpoint
+    from models.finetuning.predict import predict
+    from models.tokenizer import Tokenizer
+
+    tokenizer = Tokenizer.open(path, task.max_tokens)
+    return predict(load_checkpoint(path), tokenizer.encode(data.rows), tokenizer)

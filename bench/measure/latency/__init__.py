@@ -1,0 +1,1 @@
+"""Latency of engines: interleaved, after warm-up, each engine in its own process."""

@@ -1,0 +1,109 @@
+"""to_markdown(): the report as Markdown, with a table that fits into a README."""
+
+from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
+from bench.report.escape import code, markdown
+from bench.report.report_schema import EngineReport, Report, Setting
+
+
+def to_markdown(report: Report) -> str:
+    """Return report.md."""
+    lines = [
+        f"# {markdown(report.data)}: bundle {report.bundle}",
+        "",
+        *[f"- {markdown(sentence)}" for sentence in report.verdicts],
+        "",
+        engines_table(report),
+        "",
+        f"Reference: `{report.reference}`, {report.reference_architecture.summary()}. "
+        f"Ours: {report.architecture.summary()}.",
+        f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
+        f"{report.rounds} rounds, engines in turn; times from token ids to logits (tfidf: from text).",
+        *padding_sentences(report),
+        *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
+        "",
+        machine_sentence(report),
+        "",
+        f"Command: {code(report.command)} ({report.started}, {report.seconds:.0f} s).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def padding_sentences(report: Report) -> list[str]:
+    """Return sentences with the tokens that the models computed for one request of several texts."""
+    sentences = []
+    for setting in report.shown:
+        padded = {e.name: t for e in report.engines if (t := e.at(setting)) and t.mean_padded_tokens and t.batch > 1}
+        if padded:
+            parts = [f"{name} {t.mean_padded_tokens:.0f} ({t.mean_tokens:.0f})" for name, t in padded.items()]
+            sentences.append(f"Tokens a request with padding (and without), {setting.words()}: {', '.join(parts)}.")
+    return sentences
+
+
+def engines_table(report: Report) -> str:
+    """Return the table of engines."""
+    heads = ["engine", *HEADS[report.metric], "loss, points [95 %]", speedup_head(report, "speed-up [95 %]")]
+    heads += [time_head(setting) for setting in report.shown] + ["MB"]
+    return table(heads, [_row(engine, report) for engine in report.engines])
+
+
+def speedup_head(report: Report, title: str) -> str:
+    """Return the title of the speed-up column; it names the setting unless that is one text at a time."""
+    first = report.headline
+    is_usual = first is None or first == Setting(batch=1, tokens=None, threads=1, grouping=first.grouping)
+    return title if is_usual or first is None else f"{title}, {first.words()}"
+
+
+def time_head(setting: Setting) -> str:
+    """Return the title of a column of times."""
+    title = f"p50 / p95 ms, batch {setting.batch}"
+    title += f" {setting.grouping}" if setting.batch > 1 and setting.grouping else ""
+    title += f", {setting.tokens} tokens" if setting.tokens else ""
+    return title + (f", {setting.threads} threads" if setting.threads > 1 else "")
+
+
+def time_cell(engine: EngineReport, setting: Setting) -> str:
+    """Return median and 95th percentile; a dash where there were too few requests for a percentile."""
+    timing = engine.at(setting)
+    if timing is None:
+        return ""
+    return f"{timing.p50_ms:.2f} / {'-' if timing.p95_ms is None else f'{timing.p95_ms:.2f}'}"
+
+
+def table(heads: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _row(engine: EngineReport, report: Report) -> list[str]:
+    if engine.status != "ok":
+        problem = f"{engine.name}: {engine.status} ({markdown(engine.problem or '')})"
+        return [problem] + [""] * (len(report.shown) + 5)
+    loss = engine.difference
+    cells = [f"**{engine.name}**" if engine.name == "ours" else engine.name]
+    cells += score_cells(engine.score)
+    cells.append(
+        f"{loss.loss_points:+.2f} [{loss.loss_interval[0]:+.2f}, {loss.loss_interval[1]:+.2f}]" if loss else ""
+    )
+    if engine.name == report.reference:
+        cells[-1] = "reference"
+    interval = engine.speedup_interval
+    cells.append(f"{engine.speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "1")
+    for setting in report.shown:
+        timing = engine.at(setting)
+        cells.append(time_cell(engine, setting) + (" noisy" if timing and timing.noisy else ""))
+    cells.append(f"{(engine.bytes or 0) / 1e6:.1f}")
+    return cells
+
+
+def machine_sentence(report: Report) -> str:
+    """Describe the machine in one sentence."""
+    card = report.machine
+    versions = ", ".join(f"{name} {version}" for name, version in card["versions"].items())
+    flags = " ".join(card["flags"]) or "no vector flags known here"
+    processors = ", ".join([card["processor"], *card.get("gpus", ())])
+    return (
+        f"Machine: {processors}, {card['cores']} cores, {flags}; load {card['load_average']:.2f} before and "
+        f"{report.load_after:.2f} after; {card['pinning'] + '; ' if 'pinning' in card else ''}"
+        f"Python {card['python']}, {versions}."
+    )

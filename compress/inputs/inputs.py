@@ -1,0 +1,52 @@
+"""CompressionInputs: the source classifier of a compression and its texts, each set tokenized once per vocabulary."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from compress.inputs.provenance import OnTrainingRows
+from models import task as task_file
+from models.data.encoded import EncodedTexts
+from models.data.roles import RowRoles
+from models.data.texts import Texts
+from models.store.folder import ModelFolder
+from models.task import Task
+from models.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedInputs:
+    """The training and validation texts, tokenized with one vocabulary."""
+
+    tokenizer: Tokenizer
+    train: EncodedTexts
+    validation: EncodedTexts
+
+
+@dataclass(frozen=True, slots=True)
+class CompressionInputs:
+    """A classifier and its texts."""
+
+    source: ModelFolder
+    train: Texts  # the student is trained on them; labels are not needed
+    validation: Texts  # labelled rows like the served texts: candidates are timed and chosen on them
+    test: Texts | None = None  # labelled rows that only report the loss; None: it is reported on `validation`
+    on_training_rows: OnTrainingRows = "unknown"  # whether the source was trained on the labelled rows
+    _encoded: dict[str, EncodedInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def roles(self) -> RowRoles:
+        """Which labelled rows are used for choices, and which for reports."""
+        return RowRoles(self.validation, self.test)
+
+    def encoded(self, folder: ModelFolder) -> EncodedInputs:
+        """Return the texts as the tokenizer in `folder` encodes them; the result is cached for each folder."""
+        if folder.id not in self._encoded:
+            task = Task.read(folder.path / task_file.FILE)
+            tokenizer = Tokenizer.open(folder.path, task.max_tokens)
+            train, validation = (EncodedTexts.of(texts.rows, tokenizer) for texts in (self.train, self.validation))
+            self._encoded[folder.id] = EncodedInputs(tokenizer, train, validation)
+        return self._encoded[folder.id]
+
+    def summary(self) -> dict[str, Any]:
+        """Return the JSON keys that say where the reported rows come from."""
+        return {**self.roles.summary(), "judged_on_training_rows": self.on_training_rows}

@@ -1,0 +1,1 @@
+"""Pruning: rank heads and neurons, remove them, and correct the remaining weights by least squares."""

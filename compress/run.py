@@ -1,0 +1,198 @@
+"""compress(): `prunella compress` as a function."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from bench.measure.accuracy.task_metric import choose_metric
+from compress.candidate_report import summary, write_candidates
+from compress.candidates import Candidate, CandidateEvaluator, missed_target, select_best
+from compress.config import CompressConfig
+from compress.context import CompressionContext
+from compress.inputs.inputs import CompressionInputs
+from compress.inputs.read import Files, read_inputs
+from compress.inputs.source import check_inputs, source_kind
+from compress.modes import make_config, read_targets, read_trim, read_width
+from compress.pipeline import compress_all, compress_to, compress_with_fp32_retry, prepare
+from compress.pruning.hidden_width import narrowed
+from compress.remeasure import forget_times
+from compress.search.search_to_target import Target
+from models.checkpoint import read_architecture
+from models.distributed import by_main
+from models.errors import InputError
+from models.schema import Record, wrong_values
+from models.store.delivery import check_target
+from models.store.folder import identity
+from models.store.results import Delivered, deliver
+from models.store.stage import StageResult
+from service.process.cores import usable_cores
+
+
+class Compressed(Record):
+    """The delivered bundle and its report."""
+
+    delivered: Delivered
+    missed: str | None = None  # message if the final measurement misses the target; None: within the tolerance
+
+    @property
+    def folder(self) -> Path:
+        """The bundle's folder."""
+        return Path(self.delivered.folder)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The JSON object that the command prints as its last line."""
+        return self.delivered.summary("compress")
+
+
+def compress(  # noqa: PLR0913 (the options of the command)
+    model: str | Path,
+    train: str,
+    validation: str | None = None,
+    test: str | None = None,
+    *,
+    texts: str | None = None,
+    speedup: float | None = None,
+    latency_ms: float | None = None,
+    size_mb: float | None = None,
+    family: Sequence[float] | str | None = None,
+    max_loss: float = 1.0,
+    metric: str | None = None,
+    mode: str = "standard",
+    epochs: int | None = None,
+    minutes: float | None = None,
+    learning_rate: float | None = None,
+    augment: int | None = None,
+    tolerance: float = 0.05,
+    batch: int = 1,
+    threads: int = 1,
+    max_tokens: int | None = None,
+    trim_vocabulary: bool | None = None,
+    embedding_bits: int | str = "auto",
+    hidden_width: int | str | None = None,
+    weak_teacher: bool = False,
+    any_text: bool = False,
+    remeasure: bool = False,
+    seed: int = 0,
+    store: str | Path = "store",
+    out: str | Path | None = None,
+) -> Compressed:
+    """Compress a fine-tuned classifier, with the options and the result of `prunella compress`.
+
+    Example:
+        >>> from compress import compress
+        >>> result = compress("my-model", train="train.csv", validation="validation.csv", speedup=4)
+        >>> result.report["speedup"], result.report["loss_points"], result.missed
+        >>> from prunella import Classifier
+        >>> Classifier(result.folder)("a good film")
+
+    Args:
+        model: a classifier folder, or a fine-tuned Hugging Face folder.
+        train: training texts (CSV, TSV, JSONL, Parquet); labels are not needed.
+        validation: labelled rows that no model was trained on; None: a tenth of `train`.
+        test: labelled rows on which the loss is reported; None: one half of `validation`.
+        texts: further training texts, without labels.
+        speedup: target: speed-up over the unpruned fp32 model on ONNX Runtime. 4 if no target is given.
+        latency_ms: target, instead of `speedup`: milliseconds per text.
+        size_mb: target, instead of `speedup`: megabytes of the bundle with its tokenizer.
+        family: several target speed-ups in one run; the fastest bundle within `max_loss` is delivered.
+        max_loss: points of `metric` that may be lost.
+        metric: `accuracy`, `macro_f1` and others, depending on the task; None: the default of the task.
+        mode: `instant` (no healing), `standard` or `max`.
+        epochs: epochs of distillation; None: the default of the mode.
+        minutes: time limit of distillation for each target; None: the default of the mode.
+        learning_rate: learning rate of distillation; None: 1e-4.
+        augment: number of variants of each training text.
+        tolerance: share by which a measurement may miss its target.
+        batch: batch size when speed is measured.
+        threads: threads of ONNX Runtime when speed is measured.
+        max_tokens: maximum input length of a Hugging Face folder; longer inputs are truncated.
+        trim_vocabulary: whether unused tokens are removed; None: only for `size_mb`.
+        embedding_bits: bits of the token table: 8, 4, or `auto`.
+        hidden_width: reduced hidden width, a multiple of 32; or `auto`, which needs the mode `instant`.
+        weak_teacher: continue with a model that is not better than guessing.
+        any_text: continue with texts whose tokens are mostly unknown to the tokenizer.
+        remeasure: measure latency again instead of using the measurements of this machine in the store.
+        seed: seed of all random choices.
+        store: folder that keeps finished stages for reuse.
+        out: folder to which the bundle is copied; None: it stays in the store.
+
+    Raises:
+        InputError: an option or a file is invalid; the message says what is expected.
+        TargetError: no architecture reaches the target, or every bundle loses more than `max_loss`.
+    """
+    store, model = Path(store), Path(model)
+    if out is not None:
+        check_target(Path(out))
+    speedups = family if family is None or isinstance(family, str) else ",".join(f"{value:g}" for value in family)
+    targets = read_targets(speedup, latency_ms, size_mb, speedups)
+    _check_limits(max_loss, threads)
+    healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
+    settings = {
+        "tolerance": tolerance, "vocabulary": read_trim(trim_vocabulary, size_mb is not None),
+        "hidden_width": read_width(hidden_width), "max_loss": max_loss,
+        "metric": choose_metric(source_kind(model), metric),
+        "load": {"batch": batch, "threads": threads}, "seed": seed,
+        "embedding_bits": None if embedding_bits == "auto" else int(embedding_bits),
+    }  # fmt: skip
+    with wrong_values():
+        config = make_config(mode, healing, settings, len(targets))
+    inputs = read_inputs(model, Files(train, validation, test, texts), store, max_tokens, seed)
+    if isinstance(config.hidden_width, int):
+        narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
+    by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
+    by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
+    results, unreached = compress_to_all(targets, inputs, config, store)
+    return by_main(lambda: _deliver(results, unreached, inputs, config, store, out, speedups is not None), Compressed)
+
+
+def compress_to_all(
+    targets: Sequence[Target], inputs: CompressionInputs, config: CompressConfig, store: Path
+) -> tuple[list[tuple[StageResult, Candidate]], dict[str, str]]:
+    """Return each bundle with its evaluation, and the error message of each target that cannot be reached."""
+    context = prepare(inputs, config, store)
+    evaluator = cache(lambda: CandidateEvaluator(context, config.metric))  # created in the main process only
+
+    def compress_one(target: Target) -> tuple[StageResult, Candidate]:
+        return compress_with_fp32_retry(
+            lambda keep_fp32: compress_to(target, _keeping(context, keep_fp32), config, store),
+            lambda result: by_main(lambda: evaluator().evaluate(result.folder, target, config.tolerance), Candidate),
+        )
+
+    return compress_all(targets, compress_one)
+
+
+def _keeping(context: CompressionContext, keep_fp32: frozenset[str]) -> CompressionContext:
+    return replace(context, keep_fp32=keep_fp32)
+
+
+def _deliver(  # noqa: PLR0913
+    results: Sequence[tuple[StageResult, Candidate]],
+    unreached: dict[str, str],
+    inputs: CompressionInputs,
+    config: CompressConfig,
+    store: Path,
+    out: str | Path | None,
+    is_family: bool,
+) -> Compressed:
+    candidates, max_loss = [candidate for _, candidate in results], config.max_loss
+    parents = [candidate.id for candidate in candidates]
+    report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
+    write_candidates(candidates, None, max_loss, report, inputs.summary())
+    best = select_best(candidates, max_loss)
+    write_candidates(candidates, best, max_loss, report, inputs.summary())
+    more: dict[str, Any] = {"report": str(report)}
+    if is_family:
+        more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
+        more["unreached"] = unreached
+    delivered = deliver(results[candidates.index(best)][0], Path(out) if out is not None else None, more)
+    return Compressed(delivered=delivered, missed=missed_target(candidates, best, config.tolerance))
+
+
+def _check_limits(max_loss: float, threads: int) -> None:
+    if not max_loss >= 0:  # nor NaN
+        raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
+    if threads > (cores := usable_cores()):
+        raise InputError(f"--threads is {threads}, and there are only {cores} cores: measure where it will be served")

@@ -1,0 +1,1 @@
+"""Vocabulary: drop tokens that the texts of the domain do not use."""

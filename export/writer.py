@@ -1,0 +1,156 @@
+"""to_onnx(), write_int8() and write_fp16(): write a Classifier as ONNX with ONNX Runtime's fused operators.
+
+The usual way is to trace the model, to let an optimizer detect the patterns to fuse, and to quantize that graph with
+ONNX Runtime's tools. Both tools can miss a pattern without an error. Here the fused and the int8 operators are
+written directly. `export.fused_operators` still counts them in the graph that ONNX Runtime executes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from export.embedding_table import TableBits, write_embedding_table
+from export.graph_builder import FUSED, INPUTS, Graph
+from export.layers import Layers
+from export.modernbert_layers import ModernLayers
+from export.precision import Precision, Scales
+from models.architecture import Architecture
+from models.classifier import Classifier
+
+# ELECTRA's projection of the embeddings. Like the head it is never quantized: both take almost no time, and one is at
+# the input of the model, the other at its output.
+PROJECTION = "encoder.embeddings.project"
+
+
+def to_onnx(model: Classifier, path: Path, pair: bool) -> None:
+    """Write `model` to `path` in fp32.
+
+    Inputs: input_ids, attention_mask and, for pairs in a family with two segment embeddings, token_type_ids, all
+    int64 (batch, tokens). Output: logits (batch, labels).
+    """
+    graph = Graph()
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None))
+    graph.save(path, inputs, model.labels)
+
+
+def write_fp16(model: Classifier, path: Path, pair: bool) -> None:
+    """Write `model` to `path` in fp16 for GPUs; inputs and output are those of `to_onnx`, with float32 logits.
+
+    Attention gets the lengths of the texts instead of a mask, because ONNX Runtime's fused GPU kernels need that. So
+    padding must be on the right, as `Tokenizer.pad` adds it.
+    """
+    graph = Graph(half=True)
+    inputs = _write(model, graph, pair, (Precision.all_fp32(model.architecture), None))
+    graph.save(path, inputs, model.labels)
+
+
+def write_int8(
+    model: Classifier, path: Path, pair: bool, scales: Scales | None, precision: Precision | None = None
+) -> None:
+    """Write `model` to `path` with int8 sublayers and a quantized embedding table.
+
+    Inputs and output are those of `to_onnx`.
+
+    Args:
+        model: the model in fp32; its weights are quantized here, with one scale per column.
+        path: the file.
+        pair: whether a row is two texts.
+        scales: fixed scales of the activations (`compress.quantization.calibration`), so that an answer does not
+            depend on the other texts of the batch; None: dynamic quantization, with one scale per batch.
+        precision: of each sublayer; None: all int8 with weights of 8 bits.
+    """
+    graph, precision = Graph(), precision or Precision.all_int8(model.architecture)
+    inputs = _write(model, graph, pair, (precision, scales), precision.embedding_bits)
+    graph.save(path, inputs, model.labels)
+
+
+def _write(
+    model: Classifier, graph: Graph, pair: bool, plan: tuple[Precision, Scales | None], table_bits: TableBits = 32
+) -> tuple[str, ...]:
+    """Add the model to `graph`, and return the names of its inputs."""
+    shape = model.architecture
+    has_segments = pair and shape.token_types > 1
+    state = {name: tensor.detach().cpu().numpy() for name, tensor in model.state_dict().items()}
+    hidden = _embeddings(graph, state, shape, has_segments, table_bits)
+    mask = "attention_mask"
+    if graph.half:
+        graph.weight("tokens.axis", np.array([1], dtype=np.int64))
+        mask = graph.node("ReduceSum", [mask, "tokens.axis"], "text.lengths", keepdims=0)
+    graph.node("Cast", [mask], "mask", to=TensorProto.INT32)
+    layers = (Layers if shape.modern is None else ModernLayers)(graph, state, shape, *plan)
+    layers.prepare()
+    for index in range(len(shape.layers)):
+        hidden = layers.write(index, hidden)
+    logits = _head(graph, state, shape, layers.finish(hidden))
+    if graph.half:
+        graph.node("Cast", [logits], "logits", to=TensorProto.FLOAT)
+    return INPUTS if has_segments else INPUTS[:2]
+
+
+def _embeddings(
+    graph: Graph, state: Mapping[str, Any], shape: Architecture, has_segments: bool, bits: TableBits
+) -> str:
+    """Add the embeddings up to the first layer; return the name of the hidden states, (batch, tokens, width)."""
+    module = "encoder.embeddings"
+    graph.weight("zero", np.array([0], dtype=np.int64))
+    tokens = write_embedding_table(graph, state[f"{module}.tokens.weight"], bits)
+    length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
+    if shape.modern is not None:  # its positions are rotary, in the attention
+        return graph.norm(tokens, state, f"{module}.norm", "hidden", shape.norm_epsilon)
+    positions = state[f"{module}.positions.weight"]
+    if shape.token_types and not has_segments:
+        positions = positions + state[f"{module}.types.weight"][0]  # a single text has segment 0 only
+    graph.weight("positions", positions)
+    used = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
+    summed = graph.node("Add", [tokens, used], "embedded")
+    if has_segments:
+        types = graph.weight("types", state[f"{module}.types.weight"])
+        segments = graph.node("Gather", [types, "token_type_ids"], "segments")
+        summed = graph.node("Add", [summed, segments], "embedded.segments")
+    hidden = graph.norm(summed, state, f"{module}.norm", "hidden", shape.norm_epsilon)
+    if shape.table_width == shape.width:
+        return hidden
+    return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
+
+
+def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> str:
+    """Add pooling and the classification head; return the name of the logits."""
+    one = graph.weight("one", np.array([1], dtype=np.int64))
+    if shape.pooling == "mean":
+        pooled = _mean(graph, hidden, one)
+    else:
+        pooled = graph.node("Squeeze", [hidden, one], "first.token")
+    dense = _linear(graph, state, "head.dense", pooled, "head.biased")
+    match shape.head_activation:
+        case "tanh":
+            activated = graph.node("Tanh", [dense], "head.tanh")
+        case "relu":
+            activated = graph.node("Relu", [dense], "head.relu")
+        case "gelu":
+            activated = graph.node("Gelu", [dense], "head.gelu", FUSED)
+    if "head.norm.weight" in state:
+        activated = graph.norm(activated, state, "head.norm", "head.normed", shape.norm_epsilon)
+    return _linear(graph, state, "head.out", activated, "logits.half" if graph.half else "logits")
+
+
+def _mean(graph: Graph, hidden: str, axis: str) -> str:
+    """Add the mean over the tokens that are not padding, (batch, width)."""
+    to = TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT
+    real = graph.node("Cast", ["attention_mask"], "real", to=to)
+    column = graph.node("Unsqueeze", [real, graph.weight("last.axis", np.array([2], dtype=np.int64))], "real.column")
+    masked = graph.node("Mul", [hidden, column], "real.states")
+    total = graph.node("ReduceSum", [masked, axis], "real.total", keepdims=0)
+    count = graph.node("ReduceSum", [real, axis], "real.count", keepdims=1)
+    return graph.node("Div", [total, count], "real.mean")
+
+
+def _linear(graph: Graph, state: Mapping[str, Any], module: str, hidden: str, result: str) -> str:
+    """Add an fp32 linear layer, in a `half` graph fp16; return the name of its output, `result`."""
+    weight = graph.weight(f"{module}.weight", state[f"{module}.weight"].T)
+    if f"{module}.bias" not in state:
+        return graph.node("MatMul", [hidden, weight], result)
+    product = graph.node("MatMul", [hidden, weight], module)
+    return graph.node("Add", [product, graph.weight(f"{module}.bias", state[f"{module}.bias"])], result)

@@ -1,0 +1,110 @@
+"""Encoder: a BERT-like encoder of any Architecture; its layers may differ in heads and neurons.
+
+Post-norm layers, learned positions, GELU (Devlin et al. 2019). RoBERTa, DistilBERT and ELECTRA differ only in their
+embeddings: DistilBERT has no segments, ELECTRA may have narrower tables and a projection. Query, key and value are
+one matrix; `attend` applies the factor 1/sqrt(head_size). Outputs equal those of the models in transformers with the
+same weights.
+"""
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from models.architecture import Architecture
+from models.encoders.attention import attend
+from models.encoders.dropout import Dropout
+from models.encoders.layered import Layer, LayeredEncoder, TokenEmbeddings
+
+
+class Embeddings(TokenEmbeddings):
+    """Sum of token, position and segment embeddings, then norm; projected if tables are narrower than the layers."""
+
+    def __init__(self, architecture: Architecture, dropout: float) -> None:
+        super().__init__()
+        a = architecture
+        self.tokens = nn.Embedding(a.vocabulary, a.table_width)
+        self.positions = nn.Embedding(a.positions, a.table_width)
+        self.types = nn.Embedding(a.token_types, a.table_width) if a.token_types else None
+        self.norm = nn.LayerNorm(a.table_width, eps=a.norm_epsilon)
+        self.dropout = Dropout(dropout)
+        self.project = nn.Linear(a.table_width, a.width) if a.table_width != a.width else None
+
+    def forward(self, ids: Tensor, types: Tensor) -> Tensor:
+        """Return (batch, tokens, width) for ids and types (batch, tokens); without segments, types are unused."""
+        summed = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # (batch, tokens, table width)
+        if self.types is not None:
+            summed = summed + self.types(types)
+        hidden = self.dropout(self.norm(summed))
+        return hidden if self.project is None else self.project(hidden)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention, residual and norm; without heads, only the output bias is added."""
+
+    def __init__(self, architecture: Architecture, heads: int, dropout: float) -> None:
+        super().__init__()
+        a = architecture
+        self.heads, self.head_size = heads, a.head_size
+        inner = heads * a.head_size
+        self.qkv = nn.Linear(a.width, 3 * inner) if heads else None
+        self.output = nn.Linear(inner, a.width) if heads else None
+        self.bias = None if heads else nn.Parameter(torch.zeros(a.width))
+        self.norm = nn.LayerNorm(a.width, eps=a.norm_epsilon)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor, mask: Tensor, gate: Tensor | None) -> Tensor:
+        """Return (batch, tokens, width); `mask` is True on real tokens, (batch, 1, 1, tokens)."""
+        if self.qkv is None or self.output is None:
+            assert self.bias is not None
+            return self.norm(hidden + self.bias)
+        batch, tokens, _ = hidden.shape
+        qkv = self.qkv(hidden).view(batch, tokens, 3, self.heads, self.head_size)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_size)
+        context = attend(query, key, value, mask)
+        if gate is not None:
+            context = context * gate[:, :, None, None]
+        context = context.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
+        return self.norm(hidden + self.dropout(self.output(context)))
+
+
+class FeedForward(nn.Module):
+    """Up-projection (`rise`), GELU, down-projection (`fall`), residual and norm.
+
+    Without neurons, only the output bias is added.
+    """
+
+    def __init__(self, architecture: Architecture, neurons: int, dropout: float) -> None:
+        super().__init__()
+        width = architecture.width
+        self.rise = nn.Linear(width, neurons) if neurons else None
+        self.fall = nn.Linear(neurons, width) if neurons else None
+        self.bias = None if neurons else nn.Parameter(torch.zeros(width))
+        self.norm = nn.LayerNorm(width, eps=architecture.norm_epsilon)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, hidden: Tensor, gate: Tensor | None) -> Tensor:
+        """Return (batch, tokens, width)."""
+        if self.rise is None or self.fall is None:
+            assert self.bias is not None
+            return self.norm(hidden + self.bias)
+        inner = functional.gelu(self.rise(hidden))  # (batch, tokens, neurons)
+        if gate is not None:
+            inner = inner * gate[:, None, :]
+        return self.norm(hidden + self.dropout(self.fall(inner)))
+
+
+class Encoder(LayeredEncoder):
+    """The encoder of BERT, RoBERTa, DistilBERT and ELECTRA."""
+
+    embeddings: Embeddings
+
+    def __init__(self, architecture: Architecture, dropout: float = 0.1) -> None:
+        layers = (
+            Layer(Attention(architecture, shape.heads, dropout), FeedForward(architecture, shape.ffn, dropout))
+            for shape in architecture.layers
+        )
+        super().__init__(architecture, Embeddings(architecture, dropout), layers)
+
+    def views(self, mask: Tensor) -> list[Tensor]:
+        """Return the attention mask of each layer, (batch, 1, 1, tokens): True on real tokens."""
+        return [mask[:, None, None, :].bool()] * len(self.layers)

@@ -1,0 +1,1 @@
+"""Fine-tuning: trains a classifier from an encoder and labelled texts."""

@@ -1,0 +1,227 @@
+"""finetune(): trains a classifier from an encoder and labelled texts, and stores it as a model folder with a report.
+
+The training itself is `models.train.loop.fit`. This file prepares the model, the rows and the task, selects the
+decision thresholds of a multi-label task, and writes report.json.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from torch import nn
+
+from models import task as task_file
+from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
+from models.classifier import Classifier
+from models.compatibility import check_tokenizer
+from models.data.roles import RowRoles
+from models.data.texts import Texts, check_labels
+from models.distributed import join, processes, rank
+from models.errors import InputError
+from models.finetuning.losses import LossConfig, check_loss, loss_for
+from models.finetuning.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, metric_values, score
+from models.finetuning.predict import predict
+from models.finetuning.text_objective import TextObjective
+from models.messages import say
+from models.schema import Settings
+from models.store.atomic import write_text
+from models.store.folder import REPORT, ModelFolder
+from models.store.stage import Stage, StageResult, run_stage, scratch_folder
+from models.task import Kind, Task
+from models.tokenizer import Encoded, Tokenizer
+from models.train.history import History, keep_logs
+from models.train.loop import Run, TrainingConfig, fit
+from models.train.precision import computed_on, settle_precision
+from models.train.starting_point import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
+
+VERSION = 3
+
+
+class FinetuneConfig(Settings):
+    """Settings of fine-tuning."""
+
+    max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are truncated, and counted")
+    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero during training")
+    one_of_several: bool = Field(False, description="whether the best of several models is selected")
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """Training rows, validation rows, and test rows that are used once, after everything is decided.
+
+    If a step, thresholds or one of several models is selected on the validation rows, one half of them is used for
+    the selection, and the score on the other half is reported. Fewer than 100 rows serve both purposes (`RowRoles`).
+    """
+
+    train: Texts
+    validation: Texts
+    test: Texts | None = None
+
+
+def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> StageResult:
+    """Return the folder of a classifier trained on `splits.train`; its scores are in its report.json.
+
+    If enough validation rows are given, those that select something (a step by `training.metric`, the thresholds of
+    a multi-label task) are not those whose score is reported, see `Splits`.
+
+    A run that was killed resumes from its last snapshot. A different test set does not cause a new training.
+
+    Raises:
+        InputError: the data, the encoder or the settings do not fit together.
+        CheckError: the loss is not finite, or a snapshot cannot be written.
+    """
+    folder = resolve_encoder(encoder)
+    train, validation = splits.train, splits.validation
+    for evaluated in (validation, splits.test):
+        if evaluated is not None:
+            check_labels(train, evaluated)
+    _check_settings(train.kind, config)
+    config = config.model_copy(update={"training": settle_precision(config.training, store)})
+    task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
+    settings = {
+        "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
+        "task": task.model_dump(mode="json"),
+        **config.model_dump(mode="json", exclude={"one_of_several": True, "training": {"snapshot_minutes"}}),
+        **processes(), **computed_on(),
+    }  # fmt: skip
+    if _selects(train.kind, config):
+        settings |= {"choosing": "half"}
+    result = run_stage(
+        Stage("finetune", VERSION, settings), [], store,
+        lambda target: _train(target, folder, splits, task, config), together=True,
+    )  # fmt: skip
+    if splits.test is not None and rank() == 0:
+        _add_test_scores(result.folder, splits.test)
+    return result
+
+
+def _check_settings(kind: Kind, config: FinetuneConfig) -> None:
+    """Refuse a setting that the training would ignore."""
+    training = config.training
+    metric = check_metric(kind, training.metric)
+    check_loss(kind, config.loss)
+    if training.patience is not None and training.metric is None:
+        raise InputError(
+            f"--patience is {training.patience} and no metric is watched: give one, such as --metric {metric}"
+        )
+
+
+def _selects(kind: Kind, config: FinetuneConfig) -> bool:
+    """Return whether a step, thresholds or one of several models is selected on the validation rows."""
+    return kind == "multi" or config.training.metric is not None or config.one_of_several
+
+
+def _train(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:
+    """Train the model of `folder` and fill `target` with the result."""
+    tokenizer = Tokenizer.open(folder, config.max_tokens)
+    keeps_output = _has_same_outputs(folder, task)
+    seed = config.training.seed
+    model = load_checkpoint(folder, len(task.labels), seed, config.dropout, new_output=not keeps_output)
+    _check_tokenizer(folder, tokenizer, model, task.pair)
+    roles = RowRoles(splits.validation, None)
+    if selects := _selects(task.kind, config):
+        roles = RowRoles.of(splits.validation)
+        roles.announce("step, thresholds or seed")
+    encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(roles.choosing.rows)
+    train_targets, truth = splits.train.targets(task), roles.choosing.targets(task)
+    if task.kind == "regression" and not keeps_output:
+        # targets far from 0 would otherwise first be learned by the whole encoder
+        nn.init.constant_(model.head.out.bias, float(train_targets.mean()))
+    scratch = scratch_folder(target)
+    run = Run(
+        scratch=scratch,
+        evaluate=lambda current: metric_values(_score(task, truth, predict(current, held_out, tokenizer))),  # type: ignore[arg-type]
+        lower_is_better=config.training.metric in LOWER_IS_BETTER,
+        describe="fine-tune",
+    )
+    objective = TextObjective(encoded, tokenizer, loss_for(task, train_targets, config.loss))
+    history = fit(model, objective, config.training, run)
+    logits = _predict(model, held_out, tokenizer)
+    if task.kind == "multi":
+        task = task.model_copy(update={"thresholds": choose_thresholds(truth, task.scores(logits))})
+    save_checkpoint(model, task, target)
+    task.write(target / task_file.FILE)
+    copy_tokenizer(folder, target)
+    keep_logs(scratch, target)
+    selection_scores = metric_values(_score(task, truth, logits))
+    if roles.reported is not None:
+        truth = roles.reported.targets(task)
+        logits = _predict(model, tokenizer.encode(roles.reported.rows), tokenizer)
+    report = _report(task, truth, logits, history)
+    report["train_rows_at_max_tokens"] = _share_at_max_tokens(encoded, config.max_tokens)
+    if selects:
+        report |= roles.summary()
+        report["details"]["choosing"] = selection_scores
+    write_text(target / REPORT, json.dumps(report, indent=2) + "\n")
+
+
+def _predict(model: Classifier, encoded: list[Encoded], tokenizer: Tokenizer) -> np.ndarray:
+    """Return logits (rows, labels), computed on the GPU if there is one; the model is on the CPU afterwards."""
+    logits = predict(model.to(join().device), encoded, tokenizer)
+    model.to("cpu")
+    return logits
+
+
+def _has_same_outputs(folder: Path, task: Task) -> bool:
+    """Return whether the checkpoint has the outputs of this task; prints a message if only their number is equal."""
+    config = read_config(folder)
+    labels = label_names(config, len(config.get("id2label") or {}))
+    problem = config.get("problem_type")
+    if problem == PROBLEMS[task.kind] and (labels == task.labels or task.kind == "regression"):
+        return True
+    if problem is None and task.kind == "single" and labels == task.labels:  # true of many public checkpoints
+        return True
+    if problem is not None and len(labels) == len(task.labels):
+        say(
+            f"{folder} answers with {', '.join(labels[:5])} ({problem}), the training texts have "
+            f"{', '.join(task.labels[:5])}: the model gets a new output layer"
+        )
+    return False
+
+
+def _score(task: Task, truth: np.ndarray, logits: np.ndarray) -> Score:
+    return score(task, truth, task.scores(logits))
+
+
+def _report(task: Task, truth: np.ndarray, logits: np.ndarray, history: History) -> dict[str, Any]:
+    scores = _score(task, truth, logits)
+    return {
+        **metric_values(scores), "rows": len(truth), "steps": history.steps, "best_step": history.best_step,
+        "seconds": round(history.seconds, 1), "tokens_per_second": round(history.tokens / history.seconds),
+        "details": {"validation": scores.model_dump(mode="json"), "history": history.model_dump(mode="json")},
+    }  # fmt: skip
+
+
+def _add_test_scores(folder: ModelFolder, test: Texts) -> None:
+    """Add the finished model's scores on `test` to its report, unless they are there."""
+    path = folder.path / REPORT
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if report.get("test_sha256") == test.sha256:
+        return
+    task = Task.read(folder.path / task_file.FILE)
+    tokenizer = Tokenizer.open(folder.path, task.max_tokens)
+    logits = _predict(load_checkpoint(folder.path), tokenizer.encode(test.rows), tokenizer)
+    scores = _score(task, test.targets(task), logits)
+    report |= {f"test_{name}": value for name, value in metric_values(scores).items()}
+    report |= {"test_rows": len(test), "test_sha256": test.sha256}
+    report["details"]["test"] = scores.model_dump(mode="json")
+    write_text(path, json.dumps(report, indent=2) + "\n")
+
+
+def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier, pair: bool) -> None:
+    check_tokenizer(folder, tokenizer, model.architecture, pair)
+    rows, tokens = model.architecture.vocabulary, tokenizer.vocabulary
+    if rows - tokens > PADDED_ROWS:
+        raise InputError(
+            f"{folder}: the tokenizer has {tokens} tokens and the embedding table {rows} rows: "
+            "they belong to different models"
+        )
+
+
+def _share_at_max_tokens(encoded: list[Encoded], max_tokens: int) -> float:
+    return sum(len(e.ids) == max_tokens for e in encoded) / len(encoded)

@@ -1,0 +1,1 @@
+"""Pretraining: trains an encoder on plain texts with masked language modelling."""

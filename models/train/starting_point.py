@@ -1,0 +1,49 @@
+"""The checkpoint folder that a training starts from: its path, its identity, and its tokenizer files."""
+
+import json
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+from models import architecture as architecture_file
+from models import task as task_file
+from models import tokenizer as tokenizer_file
+from models.checkpoint import CONFIG, refuse_adapter
+from models.data.builtin import MINILM, minilm_folder
+from models.errors import InputError
+from models.store.folder import MANIFEST, ModelFolder, sha256_of
+
+PADDED_ROWS = 128  # the vocabulary of embedding tables is often padded to a multiple of this
+TOKENIZER_FILES = (tokenizer_file.FILE, "tokenizer_config.json", "special_tokens_map.json")
+
+
+def resolve_encoder(encoder: str) -> Path:
+    """Return the folder that `encoder` names: `builtin:minilm-l6` or a path."""
+    return minilm_folder() if encoder == MINILM else Path(encoder)
+
+
+def load_source_id(folder: Path) -> str:
+    """Return a SHA-256 of a checkpoint's contents.
+
+    It covers all files of a folder that Prunella made, and of any other folder the files that Prunella reads.
+
+    Raises:
+        FolderError: a folder that Prunella made is incomplete.
+        InputError: there are no weights.
+    """
+    if (folder / MANIFEST).is_file():
+        return ModelFolder.open(folder).manifest.digest()
+    refuse_adapter(folder)
+    weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    if not weights:
+        raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
+    others = (CONFIG, architecture_file.FILE, task_file.FILE, *TOKENIZER_FILES)
+    files = [weights[0], *(name for name in others if (folder / name).is_file())]
+    return sha256(json.dumps({name: sha256_of(folder / name) for name in files}).encode()).hexdigest()
+
+
+def copy_tokenizer(source: Path, target: Path) -> None:
+    """Copy the tokenizer, and the files that transformers needs with it."""
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

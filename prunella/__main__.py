@@ -1,0 +1,5 @@
+"""Entry point of `python -m prunella`."""
+
+from prunella.cli.main import main
+
+main()

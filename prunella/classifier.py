@@ -1,0 +1,170 @@
+"""Classifier: classify texts with a bundle in this process, with the session and the batching of the service.
+
+It needs the base install only: no torch, no transformers, no server.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import InputError
+from models.schema import wrong_values
+from models.tokenizer import Encoded, Row
+from service.inference.bundle import Bundle
+from service.inference.engine import Engine
+from service.inference.isolation import apply_isolated, infer_isolated
+from service.inference.request_rows import check_encoded, check_rows, collect_logits
+from service.inference.scheduler import Job, Scheduler
+from service.process.publish import resolve
+from service.protocols import BadRequest, Request, decisions, ranked
+from service.settings import Settings
+
+Text = str | tuple[str, str]  # a pair is a tuple of two texts
+ROWS_AT_ONCE = 1024  # processed at a time, so that memory does not grow with the number of texts
+NO_LIMIT = 10**9  # the service limits requests of clients; a caller in the same process is trusted
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The answer to one text."""
+
+    label: str | None  # the best label; None: a multi-label model assigns none, or the model is a regression
+    score: float  # of `label`, else the highest score; for a regression, the number itself
+    labels: tuple[str, ...]  # the assigned labels: one, or any number for a multi-label model
+    scores: dict[str, float]  # of all labels, in descending order
+    logits: tuple[float, ...]  # in the order of the model's labels
+
+
+class Classifier:
+    """Classifies texts with a bundle. Thread-safe."""
+
+    def __init__(
+        self,
+        bundle: str | Path,
+        device: str = "auto",
+        threads: int = 1,
+        truncate: Literal["right", "left", "never"] = "right",
+    ) -> None:
+        """Open a bundle and check its answers to the texts that are stored in it.
+
+        Args:
+            bundle: a bundle folder, or a tag of BentoML's model store such as `prunella:latest`.
+            device: `auto`, `cpu`, `cuda[:i]` or `tensorrt`, as in `prunella serve`. If it cannot be used, the CPU is
+                used with a warning in the log; the attribute `device` is the device in use.
+            threads: threads inside one operator. Call from several threads to answer several texts at once.
+            truncate: the end at which a text that is too long is truncated; `never`: such a text is an error.
+
+        Raises:
+            FolderError: there is no such bundle, or it is incomplete.
+            DisagreementError: the answers on this processor differ from the stored ones.
+        """
+        self._opened_with = (str(bundle), device, threads, truncate)
+        limits = {"max_batch": NO_LIMIT, "max_text_chars": NO_LIMIT}
+        with wrong_values():
+            self._settings = Settings(bundle=str(bundle), device=device, threads=threads, **limits)
+        self._engine = Engine.open(Bundle.open(resolve(str(bundle))), self._settings.runtime())
+        self._engine.self_check()
+        self._rules = self._settings.rules(self._engine.choice.got)
+        self._truncate = truncate
+        self.labels: tuple[str, ...] = self._engine.bundle.task.labels
+        self.device: str = self._engine.choice.got
+
+    @overload
+    def __call__(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts
+
+    @overload
+    def __call__(self, texts: Sequence[Text]) -> list[Prediction]: ...
+
+    def __call__(self, texts: Text | Sequence[Text]) -> Prediction | list[Prediction]:
+        """Classify one text, one pair (a tuple of two texts), or a list of either.
+
+        Raises:
+            InputError: a text is invalid, for example empty, or single although the model takes pairs. The message
+                names its position.
+        """
+        single = isinstance(texts, str | tuple)
+        rows = _rows([texts] if single else texts)  # type: ignore[list-item]
+        predictions = [self._predict(row) for row in self._logits(rows)]
+        return predictions[0] if single else predictions
+
+    def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+        """Return the logits (texts, labels) of a list of texts or pairs.
+
+        Raises:
+            InputError: a text is invalid.
+        """
+        rows = list(self._logits(_rows(texts)))
+        return np.array(rows, dtype=np.float32).reshape(len(rows), max(len(self.labels), 1))
+
+    def __reduce__(self) -> tuple[type["Classifier"], tuple[object, ...]]:
+        return Classifier, self._opened_with  # another process opens the bundle itself
+
+    def _predict(self, logits: list[float]) -> Prediction:
+        task, request = self._engine.bundle.task, Request([], single=True)
+        scores = {entry["label"]: entry["score"] for entry in ranked(task, logits, request)}
+        assigned = decisions(task, [logits])  # of a multi-label model, else None
+        best = next(iter(scores))
+        labels = tuple((assigned[0] or ()) if assigned else () if task.kind == "regression" else (best,))
+        label = next((name for name in scores if name in labels), None)
+        return Prediction(label, scores[label or best], labels, scores, tuple(logits))
+
+    def _logits(self, rows: list[Row]) -> Iterator[list[float]]:
+        """Yield the logits of each row."""
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            chunk = rows[start : start + ROWS_AT_ONCE]
+            request = Request(chunk, single=False, truncate=self._truncate != "never", per_item=True)
+            problems: dict[int, BadRequest] = {}
+            try:
+                answers = self._answer(request, problems)
+            except BadRequest as error:  # all texts of the chunk are invalid
+                raise InputError(f"text {start}: {error.message}") from None
+            if problems:
+                raise InputError(f"text {start + min(problems)}: {problems[min(problems)].message}")
+            yield from (row for row in answers if row is not None)
+
+    def _answer(self, request: Request, problems: dict[int, BadRequest]) -> list[list[float] | None]:
+        task = self._engine.bundle.task
+        positions, invalid = check_rows(request, task, self._settings)
+        problems |= invalid
+        rows = [request.rows[i] for i in positions]
+        encoded = apply_isolated(partial(self._engine.tokenize, cut=self._truncate), rows)
+        positions, tokens = check_encoded(task, request, positions, encoded, problems)
+        return collect_logits(request, positions, self._infer(tokens), problems)
+
+    def _infer(self, tokens: list[Encoded]) -> list[list[float] | None]:
+        """Return the logits of each text, computed in the batches that the service would form."""
+        scheduler, answers = Scheduler(self._rules), list[list[float] | None]([None] * len(tokens))
+        jobs = [
+            Job(self._engine, encoded, len(encoded.ids), 0.0, 0.0, math.inf, lambda: False, position=i)
+            for i, encoded in enumerate(tokens)
+        ]
+        scheduler.add(jobs)
+        while scheduler.waiting:
+            batch = scheduler.take(0, 0.0).batch
+            logits = infer_isolated(self._engine, [job.work for job in batch])
+            for job, row in zip(batch, logits, strict=True):
+                answers[job.position] = row
+        return answers
+
+
+def _rows(texts: Sequence[Text]) -> list[Row]:
+    """Return rows of one or two texts.
+
+    Raises:
+        InputError: an item is neither a text nor a pair.
+    """
+    rows: list[Row] = []
+    for position, item in enumerate(texts):
+        if isinstance(item, str):
+            rows.append((item,))
+        elif isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, str) for part in item):
+            rows.append((item[0], item[1]))
+        else:
+            raise InputError(f"item {position} is {item!r}: wanted a text, or a tuple of two texts")
+    return rows

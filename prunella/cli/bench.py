@@ -1,0 +1,126 @@
+"""The commands that measure: `prunella bench` and `prunella evaluate`."""
+
+import re
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.errors import CheckError, InputError
+from prunella.cli.options import STORE, Store
+from prunella.cli.output import need, show
+
+OWN = 0  # stands for the actual length of each text
+EXAMPLE = "whole numbers above 0, separated by commas, such as 1,16"
+
+
+def evaluate(
+    model: Path,
+    data: Annotated[str, typer.Option(help="labelled rows to classify")],
+    device: Annotated[
+        str,
+        typer.Option(
+            help="cpu, cuda[:i], tensorrt, or auto (the best available); each uses its own variant of the bundle"
+        ),
+    ] = "cpu",
+) -> dict[str, Any]:
+    """Measure accuracy and F1, or a regression's correlations, of a bundle or classifier folder on labelled rows."""
+    from bench.measure.accuracy.evaluate import evaluate_on, read_task
+    from models.data.texts import read_texts
+
+    start = time.perf_counter()
+    evaluation = evaluate_on(model, read_texts(data, kind=read_task(model).kind), device)
+    return {
+        "folder": str(model), "device": evaluation.device, "variant": evaluation.variant,
+        **evaluation.score.model_dump(), "seconds": round(time.perf_counter() - start, 1),
+    }  # fmt: skip
+
+
+def bench(
+    bundle: Path,
+    data: Annotated[str, typer.Option(help="rows to classify; labels are needed for accuracy")],
+    train: Annotated[str | None, typer.Option(help="labelled rows to train tfidf and to calibrate openvino")] = None,
+    reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: found in --store")] = None,
+    against: Annotated[
+        str, typer.Option(help="engines to compare with, separated by commas")
+    ] = "pytorch,ort_fp32,stock_int8,tfidf",
+    lengths: Annotated[
+        str, typer.Option(help="text lengths in tokens, such as own,16,64; own: the actual length of each text")
+    ] = "own",
+    batch: Annotated[
+        str, typer.Option(help="batch sizes; the smallest one gives the speed-up of the headline")
+    ] = "1,16",
+    threads: Annotated[str, typer.Option(help="numbers of threads inside one operator")] = "1",
+    texts: Annotated[
+        int,
+        typer.Option(min=1, help="number of texts that are timed; a 95th percentile needs 60 times the batch size"),
+    ] = 64,
+    rounds: Annotated[int, typer.Option(min=3, help="rounds of timing; engines take turns in each round")] = 7,
+    openings: Annotated[
+        int, typer.Option(min=2, help="number of fresh processes for the speed-up and --compare")
+    ] = 8,
+    engine_timeout: Annotated[
+        float, typer.Option(min=1, help="time limit in seconds for an engine to start, and to answer 256 texts")
+    ] = 600,
+    store: Store = STORE,
+    compare: Annotated[
+        Path | None, typer.Option(help="older report.json to compare with; exit code 1 if worse or too noisy")
+    ] = None,
+    compare_loss: Annotated[
+        float,
+        typer.Option(help="loss of accuracy in points that --compare must detect; a smaller one needs more rows"),
+    ] = 1.0,
+    out: Annotated[Path | None, typer.Option(help="folder of the report; default: report-<id> in --store")] = None,
+) -> None:
+    """Compare accuracy or correlation, and latency, of a bundle with other engines: report.html, .md and .json."""
+    need("torch", "train")
+    from bench.report.build import BenchConfig, Inputs, find_reference, run_bench, summary
+    from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
+    from models.data.texts import read_texts
+    from models.store.folder import ModelFolder
+    from service.inference.bundle import Bundle
+
+    opened = Bundle.open(bundle)
+    older = read_older(compare) if compare else None
+    check_missed(compare_loss)
+    config = BenchConfig(
+        against=tuple(name for name in against.split(",") if name),
+        batches=numbers("--batch", batch),
+        threads=numbers("--threads", threads),
+        lengths=tuple(None if n == OWN else n for n in numbers("--lengths", lengths, own=True)),
+        rounds=rounds,
+        openings=openings,
+        timeout=engine_timeout,
+        texts=openings_of(older).texts if older else texts,  # a comparison needs the same number of texts
+    )
+    unpruned = ModelFolder.open(reference) if reference else find_reference(opened, store)
+    kind = opened.task.kind
+    rows, train_rows = read_texts(data, kind=kind), read_texts(train, kind=kind) if train else None
+    inputs = Inputs(opened, unpruned, rows, train_rows)
+    folder = out or store / f"report-{opened.id}"
+    report = run_bench(inputs, config, store, folder)
+    failed = [f"{e.name}: {e.problem}" for e in report.engines if e.status == "failed"]
+    verdict = compare_reports(older, report, compare_loss) if older and not failed else None
+    show({
+        "verb": "bench", "folder": str(bundle), "id": opened.id, "reused": False, "seconds": report.seconds,
+        "report": str(folder / "report.html"), "report_json": str(folder / "report.json"), **summary(report),
+        "compared": verdict.model_dump() if verdict else None,
+    })  # fmt: skip
+    if failed:
+        raise CheckError(f"the report is written, but {'; '.join(failed)}")
+    if verdict and verdict.is_worse:
+        raise CheckError(f"worse than {compare}: {verdict.sentence()}")
+    if verdict and verdict.speed == "too noisy":
+        raise CheckError(f"too noisy to judge, run again on a quiet machine: {verdict.sentence()}")
+    if verdict and verdict.accuracy == "too noisy":
+        raise CheckError(f"too noisy to judge, take more rows or a larger --compare-loss: {verdict.sentence()}")
+
+
+def numbers(flag: str, value: str, own: bool = False) -> tuple[int, ...]:
+    """Return the whole numbers above 0 in a list such as `1,16`; the item `own` gives OWN if it is allowed."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(re.fullmatch("0*[1-9][0-9]{0,8}", part) or (own and part == "own") for part in parts):
+        expected = "own, or whole numbers above 0, separated by commas, such as own,16" if own else EXAMPLE
+        raise InputError(f"{flag} is {value!r}: wanted {expected}")
+    return tuple(OWN if part == "own" else int(part) for part in parts)

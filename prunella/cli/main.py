@@ -1,0 +1,90 @@
+"""The command line `prunella COMMAND`. The last line that a command prints on stdout is JSON."""
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from models.distributed import note_failure, world_size
+from models.errors import InputError, PrunellaError
+from models.messages import configure, fail
+from models.schema import explain
+from prunella.cli.bench import bench, evaluate
+from prunella.cli.compress import compress
+from prunella.cli.demo import demo
+from prunella.cli.output import prints
+from prunella.cli.quantize import export, quantize
+from prunella.cli.serve import loadtest, publish, serve
+from prunella.cli.store import app as store_app
+from prunella.cli.train import finetune, pretrain
+
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+app = typer.Typer(
+    help="Prune a fine-tuned text classifier, heal it by distillation, quantize it, and serve it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"max_content_width": 110},
+)
+# commands that run in one process only
+SINGLE_PROCESS = ("demo", "evaluate", "bench", "publish", "serve", "loadtest", "store")
+app.command()(prints(pretrain))
+app.command()(prints(finetune))
+app.command()(compress)
+app.command()(prints(quantize))
+app.command()(prints(export))
+app.command()(prints(evaluate))
+app.command()(bench)
+app.command()(publish)
+app.command()(serve)
+app.command()(demo)
+app.add_typer(store_app, name="store")
+# `loadtest` parses its arguments itself, including `--help`
+app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)(loadtest)
+
+
+def main() -> None:
+    """Run a command; a PrunellaError is printed as one line, by one process only, and gives the exit code."""
+    try:
+        app()
+    except PrunellaError as error:
+        end(error.exit_code, str(error))
+    except ValidationError as error:  # the value of a flag is not valid for its configuration
+        end(2, f"{error.title}: {explain(error)}")
+    except Exception:
+        code = note_failure(1)
+        if code is None:
+            raise
+        sys.exit(code)
+
+
+def end(code: int, message: str) -> None:
+    """Print an error and exit, without printing if the main one of several processes has printed an error."""
+    main_code = note_failure(code)
+    if main_code is None:
+        fail(message)
+    sys.exit(main_code or code)
+
+
+@app.callback()
+def _begin(
+    context: typer.Context,
+    quiet: Annotated[bool, typer.Option("--quiet", help="warnings and errors only, and no progress bars")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="also which finished stages are reused")] = False,
+    log_json: Annotated[bool, typer.Option("--log-json", help="messages as JSON lines, no progress bars")] = False,
+) -> None:
+    configure(quiet, verbose, log_json)
+    command = context.invoked_subcommand
+    if command in SINGLE_PROCESS and world_size() > 1:
+        raise InputError(
+            f"{command} works in one process, and the launcher started {world_size()}: run `prunella {command}`"
+        )

@@ -1,0 +1,43 @@
+"""Output of commands: the last line on stdout is one JSON object; everything for people goes to stderr."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec
+
+from models.distributed import rank
+from models.errors import MissingExtraError
+from models.store.results import Delivered
+
+P = ParamSpec("P")
+
+
+def show(result: dict[str, Any]) -> None:
+    """Print one JSON object on stdout; with several processes, only the main one prints."""
+    if rank() == 0:
+        sys.stdout.write(json.dumps(result) + "\n")
+        sys.stdout.flush()
+
+
+def prints(command: Callable[P, Delivered | dict[str, Any]]) -> Callable[P, None]:
+    """Return a command with the same options that prints its result as one JSON object instead of returning it."""
+
+    @wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        result, name = command(*args, **kwargs), command.__name__
+        show(result.summary(name) if isinstance(result, Delivered) else {"verb": name, **result})
+
+    run.__annotations__ = {**command.__annotations__, "return": None}
+    return run
+
+
+def need(module: str, extra: str) -> None:
+    """Check that the packages of a verb are installed.
+
+    Raises:
+        MissingExtraError: `module`, which the extra `extra` installs, is missing.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtraError(f"this verb needs {module}: pip install 'prunella[{extra}]'")

@@ -1,0 +1,181 @@
+"""The commands that train: `prunella finetune` and `prunella pretrain`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.store.results import Delivered, deliver
+from models.task import Kind
+from prunella.cli.options import STORE, Out, Store
+from prunella.cli.output import need
+
+Batch = Annotated[int, typer.Option(help="rows of a training step in each process")]
+Accumulate = Annotated[
+    int, typer.Option(help="number of parts into which a batch is split to save memory (gradient accumulation)")
+]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16; auto: bf16 if it is faster on this processor")]
+WeightDecay = Annotated[float, typer.Option(help="weight decay of matrices; biases and norms have none")]
+Warmup = Annotated[float, typer.Option(help="share of the steps in which the learning rate rises")]
+SnapshotMinutes = Annotated[
+    float, typer.Option(help="minutes between snapshots; a killed run resumes from the last one")
+]
+
+
+def finetune(
+    train: Annotated[
+        str,
+        typer.Option(
+            help="CSV, TSV, JSONL or Parquet file with columns text, label (and text_pair); hub:NAME:SPLIT; builtin:…"
+        ),
+    ],
+    encoder: Annotated[
+        str, typer.Option(help="pre-trained encoder: a Hugging Face folder, or builtin:minilm-l6")
+    ] = "builtin:minilm-l6",
+    validation: Annotated[
+        str | None,
+        typer.Option(help="labelled rows for the evaluations during training; default: a tenth of --train"),
+    ] = None,
+    test: Annotated[str | None, typer.Option(help="labelled rows on which the finished model is evaluated")] = None,
+    task: Annotated[
+        Kind, typer.Option(help="single: one label per row; multi: any number of labels; regression: a number")
+    ] = "single",
+    text_column: str = "text",
+    pair_column: str = "text_pair",
+    label_column: str = "label",
+    epochs: int = 3,
+    max_tokens: Annotated[
+        int, typer.Option(help="maximum text length in tokens; longer texts are truncated and counted")
+    ] = 128,
+    batch_size: Batch = 32,
+    accumulate: Accumulate = 1,
+    learning_rate: float = 1e-4,
+    layer_decay: Annotated[
+        float, typer.Option(help="factor of the learning rate from each layer to the layer below")
+    ] = 1.0,
+    warmup: Warmup = 0.1,
+    weight_decay: WeightDecay = 0.01,
+    dropout: float = 0.1,
+    label_smoothing: float = 0.0,
+    class_weights: Annotated[
+        str, typer.Option(help="none, or balanced (rare labels have a larger weight in the loss)")
+    ] = "none",
+    freeze_embeddings: Annotated[
+        bool, typer.Option(help="do not train the embedding tables, which is faster")
+    ] = True,
+    sparse_embeddings: Annotated[
+        bool,
+        typer.Option(
+            help="if the embedding tables are trained, update only the rows of a batch's tokens, which is faster"
+        ),
+    ] = True,
+    metric: Annotated[
+        str | None, typer.Option(help="metric of the evaluations; the model with the best value is kept")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="stop after this number of evaluations without a better metric")
+    ] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")] = None,
+    precision: Precision = "auto",
+    snapshot_minutes: SnapshotMinutes = 5,
+    seed: int = 0,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="number of models to train, with seeds from --seed on; reports mean and spread")
+    ] = 1,
+    store: Store = STORE,
+    out: Out = None,
+) -> Delivered:
+    """Fine-tune a classifier from an encoder. A killed run resumes when the same command is run again."""
+    need("torch", "train")
+    from models.data.texts import Columns, read_texts
+    from models.finetuning.finetune import FinetuneConfig, Splits
+    from models.finetuning.finetune import finetune as finetune_stage
+    from models.finetuning.seeds import finetune_seeds
+
+    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    rows = read_texts(train, columns, task)
+    rows, held_out = (rows, read_texts(validation, columns, task)) if validation else rows.split(0.1, seed)
+    splits = Splits(rows, held_out, read_texts(test, columns, task) if test else None)
+    config = FinetuneConfig.model_validate({
+        "max_tokens": max_tokens, "dropout": dropout,
+        "loss": {"class_weights": class_weights, "label_smoothing": label_smoothing},
+        "training": {
+            "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,
+            "layer_decay": layer_decay, "warmup": warmup, "weight_decay": weight_decay, "metric": metric,
+            "freeze_embeddings": freeze_embeddings, "sparse_embeddings": sparse_embeddings, "patience": patience,
+            "evaluate_every": evaluate_every, "precision": precision, "snapshot_minutes": snapshot_minutes,
+            "seed": seed,
+        },
+    })  # fmt: skip
+    if seeds > 1:
+        best, spread = finetune_seeds(encoder, splits, config, store, seeds)
+        return deliver(best, out, spread)
+    return deliver(finetune_stage(encoder, splits, config, store), out)
+
+
+def pretrain(
+    corpus: Annotated[
+        list[Path],
+        typer.Option(
+            help="training texts: text files (one paragraph per line, documents separated by blank lines) or JSONL"
+        ),
+    ],
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="texts for validation; default: documents held out from --corpus")
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="new (train WordPiece on the corpus), or a folder with a tokenizer")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(help="architecture: tiny, mini, small, base, or an architecture.json")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="continue from this encoder folder, or builtin:minilm-l6; instead of --size")
+    ] = None,
+    vocabulary: Annotated[int, typer.Option(help="vocabulary size of a new tokenizer")] = 8192,
+    lowercase: Annotated[bool, typer.Option(help="whether a new tokenizer lowercases and removes accents")] = True,
+    length: Annotated[int, typer.Option(help="length of a training sequence in tokens")] = 128,
+    hold_out: Annotated[int, typer.Option(help="hold out every N-th document for validation")] = 50,
+    masked_share: Annotated[float, typer.Option(help="share of the tokens that are masked")] = 0.15,
+    whole_words: Annotated[bool, typer.Option(help="mask all pieces of a word together")] = False,
+    minutes: Annotated[
+        float | None, typer.Option(help="training time in minutes; instead of --steps or --epochs")
+    ] = None,
+    steps: int | None = None,
+    epochs: int = 1,
+    batch_size: Batch = 64,
+    accumulate: Accumulate = 1,
+    learning_rate: float = 5e-4,
+    warmup: Warmup = 0.06,
+    weight_decay: WeightDecay = 0.01,
+    dropout: float = 0.1,
+    metric: Annotated[
+        str | None, typer.Option(help="held_out_loss or masked_accuracy; the model with the best value is kept")
+    ] = None,
+    patience: Annotated[
+        int | None, typer.Option(help="stop after this number of evaluations without a better metric")
+    ] = None,
+    evaluate_every: Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")] = None,
+    precision: Precision = "auto",
+    snapshot_minutes: SnapshotMinutes = 5,
+    seed: int = 0,
+    store: Store = STORE,
+    out: Out = None,
+) -> Delivered:
+    """Pre-train an encoder by masked language modelling, from scratch or from another encoder."""
+    need("torch", "train")
+    from models.pretraining.pretrain import PretrainConfig, Sources
+    from models.pretraining.pretrain import pretrain as pretrain_stage
+
+    settings: dict[str, Any] = {
+        "packing": {"length": length, "hold_out": hold_out}, "vocabulary": vocabulary, "lowercase": lowercase,
+        "masking": {"share": masked_share, "whole_words": whole_words}, "dropout": dropout, "minutes": minutes,
+        "training": {
+            "epochs": epochs, "steps": steps, "batch_size": batch_size, "accumulate": accumulate,
+            "learning_rate": learning_rate, "warmup": warmup, "weight_decay": weight_decay,
+            "freeze_embeddings": False, "metric": metric, "patience": patience, "evaluate_every": evaluate_every,
+            "precision": precision, "snapshot_minutes": snapshot_minutes, "seed": seed,
+        },
+    }  # fmt: skip
+    sources = Sources(tuple(corpus), tuple(validation or ()), tokenizer, size, encoder)
+    return deliver(pretrain_stage(sources, PretrainConfig.model_validate(settings), store), out)

@@ -1,0 +1,1 @@
+"""Inference: texts → token ids → queue → batches → logits, in one process and without HTTP."""

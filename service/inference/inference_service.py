@@ -1,0 +1,255 @@
+"""InferenceService: Request → Answer, for all protocols.
+
+It validates the rows, checks admission, tokenizes, queues the texts for the runners, and collects their logits.
+"""
+
+import asyncio
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from models.tokenizer import Encoded, Row
+from service.inference.engine import Cut, Engine
+from service.inference.isolation import apply_isolated
+from service.inference.request_rows import check_encoded, check_rows, collect_logits
+from service.inference.runners import Outcome, Runners
+from service.inference.scheduler import NOTHING_AHEAD, Job, Overloaded
+from service.inference.tokenizer_queue import (
+    Lane,
+    QueuedRequest,
+    TokenizerQueues,
+    client_gone_error,
+    count_chars,
+    expired_error,
+    late_error,
+    pieces_of,
+    shutting_down_error,
+)
+from service.operations.model_slots import ModelSlots
+from service.operations.prometheus_metrics import Telemetry
+from service.operations.shadow import MOST, Shadow
+from service.protocols import Answer, BadRequest, Request, decisions, ranked
+from service.settings import Settings
+
+SWEEP_SECONDS = 0.05  # interval of the search for texts whose deadline passed while every runner is busy
+PROBE_SECONDS = 1.0  # interval of the probes of an unhealthy model
+REFUSED = {"queue": "the queue is full", "wait": "the wait is too long", "deadline": "the deadline would pass"}
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Times of a request (`time.perf_counter`) and the state of its connection."""
+
+    arrived: float
+    deadline: float
+    gone: Callable[[], bool]  # whether the client has disconnected
+    is_alone: Callable[[], bool] = lambda: False  # whether no other request is in the process
+
+
+class PendingRequest:
+    """The texts of one request in the model: collects their logits and resolves a future when all are there."""
+
+    __slots__ = ("begun", "future", "infer", "remaining", "rows")
+
+    def __init__(self, count: int, future: "asyncio.Future[None]") -> None:
+        self.future, self.remaining = future, count
+        # logits; None where the text is not answered yet or the model failed on it
+        self.rows: list[list[float] | None] = [None] * count
+        self.begun, self.infer = 0.0, 0.0  # start of the last batch, and seconds of the slowest
+
+    def fail(self, problem: BadRequest) -> None:
+        """Answer the request with an error."""
+        if not self.future.done():
+            self.future.set_exception(problem)
+
+    def take(self, job: Job, outcome: Outcome, row: list[float] | None) -> None:
+        """Store the logits of one text, None where the model failed on it; the last text resolves the future."""
+        self.rows[job.position] = row
+        self.begun = max(self.begun, outcome.begun)
+        self.infer = max(self.infer, outcome.ended - outcome.begun)
+        self.remaining -= 1
+        if not self.remaining and not self.future.done():
+            self.future.set_result(None)
+
+
+class InferenceService:
+    """Admission, tokenization, inference and post-processing for all protocols, in one process."""
+
+    def __init__(self, engine: Engine, settings: Settings, worker: int = 0) -> None:
+        self.settings, self.telemetry = settings, Telemetry()
+        self.model_slots = ModelSlots(engine, settings.runtime(worker), self.telemetry.serves)
+        self.telemetry.serves(engine)
+        self.rules = settings.rules(engine.choice.got)
+        self.runners = Runners(self.rules, self._from_runner)
+        self.shadow = Shadow(self.model_slots, self.runners, self.telemetry)
+        self.tokenizer_queues = TokenizerQueues(self._count_shed)
+        self.draining = False
+        self._inline_seconds = settings.inline_ms / 1e3
+        self._ended = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Start the runners; they deliver their answers to the event loop that calls this."""
+        self._loop = asyncio.get_running_loop()
+        self.runners.start()
+        self._sweeper = self._loop.create_task(self._sweep())
+
+    async def stop(self) -> None:
+        """End the runners; requests that still wait are answered with an error."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._sweeper
+        self._ended = True  # from here on, tokenized requests are refused: no runner would take them
+        await self.tokenizer_queues.close()
+        await self.shadow.close()
+        for job in await asyncio.to_thread(self.runners.close):
+            job.pending.fail(shutting_down_error())
+
+    async def answer(self, request: Request, context: RequestContext) -> Answer:
+        """Return the answer to a request.
+
+        Raises:
+            BadRequest: it cannot be answered; the message says why.
+        """
+        engine = self.model_slots.current  # the request keeps this model, even when models are swapped meanwhile
+        positions, problems = check_rows(request, engine.bundle.task, self.settings)
+        rows = [request.rows[i] for i in positions]
+        cut: Cut = request.direction if request.truncate else "never"
+        chars = count_chars(rows)
+        lane = self.tokenizer_queues.lane(chars, cut)
+        try:  # admission comes before tokenization: an admitted request is not refused after work was done for it
+            ahead = NOTHING_AHEAD if lane is None else lane.ahead()
+            self.runners.check(len(rows), context.deadline, time.perf_counter(), ahead)
+            begun = time.perf_counter()
+            encoded = await self._tokenize(engine, rows, cut, context, lane)
+            positions, valid = check_encoded(engine.bundle.task, request, positions, encoded, problems)
+            tokenized = time.perf_counter()
+            pending = await self._infer(engine, valid, context)
+        except Overloaded as refused:
+            self._count_shed(refused.reason)
+            reason = REFUSED[refused.reason]
+            message = f"{reason}: {self.waiting()} texts wait; retry after {refused.seconds:.3f} s"
+            raise BadRequest(429, message, "Overloaded", refused.seconds) from None
+        logits = collect_logits(request, positions, pending.rows, problems)
+        if self.model_slots.candidate is not None:
+            self._call_soon(self.shadow.maybe, request, positions, pending.rows)
+        done = time.perf_counter()
+        self._call_soon(self.telemetry.waited, tokenized - begun, pending.begun - tokenized)
+        times = {
+            "tokenize": tokenized - begun, "queue": pending.begun - tokenized, "infer": pending.infer,
+            "total": done - context.arrived,
+        }  # fmt: skip
+        task = engine.bundle.task
+        return Answer(
+            model=engine.bundle.id,
+            name=engine.bundle.info.name,
+            labels=task.labels,
+            predictions=[None if row is None else ranked(task, row, request) for row in logits],
+            decisions=decisions(task, logits),
+            problems=problems,
+            times_ms={name: round(seconds * 1e3, 3) for name, seconds in times.items()},
+            tokens=sum(len(row.ids) for row in valid),
+            characters=chars,
+            compute=f"{engine.choice.got}+{engine.variant_name}",
+        )
+
+    def trouble(self) -> str | None:
+        """Return why this process cannot answer any more, or None."""
+        return self.runners.trouble(self.settings.stuck_after_s) or self.model_slots.current.health.trouble()
+
+    def waiting(self) -> int:
+        """Return the number of texts that wait for the tokenizer or for the model."""
+        return self.runners.waiting() + self.tokenizer_queues.ahead().texts
+
+    def set_gauges(self) -> None:
+        """Update the gauges of the queue."""
+        self.telemetry.depth.set(self.waiting())
+        self.telemetry.wait.set(self.runners.predicted_wait() + self.tokenizer_queues.ahead().seconds)
+
+    async def _tokenize(
+        self, engine: Engine, rows: list[Row], cut: Cut, context: RequestContext, lane: Lane | None
+    ) -> list[Encoded | None]:
+        """Return the tokens of each row; None where the tokenizer fails."""
+        if lane is None:
+            return apply_isolated(partial(engine.tokenize, cut=cut), rows)
+        assert self._loop is not None, "start() comes before the first request"
+        future: asyncio.Future[list[Encoded | None]] = self._loop.create_future()
+        seconds = engine.rate.expect(engine.chars(rows, cut))
+        lane.put(QueuedRequest(engine, rows, cut, context.deadline, context.gone, future, seconds, pieces_of(rows)))
+        return await future
+
+    async def _infer(self, engine: Engine, encoded: list[Encoded], context: RequestContext) -> PendingRequest:
+        assert self._loop is not None, "start() comes before the first request"
+        if self._ended:
+            raise shutting_down_error()
+        now = time.perf_counter()
+        pending = PendingRequest(len(encoded), self._loop.create_future())
+        expect = engine.latency.expect
+        jobs = [
+            Job(engine, row, n := len(row.ids), expect(n), now, context.deadline, context.gone, pending, i)
+            for i, row in enumerate(encoded)
+        ]
+        if len(jobs) == 1 and jobs[0].cost <= self._inline_seconds and context.is_alone():
+            outcome = self.runners.run_inline(jobs[0])
+            if outcome is not None:
+                self._deliver(outcome)
+                await pending.future
+                return pending
+        self.runners.put(jobs)
+        await pending.future
+        return pending
+
+    def _from_runner(self, outcome: Outcome) -> None:
+        assert self._loop is not None, "start() comes before the runners"
+        if not self._loop.is_closed():  # a closed loop means that the process ends and no request waits
+            self._loop.call_soon_threadsafe(self._deliver, outcome)
+
+    def _deliver(self, outcome: Outcome) -> None:
+        dispatch = outcome.dispatch
+        self._drop(dispatch.expired, "expired", expired_error)
+        self._drop(dispatch.gone, "gone", client_gone_error)
+        if dispatch.batch:
+            self._call_soon(self.telemetry.ran, outcome)
+        for job, logits in zip(dispatch.batch, outcome.answers, strict=True):
+            job.pending.take(job, outcome, logits)
+
+    def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
+        """Call a function after the answer was sent: uvloop writes before it runs scheduled callbacks."""
+        assert self._loop is not None, "start() comes before the first request"
+        self._loop.call_soon(function, *arguments)
+
+    def _count_shed(self, reason: str) -> None:
+        self.telemetry.shed.labels(reason).inc()
+
+    def _drop(self, jobs: list[Job], reason: str, problem: Callable[[], BadRequest]) -> None:
+        for job in jobs:
+            self._count_shed(reason)
+            job.pending.fail(problem())
+
+    async def _sweep(self) -> None:
+        """Periodically answer requests whose deadline passed, also while a runner is stuck, and update the gauges."""
+        last_probe = 0.0
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            self.set_gauges()
+            now = time.perf_counter()
+            self.tokenizer_queues.expire(now)
+            if self.runners.waiting():
+                self._drop(self.runners.expire(), "expired", expired_error)
+            for job in self.runners.overdue():
+                job.pending.fail(late_error())
+            if self.model_slots.current.health.unhealthy and now - last_probe > PROBE_SECONDS:
+                last_probe = now
+                self._probe(self.model_slots.current)
+
+    def _probe(self, engine: Engine) -> None:
+        """Run the probe text on an unhealthy model; when it is answered, the model is healthy again."""
+        assert self._loop is not None, "start() comes before the sweeper"
+        pending = PendingRequest(1, self._loop.create_future())  # no client waits for it
+        probe = Job(engine, engine.probe, len(engine.probe.ids), 0.0, 0.0, math.inf, lambda: False, pending)
+        self.runners.put_in_background(probe, MOST)

@@ -1,0 +1,1 @@
+"""Operations: model changes, shadow traffic, metrics, logs and traces."""

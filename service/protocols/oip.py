@@ -1,0 +1,124 @@
+"""The Open Inference Protocol v2 (KServe, Triton, MLServer), POST /v2/models/{name}[/versions/{version}]/infer.
+
+Inputs are BYTES tensors of texts: `text`, and `text_pair` for pairs. Outputs are `scores` (FP32, texts x labels, in
+the order of the model's labels), `label` (BYTES, the best one), for a multi-label model `decisions` (BOOL, texts x
+labels, whether each label is assigned by the model's thresholds) and, on request, `logits`.
+"""
+
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from models.schema import explain
+from models.task import Task
+from service.protocols import Answer, BadRequest, Request
+
+OUTPUTS = ("scores", "label", "logits", "decisions")
+
+
+class Tensor(BaseModel):
+    """An input tensor; other keys, such as extensions of the protocol, are ignored."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[Any]
+
+
+class RequestedOutput(BaseModel):
+    """A requested output."""
+
+    name: str
+
+
+class Body(BaseModel):
+    """JSON of a request."""
+
+    id: str | None = None
+    inputs: list[Tensor] = Field(min_length=1)
+    outputs: list[RequestedOutput] | None = None
+
+
+def read(document: object) -> Request:
+    """Convert a parsed JSON document to a request."""
+    try:
+        body = Body.model_validate(document)
+    except ValidationError as problem:
+        raise BadRequest(400, explain(problem)) from None
+    outputs = tuple(output.name for output in body.outputs or ())  # empty: the default outputs of the model
+    if unknown := [name for name in outputs if name not in OUTPUTS]:
+        raise BadRequest(400, f"unknown output {unknown[0]!r}: choose from {', '.join(OUTPUTS)}")
+    if {"scores", "logits"} <= set(outputs):
+        raise BadRequest(400, "wanted either scores or logits as output, not both")
+    texts = {tensor.name: _texts(tensor) for tensor in body.inputs}
+    if len(body.inputs) == 1:
+        rows: list[tuple[str, ...]] = [(text,) for text in next(iter(texts.values()))]
+    elif set(texts) == {"text", "text_pair"}:
+        if len(texts["text"]) != len(texts["text_pair"]):
+            raise BadRequest(400, "text and text_pair have different lengths")
+        rows = list(zip(texts["text"], texts["text_pair"], strict=True))
+    else:
+        raise BadRequest(400, f"inputs are {', '.join(sorted(texts))}: wanted text, or text and text_pair")
+    return Request(rows, single=False, raw_scores="logits" in outputs, extra=(body.id, outputs))
+
+
+def _texts(tensor: Tensor) -> list[str]:
+    """Return the texts of a tensor, whose data may be flat or nested one level."""
+    if tensor.datatype != "BYTES":
+        raise BadRequest(400, f"input {tensor.name!r} is {tensor.datatype}, wanted BYTES")
+    flat = [item for row in tensor.data for item in (row if isinstance(row, list) else [row])]
+    if not flat or not all(isinstance(item, str) for item in flat):
+        raise BadRequest(400, f"input {tensor.name!r} is empty, or has an element that is not a string")
+    size = 1
+    for n in tensor.shape:
+        size *= n
+    if size != len(flat):
+        raise BadRequest(400, f"input {tensor.name!r} has {len(flat)} texts and the shape {tensor.shape}")
+    return flat
+
+
+def write(answer: Answer, request: Request) -> object:
+    """Return the JSON of the answer, with tensors in row-major order."""
+    request_id, requested = request.extra
+    rows = [row or [] for row in answer.predictions]
+    count, labels = len(rows), answer.labels
+    by_label = [[{p["label"]: p["score"] for p in row}[label] for label in labels] for row in rows]
+    flat = [score for row in by_label for score in row]
+    tensors: dict[str, dict[str, Any]] = {
+        "scores": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
+        "logits": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
+        "label": {"datatype": "BYTES", "shape": [count], "data": [row[0]["label"] for row in rows]},
+    }
+    default = ["scores", "label"]
+    if answer.decisions is not None:
+        assigned = [label in row for row in answer.decisions if row is not None for label in labels]
+        tensors["decisions"] = {"datatype": "BOOL", "shape": [count, len(labels)], "data": assigned}
+        default.append("decisions")
+    elif "decisions" in requested:
+        raise BadRequest(400, "only multi-label models have the output 'decisions': use 'label'")
+    outputs = [{"name": name, **tensors[name]} for name in requested or default]
+    document: dict[str, Any] = {"model_name": answer.name, "model_version": answer.model, "outputs": outputs}
+    return document | ({"id": request_id} if request_id is not None else {})
+
+
+def error(problem: BadRequest) -> object:
+    """Return the JSON of an error."""
+    return {"error": problem.message}
+
+
+def metadata(task: Task, name: str, version: str) -> object:
+    """Return the JSON of GET /v2/models/{name}."""
+    inputs = ["text", "text_pair"] if task.pair else ["text"]
+    types = {"scores": "FP32", "logits": "FP32", "label": "BYTES"}
+    if task.kind == "multi":
+        types["decisions"] = "BOOL"
+    return {
+        "name": name,
+        "versions": [version],
+        "platform": "onnx_onnxv1",
+        "inputs": [{"name": tensor, "datatype": "BYTES", "shape": [-1]} for tensor in inputs],
+        "outputs": [
+            {"name": tensor, "datatype": datatype, "shape": [-1] if tensor == "label" else [-1, len(task.labels)]}
+            for tensor, datatype in types.items()
+        ],
+    }

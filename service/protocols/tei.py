@@ -1,0 +1,59 @@
+"""The protocol of Hugging Face text-embeddings-inference, POST /predict.
+
+`inputs`: "text" | ["text"] | ["first", "second"] (two in a flat list are a pair) | [["text"], ["first", "second"], …]
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from models.schema import Record, explain
+from service.protocols import Answer, BadRequest, Request
+
+
+class Body(Record):
+    """JSON of a request."""
+
+    inputs: str | list[str] | list[list[str]] = Field(description="a text, a pair, or a batch of lists")
+    raw_scores: bool = False
+    truncate: bool | None = None
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    parameters: dict[str, Any] | None = None
+
+
+def read(document: object) -> Request:
+    """Convert a parsed JSON document to a request."""
+    try:
+        body = Body.model_validate(document)
+    except ValidationError as problem:
+        raise BadRequest(422, explain(problem)) from None
+    inputs = body.inputs
+    single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
+    groups: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if single else list(inputs)
+    if not groups:
+        raise BadRequest(400, "`inputs` cannot be empty", "Empty")
+    rows = [_row(group) for group in groups]
+    left = body.truncation_direction.lower() == "left"
+    return Request(
+        rows,
+        single,
+        raw_scores=body.raw_scores,
+        truncate=body.truncate is not False,
+        direction="left" if left else "right",
+    )
+
+
+def _row(group: list[str]) -> tuple[str, ...]:
+    if len(group) not in (1, 2):
+        raise BadRequest(422, f"an input is one text or a pair, found {len(group)}; a batch is a list of lists")
+    return tuple(group)
+
+
+def write(answer: Answer, request: Request) -> object:
+    """Return the JSON of the answer: flat for one input, nested for a batch."""
+    return answer.predictions[0] if request.single else answer.predictions
+
+
+def error(problem: BadRequest) -> object:
+    """Return the JSON of an error."""
+    return {"error": problem.message, "error_type": problem.kind}

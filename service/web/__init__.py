@@ -1,0 +1,1 @@
+"""HTTP: the ASGI application, connection limits, access control, OpenAPI document and pages."""

@@ -1,0 +1,113 @@
+"""The report that lies in a bundle: a new measurement renews what it measured, and destroys nothing else."""
+
+import json
+
+import pytest
+from serving import make_tiny_bundle
+from tiny import tiny_texts
+
+from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
+from bench.report.bundle_summary import check_place, merged, renew_report
+from models.data.texts import Texts
+from models.errors import FolderError
+from models.store.folder import REPORT
+from service.inference.bundle import Bundle
+
+COMPRESSED = {
+    "asked": "4x", "target_met": True, "vocabulary": {"kept": 19779}, "accuracy": 0.95, "reference_accuracy": 0.96,
+    "loss_is": "accuracy", "loss_points": 1.0, "loss_interval": [0.2, 1.8], "loss_is_inside": "likely",
+    "max_loss": 1.0, "rows": 870, "speedup": {"ort_fp32": 4.1}, "reference": "ort_fp32",
+    "p50_ms": {"ours": 2.0, "ort_fp32": 8.2},
+    "batch": 1, "threads": 1, "bytes": 10, "architecture": "6 layers",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    store = tmp_path_factory.mktemp("store")
+    return store, Bundle.open(make_tiny_bundle(store))
+
+
+def measure(made, data, out):
+    store, bundle = made
+    config = BenchConfig(against=("ort_fp32",), batches=(1,), texts=4, rounds=3, openings=2)
+    return run_bench(Inputs(bundle, find_reference(bundle, store), data, None), config, store, out)
+
+
+def test_rows_without_labels_keep_the_loss_and_the_rows_that_it_is_of(made, tmp_path):
+    folder = made[1].folder.path
+    (folder / REPORT).write_text(json.dumps(COMPRESSED))
+    measure(made, Texts(tiny_texts(6).rows, None, "x"), tmp_path)
+    told = made[1].report()
+    kept = (
+        "loss_points",
+        "loss_interval",
+        "rows",
+        "accuracy",
+        "reference_accuracy",
+        "asked",
+        "vocabulary",
+        "max_loss",
+    )
+    assert {key: told[key] for key in kept} == {key: COMPRESSED[key] for key in kept}
+    assert told["p50_ms"] != COMPRESSED["p50_ms"]
+    assert "target_met" not in told  # it was said of the older speed-up
+
+
+def test_labelled_rows_renew_the_loss_as_a_whole(made, tmp_path):
+    folder = made[1].folder.path
+    (folder / REPORT).write_text(json.dumps(COMPRESSED))
+    report = measure(made, tiny_texts(20), tmp_path)
+    told = made[1].report()
+    assert told["rows"] == 20
+    assert told["loss_points"] == pytest.approx(report.engine("ours").difference.loss_points, rel=1e-3)
+    assert told["accuracy"] == report.engine("ours").score.accuracy
+    assert "loss_is_inside" not in told  # it was said of the older loss
+    assert (told["asked"], told["vocabulary"]) == ("4x", {"kept": 19779})
+    assert Bundle.open(folder).id == made[1].id
+
+
+def test_what_was_never_measured_comes_in():
+    assert merged({}, {"rows": 4, "accuracy": 1.0, "reference": None}) == {
+        "rows": 4,
+        "accuracy": 1.0,
+        "reference": None,
+    }
+    assert merged({"variants": ["a"]}, {"speedup": {"ort_fp32": 2.0}}) == {
+        "variants": ["a"],
+        "speedup": {"ort_fp32": 2.0},
+    }
+
+
+def test_a_reference_that_did_not_run_leaves_loss_and_speedup():
+    newer = {"rows": 9, "reference": None, "accuracy": 0.5, "p50_ms": {"ours": 3.0}, "speedup": {}, "bytes": 11}
+    assert merged(COMPRESSED, newer) == COMPRESSED | {"bytes": 11}
+
+
+def test_a_bundle_that_cannot_be_written_keeps_its_report_and_the_measurement_is_not_lost(made, tmp_path, capsys):
+    path = made[1].folder.path / REPORT
+    path.unlink()
+    path.mkdir()  # nobody, root included, can put a file there
+    try:
+        measure(made, tiny_texts(6), tmp_path)
+        assert (tmp_path / "report.json").is_file()
+        assert "was not updated" in capsys.readouterr().err
+        assert path.is_dir()
+        assert not [p for p in path.parent.iterdir() if p.name.startswith(f".{REPORT}")]  # no half of a file
+    finally:
+        path.rmdir()
+
+
+def test_a_damaged_report_is_left_for_people_to_see(tmp_path, capsys):
+    (tmp_path / REPORT).write_text("{")
+    renew_report(tmp_path, {"rows": 1})
+    assert (tmp_path / REPORT).read_text() == "{"
+    assert "was not updated" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(made, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FolderError, match="choose another --out"):
+        check_place(tmp_path / "file" / "out")
+    with pytest.raises(FolderError, match="choose another --out"):
+        measure(made, tiny_texts(6), tmp_path / "file")

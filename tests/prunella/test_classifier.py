@@ -1,0 +1,129 @@
+"""Classifier: a bundle in this process answers as the server does, without torch, and says what it cannot answer."""
+
+import json
+import pickle
+import random
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import make_tiny_bundle
+from starlette.testclient import TestClient
+from tiny import BAD, GOOD, OTHER
+
+from models.errors import FolderError, InputError
+from prunella import Classifier
+from service.inference.bundle import Bundle
+from service.inference.engine import Engine
+from service.inference.inference_service import InferenceService
+from service.inference.session import RuntimeSettings
+from service.settings import Settings
+from service.web.app import App
+
+pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def multi_bundle(tmp_path_factory):
+    return make_tiny_bundle(tmp_path_factory.mktemp("dynamic"), recipe="dynamic")
+
+
+def texts_of(count, pair=False, seed=0):
+    chance = random.Random(seed)
+    rows = [
+        tuple(" ".join(chance.choices([*GOOD, *BAD, *OTHER], k=chance.randint(1, 40))) for _ in range(2))
+        for _ in range(count)
+    ]
+    return rows if pair else [first for first, _ in rows]
+
+
+def answers_of_the_server(bundle, texts, pair=False):
+    engine = Engine.open(Bundle.open(bundle), RuntimeSettings(device="cpu"))
+    predictions = []
+    with TestClient(App(InferenceService(engine, Settings(device="cpu", free_queue=10**6)))) as client:
+        for start in range(0, len(texts), 16):
+            body = {"pairs" if pair else "texts": texts[start : start + 16]}
+            predictions += client.post("/v1/classify", json=body).raise_for_status().json()["predictions"]
+    return predictions
+
+
+@pytest.mark.parametrize(("name", "pair"), [("tiny_bundle", False), ("pair_bundle", True), ("multi_bundle", False)])
+def test_its_answers_are_the_servers_bit_for_bit(name, pair, request):
+    bundle, texts = request.getfixturevalue(name), texts_of(48, pair)
+    found = Classifier(bundle, device="cpu")(texts)
+    wanted = answers_of_the_server(bundle, texts, pair)
+    assert [one.scores for one in found] == [{p["label"]: p["score"] for p in row} for row in wanted]
+    assert [(one.label, one.score) for one in found] == [(row[0]["label"], row[0]["score"]) for row in wanted]
+
+
+def test_one_text_a_list_and_an_empty_list(tiny_bundle):
+    classifier = Classifier(tiny_bundle, device="cpu")
+    one = classifier("good film")
+    assert one == classifier(["good film"])[0] == classifier(["bad film", "good film"])[1]
+    assert one.label in classifier.labels
+    assert list(one.scores.values()) == sorted(one.scores.values(), reverse=True)
+    assert sum(one.scores.values()) == pytest.approx(1)
+    assert classifier([]) == []
+    assert classifier.logits(["good film"]).tolist() == [list(one.logits)]
+    assert classifier.logits([]).shape == (0, 2)
+
+
+def test_more_texts_than_are_answered_at_once(tiny_bundle, monkeypatch):
+    monkeypatch.setattr("prunella.classifier.ROWS_AT_ONCE", 7)
+    texts = texts_of(40)
+    classifier = Classifier(tiny_bundle, device="cpu")
+    assert np.array_equal(classifier.logits(texts), [classifier(text).logits for text in texts])
+
+
+def test_threads_share_it(tiny_bundle):
+    classifier, texts = Classifier(tiny_bundle, device="cpu"), texts_of(200)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(classifier, texts)) == classifier(texts)
+
+
+def test_another_process_can_be_given_it(tiny_bundle):
+    classifier = Classifier(tiny_bundle, device="cpu")
+    assert pickle.loads(pickle.dumps(classifier))("good film") == classifier("good film")
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["good film", " "], "text 1: a text is empty"), ("", "text 0: a text is empty"),
+        (["good", ("good", "film")], "text 1: found a pair"), (["good", 3], "item 1 is 3: wanted a text"),
+        (["good", ["good", "film"]], "item 1 is .*: wanted a text, or a tuple"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_answered_is_named_by_its_position(tiny_bundle, texts, message):
+    with pytest.raises(InputError, match=message):
+        Classifier(tiny_bundle, device="cpu")(texts)
+
+
+def test_long_texts_are_cut_where_it_was_told(tiny_bundle):
+    long = "good " * 50 + "bad " * 50
+    right, left = (Classifier(tiny_bundle, device="cpu", truncate=end)(long) for end in ("right", "left"))
+    assert right.logits != left.logits
+    with pytest.raises(InputError, match=r"text 0: a text has .* tokens, the model takes"):
+        Classifier(tiny_bundle, device="cpu", truncate="never")(long)
+
+
+def test_a_folder_that_is_no_bundle_is_refused(tmp_path):
+    with pytest.raises(FolderError):
+        Classifier(tmp_path / "nothing")
+
+
+def test_it_needs_nothing_that_trains(tiny_bundle):
+    code = (
+        "import sys; from prunella import Classifier; print(Classifier(sys.argv[1])('good film').label); "
+        "print([m for m in ('torch', 'transformers', 'optimum', 'scipy', 'bentoml') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tiny_bundle], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    label, loaded = done.stdout.splitlines()
+    assert label in json.loads((tiny_bundle / "task.json").read_text())["labels"]
+    assert loaded == "[]"

@@ -1,0 +1,148 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from serving import make_tiny_bundle
+from tiny import make_tiny_checkpoint, tiny_texts
+from verbs import run
+
+from models.store.folder import ModelFolder
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    data = tiny_texts(48)
+    lines = [json.dumps({"text": row[0], "label": label}) for row, label in zip(data.rows, data.labels, strict=True)]
+    (folder / "data.jsonl").write_text("\n".join(lines))
+    bundle = make_tiny_bundle(folder / "store")
+    return folder, bundle, next((folder / "store").glob("finetune-*"))
+
+
+def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypatch, byte_clock):
+    data, store = made[0] / "data.jsonl", tmp_path / "store"
+    make_tiny_checkpoint(tmp_path / "encoder", layers=12)
+    code, tuned, _ = run(
+        capsys, monkeypatch, "finetune", "--train", data, "--encoder", tmp_path / "encoder", "--epochs", 4,
+        "--max-tokens", 32, "--store", store,
+    )  # fmt: skip
+    assert code == 0
+    assert 0 <= tuned["accuracy"] <= 1
+    compress = (
+        "compress", tuned["folder"], "--train", data, "--validation", data, "--size-mb", 0.3, "--tolerance", 0.05,
+        "--epochs", 1, "--max-loss", 100, "--weak-teacher", "--store", store, "--out", tmp_path / "out",
+    )  # fmt: skip
+    code, made_bundle, err = run(capsys, monkeypatch, *compress)
+    assert code == 0, err
+    stages = [step.stage for step in ModelFolder.open(Path(made_bundle["folder"])).manifest.lineage]
+    assert stages == ["finetune", "trim", "prune", "heal", "bundle"]
+    assert {"loss_interval", "loss_is_inside", "speedup", "p50_ms", "bytes", "architecture"} <= made_bundle.keys()
+    assert (Path(made_bundle["report"]) / "pareto.svg").stat().st_size > 1000
+    code, again, _ = run(capsys, monkeypatch, *compress)
+    assert (code, again["reused"], again["id"]) == (0, True, made_bundle["id"])
+    code, found, _ = run(capsys, monkeypatch, "evaluate", made_bundle["folder"], "--data", data)
+    assert (code, found["rows"]) == (0, 48)
+
+
+def swapped(lines: str) -> str:
+    """Return rows in which each label is the other."""
+    return lines.replace("positive", "third").replace("negative", "positive").replace("third", "negative")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("finetune", "--train", "nowhere.csv"), "cannot read nowhere.csv"),
+        (("finetune", "--train", "{data}", "--encoder", "{empty}"), "not a model folder"),
+        (("finetune", "--train", "{one}", "--encoder", "{encoder}"), "one label only"),
+        (("finetune", "--train", "{data}", "--epochs", "0"), "epochs"),
+        (("evaluate", "{empty}", "--data", "{data}"), "no manifest.json"),
+        (("evaluate", "{bundle}", "--data", "{other}"), "'neutral' is not the model's"),
+        (("evaluate", "{bundle}", "--data", "{unlabelled}"), "label"),
+        (("compress", "{bundle}", "--train", "{data}"), "wanted a classifier folder"),
+        (("compress", "{empty}", "--train", "{data}"), "no config.json"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "0.5"), "speed-up of 0.5"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "2", "--size-mb", "3"), "wanted one target"),
+        (("compress", "{classifier}", "--train", "{data}", "--hidden-width", "narrow"), "a multiple of 32, or auto"),
+        (("compress", "{classifier}", "--train", "{data}", "--family", "2,many"), "--family"),
+        (("compress", "{classifier}", "--train", "{data}", "--size-mb", "0"), "wanted more than 0"),
+        (("compress", "{classifier}", "--train", "{data}", "--max-loss", "-1"), "--max-loss"),
+        (("compress", "{classifier}", "--train", "{data}", "--max-loss", "nan"), "--max-loss is nan"),
+        (("compress", "{classifier}", "--train", "{data}", "--speedup", "inf"), "speed-up of inf"),
+        (("compress", "{classifier}", "--train", "{data}", "--out", "{empty}"), "not a finished folder"),
+        (("finetune", "--train", "{data}", "--encoder", "{encoder}", "--out", "{empty}"), "not a finished folder"),
+        (("compress", "{classifier}", "--train", "{data}", "--threads", "9999"), "--threads is 9999, and"),
+        (("compress", "{classifier}", "--train", "{data}", "--mode", "quick"), "--mode"),
+        (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--epochs", "2"), "trains nothing"),
+        (("compress", "{classifier}", "--train", "{data}", "--mode", "instant", "--augment", "2"), "out --augment"),
+        (
+            ("compress", "{classifier}", "--train", "{other}", "--validation", "{data}"),
+            "'neutral' is not the model's",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{other}", "--texts", "{data}", "--validation", "{data}"),
+            "'neutral' is not the model's",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{short}", "--validation", "{data}"),
+            "a student would not learn from texts of the length that is served; give longer ones with --texts",
+        ),
+        (
+            ("compress", "{classifier}", "--train", "{data}", "--validation", "{swapped}"),
+            "or fine-tune it better, or pass --weak-teacher to continue",
+        ),
+        (("bench", "{bundle}", "--data", "{data}", "--batch", "many"), "whole numbers"),
+        (("bench", "{bundle}", "--data", "{data}", "--store", "{empty}", "--reference", "{empty}"), "manifest"),
+        (("publish", "{classifier}"), "not a bundle"),
+        (("loadtest", "--url", "http://127.0.0.1:1"), "no server answers"),
+        (("serve", "nothing:here"), "neither a bundle folder nor a tag"),
+    ],
+)
+def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatch, arguments, told):
+    folder, bundle, classifier = made
+    (tmp_path / "empty").mkdir()
+    make_tiny_checkpoint(tmp_path / "encoder")
+    files = {
+        "one": '{"text": "a", "label": "x"}\n{"text": "b", "label": "x"}\n' * 10,
+        "other": '{"text": "a", "label": "neutral"}',
+        "unlabelled": '{"text": "a"}',
+        "short": '{"text": "good"}\n' * 40,
+        "swapped": swapped((folder / "data.jsonl").read_text()),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.jsonl").write_text(content)
+    places = {name: tmp_path / f"{name}.jsonl" for name in files} | {
+        "data": folder / "data.jsonl", "bundle": bundle, "classifier": classifier,
+        "empty": tmp_path / "empty", "encoder": tmp_path / "encoder",
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "bentoml"))
+    code, result, err = run(capsys, monkeypatch, *(a.format(**places) for a in arguments))
+    assert (code, result) == (2, None)
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_a_killed_stage_leaves_nothing_that_opens_and_runs_again(made, tmp_path):
+    make_tiny_checkpoint(tmp_path / "encoder")
+    store = tmp_path / "store"
+    command = [sys.executable, "-m", "prunella", "finetune", "--train", str(made[0] / "data.jsonl"), "--encoder"]
+    command += [str(tmp_path / "encoder"), "--epochs", "2000", "--max-tokens", "32", "--store", str(store)]
+    child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(store.glob("*.partial")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert [p.suffix for p in store.iterdir() if p.is_dir()] == [".partial"]
+    command[command.index("2000")] = "1"
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    folder = ModelFolder.open(Path(json.loads(done.stdout.splitlines()[-1])["folder"]))
+    assert folder.manifest.lineage[-1].stage == "finetune"

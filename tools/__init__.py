@@ -1,0 +1,1 @@
+"""Tools that produce docs/results. They are not part of the installed package."""
