@@ -78,9 +78,7 @@ class CompressConfig(Record):
     analysis: AnalysisConfig = AnalysisConfig()
     heal: DistillConfig | None = Field(DistillConfig(), description="None: no healing")
     refit: bool = Field(True, description="whether the pruned model is fitted to the residual stream of the full one")
-    hidden_width: int | Literal["auto"] | None = Field(
-        None, description="a multiple of 32; auto: the best of several, compared before healing; None: unchanged"
-    )
+    hidden_width: int | None = Field(None, description="width of the hidden state, a multiple of 32; None: unchanged")
     state_layers: int = Field(2, ge=1, description="number of layers whose hidden states are distilled")
     augment: int = Field(0, ge=0, description="number of variants of each training text")
     seed: int = Field(0, ge=0, description="seed of the choice of texts that are measured on")
@@ -93,9 +91,4 @@ class CompressConfig(Record):
     def _check_healing(self) -> Self:
         if self.heal is None and self.augment:
             raise ValueError("augment needs healing, and heal is None")
-        if self.heal is not None and self.hidden_width == "auto":
-            raise ValueError(
-                "hidden_width 'auto' compares students without healing, so it needs --mode instant: the best width "
-                "before healing need not be the best after it; give a number"
-            )
         return self

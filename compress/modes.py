@@ -22,20 +22,6 @@ def read_trim(trim: bool | None, for_size: bool) -> str:
     return "trim" if trim else "whole"
 
 
-def read_width(width: int | str | None) -> int | str | None:
-    """Return the value of --hidden-width.
-
-    Raises:
-        InputError: it is neither a whole number nor `auto`.
-    """
-    if width is None or width == "auto":
-        return width
-    try:
-        return int(width)
-    except ValueError:
-        raise InputError(f"--hidden-width is {width!r}: wanted a multiple of 32, or auto") from None
-
-
 def read_targets(
     speedup: float | None, latency_ms: float | None, size_mb: float | None, family: str | None
 ) -> list[Target]:

@@ -14,7 +14,7 @@ from compress.context import CompressionContext
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.read import Files, read_inputs
 from compress.inputs.source import check_inputs, source_kind
-from compress.modes import make_config, read_targets, read_trim, read_width
+from compress.modes import make_config, read_targets, read_trim
 from compress.pipeline import compress_all, compress_to, compress_with_fp32_retry, prepare
 from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
@@ -71,7 +71,7 @@ def compress(  # noqa: PLR0913 (the options of the command)
     max_tokens: int | None = None,
     trim_vocabulary: bool | None = None,
     embedding_bits: int | str = "auto",
-    hidden_width: int | str | None = None,
+    hidden_width: int | None = None,
     weak_teacher: bool = False,
     any_text: bool = False,
     remeasure: bool = False,
@@ -111,7 +111,7 @@ def compress(  # noqa: PLR0913 (the options of the command)
         max_tokens: maximum input length of a Hugging Face folder; longer inputs are truncated.
         trim_vocabulary: whether unused tokens are removed; None: only for `size_mb`.
         embedding_bits: bits of the token table: 8, 4, or `auto`.
-        hidden_width: reduced hidden width, a multiple of 32; or `auto`, which needs the mode `instant`.
+        hidden_width: reduced hidden width, a multiple of 32.
         weak_teacher: continue with a model that is not better than guessing.
         any_text: continue with texts whose tokens are mostly unknown to the tokenizer.
         remeasure: measure latency again instead of using the measurements of this machine in the store.
@@ -132,7 +132,7 @@ def compress(  # noqa: PLR0913 (the options of the command)
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": read_trim(trim_vocabulary, size_mb is not None),
-        "hidden_width": read_width(hidden_width), "max_loss": max_loss,
+        "hidden_width": hidden_width, "max_loss": max_loss,
         "metric": choose_metric(source_kind(model), metric),
         "load": {"batch": batch, "threads": threads}, "seed": seed,
         "embedding_bits": None if embedding_bits == "auto" else int(embedding_bits),
@@ -140,7 +140,7 @@ def compress(  # noqa: PLR0913 (the options of the command)
     with wrong_values():
         config = make_config(mode, healing, settings, len(targets))
     inputs = read_inputs(model, Files(train, validation, test, texts), store, max_tokens, seed)
-    if isinstance(config.hidden_width, int):
+    if config.hidden_width is not None:
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
     by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
     by_main(lambda: forget_times(store, inputs.source) if remeasure else None)

@@ -1,27 +1,20 @@
-"""prune(): search for an architecture that reaches a target, prune the model to it, and refit it.
-
-With `hidden_width="auto"` the search runs at several hidden widths, and the student with the least divergence from
-the full model is kept: at the same latency, a narrower residual stream allows more heads and neurons.
-"""
+"""prune(): search for an architecture that reaches a target, prune the model to it, and refit it."""
 
 import json
 import math
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from compress.config import CompressConfig
 from compress.context import CompressionContext
-from compress.divergence import divergence
 from compress.inputs.length_matching import choose_texts, pad_texts
 from compress.pruning.analysis import Analysis
-from compress.pruning.hidden_width import CHANNELS, STEP, Channels, choose_channels, narrow, narrowed, refit_narrow
+from compress.pruning.hidden_width import CHANNELS, Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.pruning.obs import Units
 from compress.pruning.refit import refit
 from compress.pruning.surgery import choose_pruned_sublayers, cut
@@ -39,11 +32,9 @@ from models.architecture import Architecture
 from models.checkpoint import save_checkpoint
 from models.classifier import Classifier, TensorBatch
 from models.classifier_folder import copy_texts, open_classifier
-from models.errors import TargetError
 from models.messages import say
 
 LENGTHS = 5  # number of quantiles of the served lengths at which sublayers are timed
-SHARES = (2 / 3, 1 / 2, 1 / 3)  # of the full hidden width, tried in this order
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +62,8 @@ def prune(target: Target, context: CompressionContext, config: CompressConfig, s
     Raises:
         TargetError: no architecture reaches the target on this machine.
     """
-    pruner, width = Pruner(target, context, config, store), config.hidden_width
-    student = pruner.best() if width == "auto" else pruner.at(width)
+    pruner = Pruner(target, context, config, store)
+    student = pruner.at(config.hidden_width)
     save_checkpoint(student.model, pruner.task, folder)
     if student.channels is not None:
         np.save(folder / CHANNELS, student.channels)
@@ -97,33 +88,6 @@ class Pruner:
         self.meter = open_latency_meter(context.inputs, context.base, context.reference, context.load)
         encoded = context.inputs.encoded(context.base)
         self.train, self.served = encoded.train, encoded.validation.lengths
-
-    def best(self) -> Student:
-        """Return the student with the least divergence from the full model, over the full and narrower hidden widths.
-
-        The next narrower width is tried as long as the divergence decreases.
-
-        Raises:
-            TargetError: no width reaches the target; the message is that of the last width.
-        """
-        best, problem, least = None, None, math.inf
-        for width in self._widths():
-            try:
-                student = self.at(width)
-            except TargetError as error:
-                problem = error
-                continue
-            if student.search.plan.architecture == self.model.architecture:  # the target needs no pruning
-                return student
-            distance = self.distance(student)
-            say(f"hidden width {student.search.full.width}: divergence {distance:.4f} before healing")
-            if best is not None and distance >= least:
-                break
-            best, least = student, distance
-        if best is None:
-            assert problem is not None, "either a student or a problem for each width"
-            raise problem
-        return best
 
     def at(self, width: int | None) -> Student:
         """Return the student with the hidden width `width`; None: the full one.
@@ -161,15 +125,6 @@ class Pruner:
         lengths = [int(q) for q in np.quantile(self.served, np.linspace(0.1, 0.9, LENGTHS))]
         return load_latency(full, lengths, self.context.load, self.store)
 
-    @torch.no_grad()
-    def distance(self, student: Student) -> float:
-        """Return the mean divergence of the student from the full model, on texts that it was not fitted on."""
-        divergences = [
-            divergence(self.task.kind, student.model(batch)[0], self.model(batch)[0])
-            for batch in self._batches(self._held_out)
-        ]
-        return float(torch.cat(divergences).mean())
-
     @cached_property
     def _fitted(self) -> list[int]:
         """Training texts that students are fitted on, as indices."""
@@ -185,15 +140,6 @@ class Pruner:
 
     def _batches(self, rows: list[int]) -> list[TensorBatch]:
         return [TensorBatch(batch) for batch in pad_texts(self.train.tokens, rows, self.tokenizer)]
-
-    def _widths(self) -> Iterator[int | None]:
-        yield None
-        full = self.model.architecture
-        if full.modern is not None:  # pre-norm: the hidden width cannot be reduced
-            return
-        for width in dict.fromkeys(int(full.width * share) // STEP * STEP for share in SHARES):
-            if width and full.embedding_width not in (full.width, width):
-                yield width
 
     def _build(self, shape: Architecture) -> Classifier:
         if shape.layers == self.model.architecture.layers:

@@ -56,9 +56,7 @@ def compress(
     embedding_bits: Annotated[
         Literal["auto", "8", "4"], _hidden("bits of the token table; auto: 8, or 4 if that loses less for --size-mb")
     ] = "auto",
-    hidden_width: Annotated[
-        str | None, _hidden("reduced hidden width: a multiple of 32, or auto with --mode instant")
-    ] = None,
+    hidden_width: Annotated[int | None, _hidden("width of the hidden state, a multiple of 32")] = None,
     weak_teacher: Annotated[bool, _hidden("continue with a model that is not better than guessing")] = False,
     any_text: Annotated[bool, _hidden("continue with texts whose tokens are mostly unknown")] = False,
     remeasure: Annotated[

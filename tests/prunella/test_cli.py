@@ -70,7 +70,7 @@ def swapped(lines: str) -> str:
         (("compress", "{empty}", "--train", "{data}"), "no config.json"),
         (("compress", "{classifier}", "--train", "{data}", "--speedup", "0.5"), "speed-up of 0.5"),
         (("compress", "{classifier}", "--train", "{data}", "--speedup", "2", "--size-mb", "3"), "wanted one target"),
-        (("compress", "{classifier}", "--train", "{data}", "--hidden-width", "narrow"), "a multiple of 32, or auto"),
+        (("compress", "{classifier}", "--train", "{data}", "--hidden-width", "narrow"), "valid integer"),
         (("compress", "{classifier}", "--train", "{data}", "--family", "2,many"), "--family"),
         (("compress", "{classifier}", "--train", "{data}", "--size-mb", "0"), "wanted more than 0"),
         (("compress", "{classifier}", "--train", "{data}", "--max-loss", "-1"), "--max-loss"),

@@ -10,7 +10,8 @@ from tools.archive_run import archived_runs, command_line
 def compression_table(folder: Path) -> str:
     """Return a Markdown table with a line for each result of the runs in `folder`, and the commands of the runs."""
     lines = [
-        "| run | processor | target | speed-up | ms, fp32 before | MB | accuracy | loss, points [95 %] | rows | heads/ffn |",
+        "| run | processor | target | speed-up | ms, fp32 before | MB | accuracy | loss, points [95 %] | rows "
+        "| heads/ffn |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
     ]
     runs = archived_runs(folder)

@@ -1,7 +1,5 @@
 """A narrower hidden state: equal to the masked model, to numpy's least squares, and served in every form."""
 
-from contextlib import suppress
-
 import numpy as np
 import pytest
 import torch
@@ -11,16 +9,11 @@ from cutting import cut_units
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 
 from bench.measure.accuracy.evaluate import bundle_logits
-from compress.config import AnalysisConfig, CompressConfig
-from compress.inputs.inputs import CompressionInputs
-from compress.inputs.source import open_source
-from compress.pipeline import compress_to, prepare
 from compress.pruning.hidden_width import CHANNELS, Channels, choose_channels, narrow, narrowed, refit_narrow
-from compress.search.prune import Pruner
 from compress.search.search_to_target import Target
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import Classifier, TensorBatch
-from models.errors import InputError, TargetError
+from models.errors import InputError
 from models.finetuning.predict import predict
 from models.task import Task
 from models.tokenizer import Tokenizer
@@ -163,51 +156,6 @@ def test_a_narrow_bundle_is_healed_saved_and_served(folder, tmp_path):
     tokenizer = Tokenizer.open(healed, 32)
     wanted = predict(load_checkpoint(healed), tokenizer.encode(tiny_texts(64).rows), tokenizer)
     np.testing.assert_allclose(bundle_logits(made.path, tiny_texts(64).rows), wanted, atol=0.2 * np.ptp(wanted))
-
-
-@pytest.mark.parametrize("size", [0.06, 0.1])
-def test_auto_takes_the_width_whose_answers_are_nearest(folder, tmp_path, size):
-    config = CompressConfig(
-        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
-    )
-    inputs, target = (
-        CompressionInputs(open_source(folder, tmp_path, max_tokens=32), tiny_texts(64), tiny_texts(64)),
-        size_mb(size),
-    )
-    ready = prepare(inputs, config, tmp_path)
-    pruner = Pruner(target, ready, config, tmp_path)
-    students = {}
-    for width in (None, WIDTH):
-        with suppress(TargetError):
-            students[width] = pruner.at(width)
-    assert WIDTH in students
-    judged = []
-    pruner._batches = lambda rows, batches=pruner._batches: judged.append(rows) or batches(rows)
-    for student in students.values():
-        distance = pruner.distance(student)
-        assert not set(judged[-1]) & set(pruner._fitted)
-        with torch.no_grad():
-            texts = pruner._batches(judged[-1])
-            ours, full = (torch.cat([m(b)[0] for b in texts]).softmax(-1) for m in (student.model, pruner.model))
-        assert distance == pytest.approx(float((full * (full / ours).log()).sum(-1).mean()), rel=1e-4)
-    nearest = min(students.values(), key=pruner.distance)
-    assert pruner.best().search.full.width == nearest.search.full.width
-    made = compress_to(size_mb(size), ready, config, tmp_path)
-    assert Bundle.open(made.folder.path).architecture.width == nearest.search.full.width
-
-
-def test_auto_is_refused_where_students_heal():
-    with pytest.raises(ValueError, match="before healing need not be the best"):
-        tiny_config(TrainingConfig(), hidden_width="auto")
-
-
-def test_auto_says_what_was_near_when_no_width_reaches_the_target(folder, tmp_path):
-    config = CompressConfig(
-        analysis=AnalysisConfig(texts=32, cost_texts=16), heal=None, tolerance=0.1, hidden_width="auto"
-    )
-    inputs = CompressionInputs(open_source(folder, tmp_path, max_tokens=32), tiny_texts(64), tiny_texts(64))
-    with pytest.raises(TargetError, match="no shape"):
-        compress_to(size_mb(0.001), prepare(inputs, config, tmp_path), config, tmp_path)
 
 
 def test_transformers_loads_a_narrow_model_whose_heads_fill_its_width(folder, tmp_path):
