@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import architecture as architecture_file
@@ -20,10 +20,12 @@ from models.classifier import Classifier, Head, make_encoder
 from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
+from models.families.config_forms import ALIASES, canonical_config
 from models.families.unread import check_unread
 from models.task import Task
+from models.weights import SAFETENSORS, read_weights
 
-WEIGHTS = "model.safetensors"
+WEIGHTS = SAFETENSORS
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 PROBLEMS = {
@@ -43,10 +45,11 @@ def read_architecture(folder: Path) -> Architecture:
     folder = Path(folder)
     if (folder / architecture_file.FILE).is_file():
         return Architecture.read(folder / architecture_file.FILE)
-    config = read_config(folder)
+    config = canonical_config(read_config(folder), str(folder / CONFIG))
     family = FAMILIES.get(str(config.get("model_type")))
     if family is None:
-        raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {', '.join(FAMILIES)}")
+        known = ", ".join((*FAMILIES, *ALIASES))
+        raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {known}")
     return family.read_config(config, str(folder / CONFIG))
 
 
@@ -91,12 +94,13 @@ def label_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
 def read_tensors(folder: Path) -> dict[str, Tensor]:
     """Return all tensors of a checkpoint in fp32, by their names in transformers.
 
-    They are read from safetensors, or from a `.bin` that torch's weights-only loader accepts.
+    They are read from safetensors, or from a `.bin` that torch's weights-only loader accepts; from one file, or from
+    several that an index lists.
 
     Raises:
-        FolderError: neither file exists, or the file holds something else.
+        FolderError: there are no weights, one of several files is missing, or a file holds something else.
     """
-    tensors = _read_file(Path(folder))
+    tensors = read_weights(Path(folder))
     renamed = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files before 2019
     for old, new in renamed:
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
@@ -206,23 +210,6 @@ def _initialize_head(head: Head, whole: bool) -> None:
         nn.init.normal_(matrix.weight, std=0.02)
         if matrix.bias is not None:
             nn.init.zeros_(matrix.bias)
-
-
-def _read_file(folder: Path) -> dict[str, Tensor]:
-    path = folder / WEIGHTS
-    try:
-        if path.is_file():
-            return load_file(str(path))
-        path = folder / "pytorch_model.bin"
-        if path.is_file():
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
-        raise FolderError(f"{path} cannot be read as weights: {error}") from None
-    except Exception as error:
-        if type(error).__name__ == "UnpicklingError":  # the weights-only loader refuses objects that could run code
-            raise FolderError(f"{path} holds more than weights and is not loaded: {error}") from None
-        raise
-    raise FolderError(f"{folder} has neither {WEIGHTS} nor pytorch_model.bin")
 
 
 def _load_state(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:

@@ -163,12 +163,16 @@ class Tokenizer:
 def read_backend(folder: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer in `tokenizer.json` of a folder, with the settings of the file.
 
+    A Hugging Face folder without that file gets the one that transformers makes of its vocabulary files.
+
     Raises:
-        FolderError: the file is missing or not a tokenizer file.
+        FolderError: the file is not a tokenizer file, or is missing and cannot be made.
     """
     path = Path(folder) / FILE
     if not path.is_file():
-        raise FolderError(f"{folder} has no {FILE}: wanted a fast-tokenizer file beside the weights")
+        from models.families.fast_tokenizer import build_fast_tokenizer
+
+        return build_fast_tokenizer(Path(folder))
     try:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for every kind of bad file

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from models.errors import CheckError
 from models.messages import say
-from models.units import size
+from models.store.units import size
 
 
 class AnswerFile:

@@ -39,7 +39,7 @@ from models.messages import say
 from models.store.folder import MANIFEST, REPORT, ModelFolder
 from models.store.stage import Stage, run_stage
 from models.task import Kind, Task
-from models.tokenizer import Tokenizer
+from models.tokenizer import Tokenizer, read_backend
 from models.train.starting_point import load_source_id
 
 VERSION = 2  # version 1 dropped tensors silently
@@ -92,7 +92,10 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
         say(f"{path}: imported as a model of {rows} of at most {limit} tokens; longer ones are cut (--max-tokens)")
         save_checkpoint(model, task, target)
         task.write(target / task_file.FILE)
-        shutil.copyfile(path / tokenizer_file.FILE, target / tokenizer_file.FILE)
+        if (path / tokenizer_file.FILE).is_file():
+            shutil.copyfile(path / tokenizer_file.FILE, target / tokenizer_file.FILE)
+        else:  # made of the vocabulary files
+            read_backend(path).save(str(target / tokenizer_file.FILE))
 
     return run_stage(Stage("import", VERSION, settings), [], store, make).folder
 

@@ -1,7 +1,7 @@
 """parse_label(): convert a cell of a file to a label of the task's kind; label_names(): the distinct label names."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,3 +79,12 @@ def _number(value: Any, as_text: bool) -> float:
 def _sort_key(name: str) -> tuple[bool, int, str]:
     is_integer = INTEGER.fullmatch(name) is not None
     return (not is_integer, int(name) if is_integer else 0, name)
+
+
+def label_positions(names: Sequence[str]) -> dict[str, int]:
+    """Return the number of each label as text, where a model has the names LABEL_0, LABEL_1, … only; else nothing.
+
+    Those are what transformers writes for a model whose labels were whole numbers.
+    """
+    generic = [f"LABEL_{i}" for i in range(len(names))]
+    return {str(i): i for i in range(len(names))} if list(names) == generic else {}

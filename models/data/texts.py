@@ -10,6 +10,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,11 +20,11 @@ from pydantic import Field, model_validator
 
 from models.data.builtin import read_bbc_news
 from models.data.csv_jsonl import READERS, LocatedRecord, read_records
-from models.data.labels import SURROGATE, Label, label_names, parse_label
+from models.data.labels import SURROGATE, Label, label_names, label_positions, parse_label
 from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
 from models.errors import InputError
-from models.messages import progress
+from models.messages import progress, say
 from models.schema import Record
 from models.task import Kind, Task
 from models.tokenizer import Row
@@ -136,14 +137,18 @@ class Texts:
         if task.kind == "regression":
             return np.array(labels, dtype=np.float32)
         index_of = {name: index for index, name in enumerate(task.labels)}
-        for name in label_names(labels, self.kind):
+        names = label_names(labels, self.kind)
+        if (positions := label_positions(task.labels)) and not index_of.keys() & set(names):
+            index_of = positions
+            _say_positions(self.source, len(positions))
+        for name in names:
             if name not in index_of:
                 raise InputError(f"{self.source}: label {name!r} is not the model's ({', '.join(task.labels)})")
         if task.kind == "single":
             return np.array([index_of[str(label)] for label in labels], dtype=np.int64)
         targets = np.zeros((len(labels), len(index_of)), dtype=np.float32)
-        for row, names in enumerate(labels):
-            targets[row, [index_of[name] for name in names]] = 1  # type: ignore[union-attr]
+        for row, given in enumerate(labels):
+            targets[row, [index_of[name] for name in given]] = 1  # type: ignore[union-attr]
         return targets
 
     def take(self, indices: Iterable[int]) -> "Texts":
@@ -249,7 +254,11 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
     rows: list[Row] = []
     labels: list[Label] = []
     bar = progress(itertools.chain([first], records), desc=f"read {source}", unit="row", delay=2)
+    keys = sorted((columns.text, columns.text_pair, columns.label))
     for where, record in bar:
+        if differing := [name for name in keys if (name in record) != (name in present)]:
+            verb = "lacks" if differing[0] in present else "adds"
+            raise InputError(f"{where}: the row {verb} {differing[0]!r}; wanted the keys of the first row")
         rows.append(tuple(_text(where, column, record[column]) for column in text_columns))
         if columns.label in present:
             try:
@@ -268,3 +277,8 @@ def _text(where: str, column: str, value: Any) -> str:
     if not value.isascii() and (match := SURROGATE.search(value)):
         raise InputError(f"{where}: {column!r} holds an unpaired surrogate \\u{ord(match[0]):x}: not valid Unicode")
     return value
+
+
+@cache
+def _say_positions(source: str, count: int) -> None:
+    say(f"{source}: labels 0 to {count - 1} are taken for LABEL_0 to LABEL_{count - 1}: the model names no others")

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from models.errors import FolderError
 from models.messages import say
 from models.schema import Record
-from models.units import duration
+from models.store.units import duration
 
 
 class Holder(Record):

@@ -11,7 +11,9 @@ from models import tokenizer as tokenizer_file
 from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
 from models.errors import InputError
+from models.families.fast_tokenizer import VOCABULARIES
 from models.store.folder import MANIFEST, ModelFolder, sha256_of
+from models.weights import weight_files
 
 PADDED_ROWS = 128  # the vocabulary of embedding tables is often padded to a multiple of this
 TOKENIZER_FILES = (tokenizer_file.FILE, "tokenizer_config.json", "special_tokens_map.json")
@@ -34,11 +36,13 @@ def load_source_id(folder: Path) -> str:
     if (folder / MANIFEST).is_file():
         return ModelFolder.open(folder).manifest.digest()
     refuse_adapter(folder)
-    weights = [name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()]
+    weights = [path.name for path in weight_files(folder)]
     if not weights:
         raise InputError(f"{folder} is not a model folder: wanted model.safetensors in it")
-    others = (CONFIG, architecture_file.FILE, task_file.FILE, *TOKENIZER_FILES)
-    files = [weights[0], *(name for name in others if (folder / name).is_file())]
+    others = [CONFIG, architecture_file.FILE, task_file.FILE, *TOKENIZER_FILES]
+    if not (folder / tokenizer_file.FILE).is_file():
+        others += VOCABULARIES
+    files = [*weights, *(name for name in others if (folder / name).is_file())]
     return sha256(json.dumps({name: sha256_of(folder / name) for name in files}).encode()).hexdigest()
 
 
@@ -47,3 +51,5 @@ def copy_tokenizer(source: Path, target: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if not (target / tokenizer_file.FILE).is_file():  # made of the source's vocabulary files
+        tokenizer_file.read_backend(source).save(str(target / tokenizer_file.FILE))

@@ -9,7 +9,7 @@ import typer
 from models.errors import CheckError, InputError
 from models.messages import say
 from models.store.inventory import Entry, Selection, find_damaged, list_store, remove, select
-from models.units import duration, size
+from models.store.units import duration, size
 from prunella.cli.options import STORE, Store
 from prunella.cli.output import show
 

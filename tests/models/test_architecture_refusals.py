@@ -20,7 +20,6 @@ from models.train.starting_point import load_source_id
     ("family", "key", "value", "told"),
     [
         ("bert", "model_type", "gpt2", "'gpt2'.*bert, roberta, xlm-roberta, distilbert, electra, modernbert"),
-        ("bert", "model_type", None, "None"),
         ("bert", "hidden_act", "relu", "hidden_act = 'relu'"),
         ("bert", "is_decoder", True, "is_decoder"),
         ("roberta", "position_embedding_type", "relative_key", "position_embedding_type"),
@@ -47,7 +46,7 @@ def test_what_is_not_computed_is_refused_by_name(tmp_path, family, key, value, t
 
 
 @pytest.mark.parametrize(
-    ("family", "key"), [("bert", "type_vocab_size"), ("electra", "embedding_size"), ("modernbert", "local_attention")]
+    ("family", "key"), [("bert", "vocab_size"), ("electra", "embedding_size"), ("modernbert", "intermediate_size")]
 )
 def test_missing_keys_are_named(tmp_path, family, key):
     make_tiny_family(tmp_path, family)

@@ -15,8 +15,8 @@ from compress.healing.teacher_cache import LOGITS, STATES, Teacher, teach
 from models.checkpoint import load_checkpoint
 from models.errors import CheckError
 from models.store.stage import Stage, run_stage
+from models.store.units import size
 from models.tokenizer import Tokenizer
-from models.units import size
 
 
 def test_an_array_is_written_whole_also_in_short_writes(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from models.store.folder import ModelFolder
 from models.store.inventory import list_store
 from models.store.leftovers import DAY, remove_leftovers
 from models.store.lock import Lock
-from models.units import size
+from models.store.units import size
 from prunella.cli.store import read_time
 
 STAGE = "finetune-0123456789ab"

@@ -1,0 +1,66 @@
+"""build_fast_tokenizer(): a folder without tokenizer.json → the fast tokenizer that transformers makes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from models.errors import FolderError
+from models.families.config_forms import canonical_config
+from models.messages import say
+
+VOCABULARIES = (
+    "vocab.txt", "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model", "spm.model",
+    "added_tokens.json",
+)  # fmt: skip
+CLASSES = {  # model type → class, for a folder that does not name its own
+    "bert": "BertTokenizerFast", "electra": "ElectraTokenizerFast", "distilbert": "DistilBertTokenizerFast",
+    "roberta": "RobertaTokenizerFast", "xlm-roberta": "XLMRobertaTokenizerFast",
+}  # fmt: skip
+
+
+def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
+    """Return the tokenizer that transformers makes of the folder's files, with the folder's own options.
+
+    Raises:
+        FolderError: there are no vocabulary files, transformers is not installed, or it cannot read them.
+    """
+    files = [name for name in VOCABULARIES if (folder / name).is_file()]
+    if not files:
+        raise FolderError(f"{folder} has no tokenizer.json and no vocabulary ({', '.join(VOCABULARIES[:5])}, …)")
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        raise FolderError(
+            f"{folder} has no tokenizer.json: it can be made of {', '.join(files)} with transformers, which is not "
+            "installed (pip install 'prunella[train]')"
+        ) from None
+    try:
+        tokenizer = _class_of(folder, transformers).from_pretrained(str(folder), local_files_only=True)
+    except Exception as error:  # of many kinds: a missing package, a broken file, a class that is not there
+        raise FolderError(f"{folder}: transformers cannot make a tokenizer of {', '.join(files)}: {error}") from None
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise FolderError(f"{folder}: transformers has no fast tokenizer of the class {type(tokenizer).__name__}")
+    say(f"{folder} has no tokenizer.json: made of {', '.join(files)} by {type(tokenizer).__name__}")
+    return tokenizers.Tokenizer.from_str(backend.to_str())
+
+
+def _class_of(folder: Path, transformers: Any) -> Any:
+    """Return AutoTokenizer, which reads the class from the folder; or the class of the family where it cannot."""
+    named = _read(folder / "tokenizer_config.json").get("tokenizer_class")
+    config = _read(folder / "config.json")
+    if named is None and "model_type" not in config:
+        model_type = str(canonical_config(config, str(folder / "config.json")).get("model_type"))
+        if model_type in CLASSES:
+            return getattr(transformers, CLASSES[model_type])
+    return transformers.AutoTokenizer
+
+
+def _read(path: Path) -> dict[str, object]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) else {}
