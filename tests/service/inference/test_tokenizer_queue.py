@@ -264,7 +264,7 @@ def test_a_runner_that_is_told_to_end_hands_over_what_it_dropped(engine):
 
 def test_memory_stays_flat_however_many_requests_expire(engine):
     """An error that requests share keeps the frames, and so the texts, of every request that it answered."""
-    rounds, each = int(os.environ.get("PRUNELLA_TEST_EXPIRED", "10000")) // 1000, 1000
+    rounds, each = int(os.environ.get("TEST_EXPIRED", "10000")) // 1000, 1000
 
     class Stuck(Gate):
         def infer(self, encoded):

@@ -1,6 +1,6 @@
 """A real server with three workers, under load, through any sequence of SIGHUP, kill -9, swap, rollback and damage.
 
-PRUNELLA_TEST_SEQUENCES sets how many random sequences run (default 12), PRUNELLA_TEST_SEED which ones.
+TEST_SEQUENCES sets how many random sequences run (default 12), TEST_SEED which ones.
 """
 
 import http.client
@@ -26,8 +26,8 @@ from watching import wait_until
 from models.store.folder import MANIFEST, Manifest
 
 pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
-SEQUENCES = int(os.environ.get("PRUNELLA_TEST_SEQUENCES", "12"))
-SEED = int(os.environ.get("PRUNELLA_TEST_SEED", "21"))
+SEQUENCES = int(os.environ.get("TEST_SEQUENCES", "12"))
+SEED = int(os.environ.get("TEST_SEED", "21"))
 WORKERS, CLIENTS = 3, 4
 PACE_SECONDS = 0.005  # between two requests of a client: workers that start need the cores too
 BODY = b'{"text": "good film"}'
