@@ -55,7 +55,7 @@ def test_a_config_with_fewer_keys_gives_the_same_answers(tmp_path, capsys, famil
 def test_a_config_that_names_no_known_family_is_refused(tmp_path, classes):
     make_tiny_family(tmp_path, "bert")
     change_config(tmp_path, ["model_type"], architectures=classes)
-    with pytest.raises(InputError, match="is a None model: supported are bert, .*camembert"):
+    with pytest.raises(InputError, match=r"is a None model: supported are bert, .*camembert"):
         read_architecture(tmp_path)
 
 
