@@ -20,6 +20,7 @@ from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.search.search_to_target import Target
 from models.checkpoint import read_architecture
+from models.data.texts import Columns
 from models.distributed import by_main
 from models.errors import InputError
 from models.schema import Record, wrong_values
@@ -69,6 +70,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
     batch: int = 1,
     threads: int = 1,
     max_tokens: int | None = None,
+    text_column: str = "text",
+    pair_column: str = "text_pair",
+    label_column: str = "label",
     trim_vocabulary: bool | None = None,
     embedding_bits: int | str = "auto",
     hidden_width: int | None = None,
@@ -109,6 +113,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
         batch: batch size when speed is measured.
         threads: threads of ONNX Runtime when speed is measured.
         max_tokens: maximum input length of a Hugging Face folder; longer inputs are truncated.
+        text_column: column of the text, or of the first text of a pair.
+        pair_column: column of the second text of a pair.
+        label_column: column of the label.
         trim_vocabulary: whether unused tokens are removed; None: only for `size_mb`.
         embedding_bits: bits of the token table: 8, 4, or `auto`.
         hidden_width: reduced hidden width, a multiple of 32.
@@ -139,7 +146,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
     }  # fmt: skip
     with wrong_values():
         config = make_config(mode, healing, settings, len(targets))
-    inputs = read_inputs(model, Files(train, validation, test, texts), store, max_tokens, seed)
+    with wrong_values():
+        columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
     if config.hidden_width is not None:
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
     by_main(lambda: check_inputs(inputs, weak_teacher, any_text))

@@ -8,8 +8,8 @@ from compress.inputs.provenance import judged_on_training_rows, split_train
 from compress.inputs.source import open_source, source_kind
 from models import task as task_file
 from models.data.roles import RowRoles
-from models.data.texts import read_texts
-from models.task import Task
+from models.data.texts import Columns, Texts, read_texts
+from models.task import Kind, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,16 @@ class Files:
     validation: str | None = None  # None: a tenth of `train`
     test: str | None = None  # None: half of `validation`
     texts: str | None = None  # additional training texts
+    columns: Columns | None = None
+
+    def read(self, source: str, kind: Kind) -> Texts:
+        """Read one of the files."""
+        return read_texts(source, self.columns, kind)
+
+    def read_unlabelled(self, source: str, kind: Kind) -> Texts:
+        """Read a file whose labels, if it has any, do not count."""
+        columns = self.columns or Columns()
+        return read_texts(source, Columns(text=columns.text, text_pair=columns.text_pair), kind)
 
 
 def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, seed: int) -> CompressionInputs:
@@ -29,21 +39,21 @@ def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, 
         InputError: a file or the model has another form than expected, or there are no labels to evaluate with.
     """
     kind = source_kind(model)
-    train = read_texts(files.train, kind=kind)
+    train = files.read(files.train, kind)
     source = open_source(model, store, train.pair, max_tokens)
     task = Task.read(source.path / task_file.FILE)
     if train.labels is not None:
         train.targets(task)  # raises for a label that the model does not have; texts of --texts have no labels
-    validation = read_texts(files.validation, kind=kind) if files.validation else None
+    validation = files.read(files.validation, kind) if files.validation else None
     if validation is None:
         train, validation, on_training_rows = split_train(train, source.path, seed)
     else:
         on_training_rows = judged_on_training_rows(train, validation, source.path, seed)
     validation.targets(task)
-    roles = RowRoles(validation, read_texts(files.test, kind=kind)) if files.test else RowRoles.of(validation, seed)
+    roles = RowRoles(validation, files.read(files.test, kind)) if files.test else RowRoles.of(validation, seed)
     if files.test:
         roles.judged.targets(task)
         on_training_rows = judged_on_training_rows(train, roles.judged, source.path, seed)
     roles.announce("shapes, precisions and points")
     inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows)
-    return replace(inputs, train=train.joined(read_texts(files.texts, kind=kind))) if files.texts else inputs
+    return replace(inputs, train=train.joined(files.read_unlabelled(files.texts, kind))) if files.texts else inputs

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from models.errors import CheckError, InputError
-from prunella.cli.options import STORE, Store
+from prunella.cli.options import STORE, LabelColumn, PairColumn, Store, TextColumn
 from prunella.cli.output import need, show
 
 OWN = 0  # stands for the actual length of each text
@@ -24,23 +24,49 @@ def evaluate(
             help="cpu, cuda[:i], tensorrt, or auto (the best available); each uses its own variant of the bundle"
         ),
     ] = "cpu",
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
+    label_column: LabelColumn = "label",
+    store: Store = STORE,
 ) -> dict[str, Any]:
-    """Measure accuracy and F1, or a regression's correlations, of a bundle or classifier folder on labelled rows."""
+    """Measure accuracy and F1, or a regression's correlations, on labelled rows.
+
+    MODEL is a bundle, a classifier folder, or a fine-tuned Hugging Face folder, which is imported into the store.
+    """
     from bench.measure.accuracy.evaluate import evaluate_on, read_task
-    from models.data.texts import read_texts
+    from models.data.texts import Columns, read_texts
 
     start = time.perf_counter()
-    evaluation = evaluate_on(model, read_texts(data, kind=read_task(model).kind), device)
+    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    if is_hugging_face(model):
+        need("torch", "train")
+        from compress.inputs.source import open_source, source_kind
+
+        rows = read_texts(data, columns, source_kind(model))
+        evaluated = open_source(model, store, rows.pair).path
+    else:
+        rows, evaluated = read_texts(data, columns, read_task(model).kind), model
+    evaluation = evaluate_on(evaluated, rows, device)
     return {
         "folder": str(model), "device": evaluation.device, "variant": evaluation.variant,
         **evaluation.score.model_dump(), "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
 
 
+def is_hugging_face(model: Path) -> bool:
+    """Whether a folder is a Hugging Face folder that no command of Prunella made."""
+    from models.store.folder import MANIFEST
+
+    return (model / "config.json").is_file() and not (model / MANIFEST).is_file()
+
+
 def bench(
     bundle: Path,
     data: Annotated[str, typer.Option(help="rows to classify; labels are needed for accuracy")],
     train: Annotated[str | None, typer.Option(help="labelled rows to train tfidf and to calibrate openvino")] = None,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
+    label_column: LabelColumn = "label",
     reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: found in --store")] = None,
     against: Annotated[
         str, typer.Option(help="engines to compare with, separated by commas")
@@ -77,7 +103,7 @@ def bench(
     need("torch", "train")
     from bench.report.build import BenchConfig, Inputs, find_reference, run_bench, summary
     from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
-    from models.data.texts import read_texts
+    from models.data.texts import Columns, read_texts
     from models.store.folder import ModelFolder
     from service.inference.bundle import Bundle
 
@@ -96,7 +122,8 @@ def bench(
     )
     unpruned = ModelFolder.open(reference) if reference else find_reference(opened, store)
     kind = opened.task.kind
-    rows, train_rows = read_texts(data, kind=kind), read_texts(train, kind=kind) if train else None
+    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    rows, train_rows = read_texts(data, columns, kind), read_texts(train, columns, kind) if train else None
     inputs = Inputs(opened, unpruned, rows, train_rows)
     folder = out or store / f"report-{opened.id}"
     report = run_bench(inputs, config, store, folder)

@@ -50,6 +50,9 @@ def compress(
     max_tokens: Annotated[
         int | None, _hidden("maximum input length of a Hugging Face folder in tokens", min=4)
     ] = None,
+    text_column: Annotated[str, _hidden("column of the text, or of the first text of a pair")] = "text",
+    pair_column: Annotated[str, _hidden("column of the second text of a pair")] = "text_pair",
+    label_column: Annotated[str, _hidden("column of the label")] = "label",
     trim_vocabulary: Annotated[
         bool | None, _hidden("remove tokens that the texts do not use; default: only with --size-mb")
     ] = None,
@@ -82,7 +85,8 @@ def compress(
         model, train, validation, test, texts=texts, speedup=speedup, latency_ms=latency_ms, size_mb=size_mb,
         family=family, max_loss=max_loss, metric=metric, mode=mode, epochs=epochs, minutes=minutes,
         learning_rate=learning_rate, augment=augment, tolerance=tolerance, batch=batch, threads=threads,
-        max_tokens=max_tokens, trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
+        max_tokens=max_tokens, text_column=text_column, pair_column=pair_column, label_column=label_column,
+        trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
         hidden_width=hidden_width, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure, seed=seed,
         store=store, out=out,
     )  # fmt: skip

@@ -19,6 +19,11 @@ MaxTokens = Annotated[
 ]
 
 
+TextColumn = Annotated[str, typer.Option(help="column of the text, or of the first text of a pair")]
+PairColumn = Annotated[str, typer.Option(help="column of the second text of a pair")]
+LabelColumn = Annotated[str, typer.Option(help="column of the label")]
+
+
 def check_out(out: Path | None) -> Path | None:
     """Check, before any long work, that a finished folder can be copied to --out.
 

@@ -7,11 +7,12 @@ import typer
 
 from models.errors import FolderError, InputError
 from models.store.results import Delivered, deliver
-from prunella.cli.options import STORE, MaxTokens, Out, Store
+from prunella.cli.options import STORE, LabelColumn, MaxTokens, Out, PairColumn, Store, TextColumn
 from prunella.cli.output import need
 
 if TYPE_CHECKING:
     from compress.quantization.calibration_texts import BundleTexts
+    from models.data.texts import Columns
     from models.task import Kind
 
 Model = Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")]
@@ -66,6 +67,9 @@ def quantize(
     max_loss: MaxLoss = 0.5,
     metric: MetricName = None,
     max_tokens: MaxTokens = None,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
+    label_column: LabelColumn = "label",
     any_text: AnyText = False,
     remeasure: Annotated[
         bool, typer.Option(help="measure the recipes again; default: use the measurements in the store")
@@ -83,10 +87,14 @@ def quantize(
     from compress.inputs.source import open_source, source_kind
     from compress.make_bundle import BundleConfig, make_bundle
     from compress.remeasure import forget_times
+    from models.data.texts import Columns
+    from models.schema import wrong_values
 
     refuse_bundle(model)
     kind = source_kind(model)
-    texts = read_rows(kind, calibration, data, calibration_rows, test)
+    with wrong_values():
+        columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    texts = read_rows(kind, calibration, data, calibration_rows, test, columns)
     texts.roles.announce("precisions and recipe")
     source = open_source(model, store, texts.calibration.pair, max_tokens)
     config = BundleConfig.model_validate({
@@ -114,6 +122,8 @@ def export(
     ] = False,
     max_loss: MaxLoss = 0.5,
     max_tokens: MaxTokens = None,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
     any_text: AnyText = False,
     store: Store = STORE,
     out: Out = None,
@@ -125,13 +135,17 @@ def export(
     from compress.make_bundle import BundleConfig, make_bundle
     from compress.quantization.calibration_texts import CALIBRATION_ROWS, BundleTexts
     from models import task as task_file
+    from models.data.texts import Columns
+    from models.schema import wrong_values
     from models.task import Task
 
     variants = set(variant or ["cpu-fp32"])
     if unknown := sorted(variants - set(VARIANTS)):
         raise InputError(f"--variant is {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
     refuse_bundle(model)
-    texts = read_rows(source_kind(model), data, None, CALIBRATION_ROWS) if data else None
+    with wrong_values():
+        columns = Columns(text=text_column, text_pair=pair_column)
+    texts = read_rows(source_kind(model), data, None, CALIBRATION_ROWS, columns=columns) if data else None
     if texts is None and "cpu-int8" in variants:
         raise InputError("--variant cpu-int8 needs --data FILE: texts like those that will be served")
     source = open_source(model, store, texts.calibration.pair if texts else pair, max_tokens)
@@ -164,7 +178,14 @@ def refuse_bundle(path: Path) -> None:
         refuse_onnx(graphs[0])
 
 
-def read_rows(kind: "Kind", calibration: str, data: str | None, count: int, test: str | None = None) -> "BundleTexts":
+def read_rows(
+    kind: "Kind",
+    calibration: str,
+    data: str | None,
+    count: int,
+    test: str | None = None,
+    columns: "Columns | None" = None,
+) -> "BundleTexts":
     """Return `count` rows sampled from `calibration`, the rows that select, and the reported rows.
 
     The latter two are the halves of `data`; or all of `data` and `test`; or, without labels, further rows of
@@ -179,19 +200,22 @@ def read_rows(kind: "Kind", calibration: str, data: str | None, count: int, test
     from models.data.roles import RowRoles
     from models.data.texts import Columns, Texts, read_texts
 
-    def read(source: str, limit: int) -> Texts:
-        rows = read_texts(source, Columns(), kind)
+    labelled = columns or Columns()
+    unlabelled = Columns(text=labelled.text, text_pair=labelled.text_pair)
+
+    def read(source: str, limit: int, columns: Columns) -> Texts:
+        rows = read_texts(source, columns, kind)
         return rows.take(np.random.default_rng(0).permutation(len(rows))[:limit])
 
     if test and not data:
         raise InputError("--test is given without --data: give --data FILE, the labelled rows that select")
     if not data:
-        rows = read(calibration, 3 * count)
+        rows = read(calibration, 3 * count, unlabelled)
         return BundleTexts.of(Texts(rows.rows, None, rows.source, kind), count)
     if test:
-        roles = RowRoles(read(data, MAX_ROWS // 2), read(test, MAX_ROWS // 2))
+        roles = RowRoles(read(data, MAX_ROWS // 2, labelled), read(test, MAX_ROWS // 2, labelled))
     else:
-        roles = RowRoles.of(read(data, MAX_ROWS))
+        roles = RowRoles.of(read(data, MAX_ROWS, labelled))
     for rows in (roles.choosing, roles.judged):
         rows.require_labels()
-    return BundleTexts(read(calibration, count), roles)
+    return BundleTexts(read(calibration, count, unlabelled), roles)

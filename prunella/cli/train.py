@@ -7,7 +7,7 @@ import typer
 
 from models.store.results import Delivered, deliver
 from models.task import Kind
-from prunella.cli.options import STORE, Out, Store
+from prunella.cli.options import STORE, LabelColumn, Out, PairColumn, Store, TextColumn
 from prunella.cli.output import need
 
 Batch = Annotated[int, typer.Option(help="rows of a training step in each process")]
@@ -40,9 +40,9 @@ def finetune(
     task: Annotated[
         Kind, typer.Option(help="single: one label per row; multi: any number of labels; regression: a number")
     ] = "single",
-    text_column: str = "text",
-    pair_column: str = "text_pair",
-    label_column: str = "label",
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
+    label_column: LabelColumn = "label",
     epochs: int = 3,
     max_tokens: Annotated[
         int, typer.Option(help="maximum text length in tokens; longer texts are truncated and counted")

@@ -95,3 +95,42 @@ def test_without_the_extra_the_message_names_it():
     code = "import sys; sys.modules['torch'] = None\nfrom prunella import finetune"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.strip().endswith("pip install 'prunella[train]'")
+
+
+def test_every_command_that_reads_rows_takes_the_names_of_their_columns(made, tmp_path, capsys):
+    classifier, rows, store = made
+    other, plain = tmp_path / "other.csv", tmp_path / "plain.csv"
+    other.write_text(Path(rows).read_text().replace("text,label", "review,stars", 1))
+    plain.write_text("\n".join(line.rpartition(",")[0] for line in other.read_text().splitlines()) + "\n")
+    columns = {"text_column": "review", "label_column": "stars"}
+    finetuned = finetune(train=str(other), encoder=classifier.folder, epochs=1, max_tokens=32, store=store, **columns)
+    assert finetuned.report["rows"] == classifier.report["rows"]
+    bundle = quantize(
+        classifier.folder,
+        calibration=str(plain),
+        data=str(other),
+        recipe="static",
+        max_loss=100,
+        store=store,
+        **columns,
+    )
+    assert (
+        evaluate(bundle.folder, data=str(other), **columns)["accuracy"] == evaluate(bundle.folder, rows)["accuracy"]
+    )
+    options = {"size_mb": 0.135, "mode": "instant", "max_loss": 100.0, "weak_teacher": True, "tolerance": 0.1}
+    named = compress(classifier.folder, str(other), str(other), texts=str(plain), store=store, **options, **columns)
+    assert named.report["rows"] > 0
+    with pytest.raises(InputError, match="review"):
+        evaluate(bundle.folder, data=rows, **columns)
+
+
+def test_a_hugging_face_folder_is_evaluated_like_any_other(made, tmp_path):
+    import shutil
+
+    classifier, rows, _ = made
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        shutil.copy(Path(classifier.folder) / name, folder / name)
+    theirs = evaluate(str(folder), data=rows, store=str(tmp_path / "store"))
+    assert theirs["accuracy"] == evaluate(classifier.folder, data=rows)["accuracy"]
