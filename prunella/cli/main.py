@@ -14,6 +14,7 @@ from models.schema import explain
 from prunella.cli.bench import bench, evaluate
 from prunella.cli.compress import compress
 from prunella.cli.demo import demo
+from prunella.cli.inspect import inspect
 from prunella.cli.output import prints
 from prunella.cli.quantize import export, quantize
 from prunella.cli.serve import loadtest, publish, serve
@@ -33,13 +34,14 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 # commands that run in one process only
-SINGLE_PROCESS = ("demo", "evaluate", "bench", "publish", "serve", "loadtest", "store")
+SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "publish", "serve", "loadtest", "store")
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
 app.command()(prints(quantize))
 app.command()(prints(export))
 app.command()(prints(evaluate))
+app.command()(prints(inspect))
 app.command()(bench)
 app.command()(publish)
 app.command()(serve)

@@ -1,0 +1,139 @@
+"""The command `prunella inspect`: what a folder is, what can be done with it, and what stands in the way."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from models.errors import PrunellaError
+from models.messages import say
+from prunella.cli.output import need
+
+T = TypeVar("T")
+Facts = dict[str, Any]
+BUNDLE_USES: tuple[str, ...] = ("serve", "publish", "bench", "evaluate")
+CLASSIFIER_USES = ("compress", "quantize", "export", "evaluate", "finetune --encoder")
+ENCODER_USES = ("finetune --encoder", "pretrain --encoder")
+
+
+class _Problems:
+    """The problems of a folder; each message says what was wanted and what to do."""
+
+    def __init__(self) -> None:
+        self.all: list[dict[str, str]] = []
+
+    def check(self, part: str, read: Callable[[], T]) -> T | None:
+        """Return what `read` returns; None, and a problem of `part`, where it raises."""
+        try:
+            return read()
+        except PrunellaError as error:
+            self.all.append({"part": part, "problem": str(error)})
+            return None
+
+
+def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, ours or Hugging Face's")]) -> Facts:
+    """Say what a folder is (family, head, labels, tokenizer, size), what can be done with it, and what is wrong."""
+    from service.inference.bundle import FILE
+
+    problems = _Problems()
+    if (folder / FILE).is_file():
+        facts, uses = _bundle(folder, problems), BUNDLE_USES
+    else:
+        facts, uses = _checkpoint(folder, problems)
+    usable = () if problems.all else uses
+    result = {"folder": str(folder), **facts, "can": list(usable), "problems": problems.all}
+    _tell(result)
+    return result
+
+
+def _bundle(folder: Path, problems: _Problems) -> Facts:
+    from service.inference.bundle import Bundle
+
+    bundle = problems.check("bundle", lambda: Bundle.open(folder))
+    if bundle is None:
+        return {"kind": "bundle"}
+    report = bundle.report() or {}
+    variants = {name: bundle.served_bytes(name) for name in bundle.info.variants}
+    return {
+        "kind": "bundle", "id": bundle.id, "name": bundle.info.name, **_task(bundle.task),
+        "architecture": bundle.architecture.summary(), "variants": variants, "default": dict(bundle.info.default),
+        "report": {name: report[name] for name in ("loss_points", "speedup") if name in report},
+    }  # fmt: skip
+
+
+def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:
+    need("torch", "train")
+    from models.checkpoint import read_architecture
+    from models.tokenizer import Tokenizer
+
+    facts: Facts = {"kind": _kind_of(folder)}
+    shape = problems.check("config", lambda: read_architecture(folder))
+    if shape is None:
+        return facts, ()
+    facts |= {
+        "family": shape.family, "architecture": shape.summary(), "vocabulary": shape.vocabulary,
+        "positions": shape.positions, "pruned": not shape.is_uniform(),
+    }  # fmt: skip
+    weights, uses = _weights(folder, problems)
+    facts |= weights
+    limit = min(512, shape.positions)
+    tokenizer = problems.check("tokenizer", lambda: Tokenizer.open(folder, limit))
+    if tokenizer is not None:
+        from models.compatibility import check_tokenizer
+
+        problems.check("tokenizer", lambda: check_tokenizer(folder, tokenizer, shape, facts.get("pair", False)))
+        facts |= {"tokenizer": {"segments": tokenizer.segments, "padding_id": tokenizer.pad_id}}
+    return facts, uses
+
+
+def _weights(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:
+    """Return facts of the weights and of the head, and the commands that take such a folder."""
+    from compress.inputs.source import source_kind
+    from models import task as task_file
+    from models.checkpoint import label_names, load_checkpoint, load_encoder, read_config, read_tensors
+    from models.task import Task
+
+    tensors = problems.check("weights", lambda: read_tensors(folder))
+    if tensors is None:
+        return {}, ()
+    facts: Facts = {"parameters": sum(tensor.numel() for tensor in tensors.values())}
+    if not any("classifier" in name for name in tensors):
+        problems.check("weights", lambda: load_encoder(folder))
+        return facts | {"head": None}, ENCODER_USES
+    model = problems.check("weights", lambda: load_checkpoint(folder))
+    if model is None:
+        return facts, ()
+    if (folder / task_file.FILE).is_file():
+        facts |= _task(Task.read(folder / task_file.FILE))
+    else:
+        kind = problems.check("head", lambda: source_kind(folder))
+        labels = label_names(read_config(folder), model.labels)
+        facts |= {"task": kind, "labels": [] if kind == "regression" else list(labels)}
+    return facts | {"head": model.labels}, CLASSIFIER_USES
+
+
+def _kind_of(folder: Path) -> str:
+    from models.store.folder import MANIFEST
+
+    if (folder / MANIFEST).is_file():
+        stage = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("lineage", [{}])[-1].get("stage")
+        return f"result of {stage}"
+    return "Hugging Face folder" if (folder / "config.json").is_file() else "unknown"
+
+
+def _task(task: Any) -> Facts:
+    return {"task": task.kind, "labels": list(task.labels), "pair": task.pair, "max_tokens": task.max_tokens}
+
+
+def _tell(facts: Facts) -> None:
+    """Say the same for people."""
+    for key, value in facts.items():
+        if key not in ("can", "problems") and value not in (None, [], {}):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            say(f"{key}: {text:,}" if isinstance(text, int) and not isinstance(text, bool) else f"{key}: {text}")
+    for problem in facts["problems"]:
+        say(f"WARNING: {problem['part']}: {problem['problem']}")
+    if facts["can"]:
+        say(f"can: {', '.join(f'prunella {use}' for use in facts['can'])}")
