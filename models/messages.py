@@ -72,13 +72,13 @@ def fail(message: str) -> None:
     _configured().error("%s", message)
 
 
-def progress(iterable: Any = None, **options: Any) -> Any:
+def progress(iterable: Any = None, disable: bool = False, **options: Any) -> Any:
     """Return a tqdm bar on stderr, which --quiet and --log-json switch off; `options` are tqdm's."""
     from tqdm import tqdm
 
     plain = all(not isinstance(handler.formatter, _Json) for handler in _configured().handlers)
-    shown = plain and log.isEnabledFor(logging.INFO) and not options.pop("disable", False)
-    return tqdm(iterable, file=sys.stderr, disable=not shown, **options)
+    shown = plain and log.isEnabledFor(logging.INFO)
+    return tqdm(iterable, file=sys.stderr, disable=disable or not shown, **options)
 
 
 def _configured() -> logging.Logger:

@@ -50,6 +50,14 @@ def test_json_lines(capsys):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [{}, {"quiet": True}, {"json_lines": True}])
+@pytest.mark.parametrize("disable", [False, True])
+def test_a_bar_that_its_caller_may_switch_off(capsys, options, disable):
+    messages.configure(**options)
+    assert list(messages.progress(range(3), desc="rows", disable=disable)) == [0, 1, 2]
+    assert ("rows" in capsys.readouterr().err) == (not options and not disable)
+
+
 def test_a_message_does_not_break_a_bar(capsys):
     messages.configure()
     for _ in messages.progress(range(2), desc="rows", mininterval=0):
