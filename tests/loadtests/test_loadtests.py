@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
@@ -233,6 +234,7 @@ def test_one_hung_request_in_ten_is_in_the_percentiles(tmp_path):
 def test_requests_that_find_no_free_connection_are_counted_too():
     """More are due than connections may be open to a server that hangs: those were never sent, and are failures."""
     with after_the_first(hang) as url:
+        urllib.request.urlopen(url, timeout=30).read()  # the first: else /metrics or the load gets it, by chance
         target = Target("x", url, [("/", "{}")], timeout=1.0)
         found = measure(target, Phase("x", 1.0, rate=50), connections=2)
     assert found.requests == found.failures == found.codes["unanswered"] > 20
