@@ -10,7 +10,6 @@ from bench.measure.accuracy.task_metric import choose_metric
 from compress.candidate_report import summary, write_candidates
 from compress.candidates import Candidate, CandidateEvaluator, missed_target, select_best
 from compress.config import CompressConfig
-from compress.context import CompressionContext
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.read import Files, read_inputs
 from compress.inputs.source import check_inputs, source_kind
@@ -146,7 +145,6 @@ def compress(  # noqa: PLR0913 (the options of the command)
     }  # fmt: skip
     with wrong_values():
         config = make_config(mode, healing, settings, len(targets))
-    with wrong_values():
         columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
     if config.hidden_width is not None:
@@ -166,15 +164,11 @@ def compress_to_all(
 
     def compress_one(target: Target) -> tuple[StageResult, Candidate]:
         return compress_with_fp32_retry(
-            lambda keep_fp32: compress_to(target, _keeping(context, keep_fp32), config, store),
+            lambda keep_fp32: compress_to(target, replace(context, keep_fp32=keep_fp32), config, store),
             lambda result: by_main(lambda: evaluator().evaluate(result.folder, target, config.tolerance), Candidate),
         )
 
     return compress_all(targets, compress_one)
-
-
-def _keeping(context: CompressionContext, keep_fp32: frozenset[str]) -> CompressionContext:
-    return replace(context, keep_fp32=keep_fp32)
 
 
 def _deliver(  # noqa: PLR0913

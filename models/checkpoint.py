@@ -25,7 +25,6 @@ from models.families.unread import check_unread
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
-WEIGHTS = SAFETENSORS
 CONFIG = "config.json"
 ADAPTER_CONFIG = "adapter_config.json"
 PROBLEMS = {
@@ -187,9 +186,9 @@ def save_encoder(
 
 def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], shape: Architecture) -> None:
     try:
-        save_file(tensors, str(folder / WEIGHTS), metadata={"format": "pt"})
+        save_file(tensors, str(folder / SAFETENSORS), metadata={"format": "pt"})
     except SafetensorError as error:
-        raise CheckError(f"cannot write {folder / WEIGHTS} ({error}): make room and run it again") from None
+        raise CheckError(f"cannot write {folder / SAFETENSORS} ({error}): make room and run it again") from None
     shape.write(folder / architecture_file.FILE)
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

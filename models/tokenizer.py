@@ -1,6 +1,7 @@
 """Tokenizer: texts → token ids → TokenBatch. Training, benchmarks and the service use the same code."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -177,6 +178,18 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
         raise FolderError(f"{path} is not a tokenizer file: {error}") from None
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Write `tokenizer.json` of the folder `source` into the folder `target`; it is made where `source` has none.
+
+    Raises:
+        FolderError: there is none, and it cannot be made.
+    """
+    if (source / FILE).is_file():
+        shutil.copyfile(source / FILE, target / FILE)
+    else:
+        read_backend(source).save(str(target / FILE))
 
 
 def _pad_id(backend: tokenizers.Tokenizer) -> int:

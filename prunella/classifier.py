@@ -3,7 +3,6 @@
 It needs the base install only: no torch, no transformers, no server.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +19,7 @@ from service.inference.bundle import Bundle
 from service.inference.engine import Engine
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import check_encoded, check_rows, collect_logits
-from service.inference.scheduler import Job, Scheduler
+from service.inference.scheduler import plan_batches
 from service.process.publish import resolve
 from service.protocols import BadRequest, Request, decisions, ranked
 from service.settings import Settings
@@ -139,17 +138,10 @@ class Classifier:
 
     def _infer(self, tokens: list[Encoded]) -> list[list[float] | None]:
         """Return the logits of each text, computed in the batches that the service would form."""
-        scheduler, answers = Scheduler(self._rules), list[list[float] | None]([None] * len(tokens))
-        jobs = [
-            Job(self._engine, encoded, len(encoded.ids), 0.0, 0.0, math.inf, lambda: False, position=i)
-            for i, encoded in enumerate(tokens)
-        ]
-        scheduler.add(jobs)
-        while scheduler.waiting:
-            batch = scheduler.take(0, 0.0).batch
-            logits = infer_isolated(self._engine, [job.work for job in batch])
-            for job, row in zip(batch, logits, strict=True):
-                answers[job.position] = row
+        answers: list[list[float] | None] = [None] * len(tokens)
+        for batch in plan_batches(self._engine, [len(one.ids) for one in tokens], self._rules):
+            for i, row in zip(batch, infer_isolated(self._engine, [tokens[i] for i in batch]), strict=True):
+                answers[i] = row
         return answers
 
 

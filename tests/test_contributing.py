@@ -1,15 +1,11 @@
-"""The docs are true: each walk of docs/contributing.md is followed with a tiny example, and names lead somewhere."""
+"""The docs are true: each walk of docs/contributing.md is followed with a tiny example."""
 
-import ast
 import dataclasses
 import importlib
 import inspect
 import json
 import re
 import shutil
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, Literal, get_args
@@ -25,7 +21,6 @@ from starlette.testclient import TestClient
 from tiny import make_tiny_checkpoint, tiny_texts
 from verbs import run
 
-import prunella
 from bench.engines.available import Inputs
 from bench.measure.accuracy.bootstrap import bca_interval
 from bench.measure.accuracy.difference import Difference, Metric, widened
@@ -47,7 +42,6 @@ from compress.quantization.quantize import (
     int8_variant,
     quantize,
 )
-from compress.run import Compressed
 from export.agreement import LOSS_NAMES, Labelled
 from export.fused_operators import check_fused
 from export.precision import Precision
@@ -62,7 +56,6 @@ from models.errors import CheckError, InputError
 from models.families import FAMILIES
 from models.families.bert import BERT
 from models.schema import Record, explain
-from models.store.results import Delivered
 from models.task import Task
 from models.tokenizer import Tokenizer
 from prunella.api import _with_paths
@@ -87,9 +80,6 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 ALL_PAGES = [*PAGES, *sorted((DOCS / "results").glob("*.md"))]
 TASK = Task(labels=("negative", "positive"), max_tokens=32)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-# the walks
 
 
 def copy_as_twin(source: Path, target: Path) -> None:
@@ -338,156 +328,3 @@ def test_every_folder_of_code_is_on_the_map():
     page = (DOCS / "contributing.md").read_text(encoding="utf-8")
     folders = {path.parent.relative_to(ROOT) for name in PACKAGES for path in (ROOT / name).rglob("*.py")}
     assert not sorted(str(folder) for folder in folders if f"`{folder}/`" not in page)
-
-
-# what the docs name
-
-
-def prose(page: Path) -> str:
-    """Return a page without its code blocks."""
-    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """Return the code blocks of a page in one language."""
-    return re.findall(
-        rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
-    )  # fmt: skip
-
-
-def section(page: Path, title: str) -> str:
-    """Return what a page has under a heading of the second level."""
-    return page.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
-
-
-def quoted_words(page: Path) -> set[str]:
-    """Return the words between backticks; placeholders such as NAME.py are none."""
-    words = {word.strip(".,;:()") for code in re.findall(r"`([^`\n]+)`", prose(page)) for word in code.split()}
-    return {word for word in words if "NAME" not in word}
-
-
-@each_page
-def test_every_file_that_a_page_names_exists(page):
-    path = re.compile(rf"(?:{'|'.join(FOLDERS)})(?:/[\w.-]+)*/?")
-    words = quoted_words(page)
-    named = {word for word in words if "/" in word and path.fullmatch(word)}
-    named |= {word for word in words if re.fullmatch(r"[\w./-]+\.py", word)}
-    assert not sorted(word for word in named if not (ROOT / word).exists())
-
-
-@each_page
-def test_every_module_that_a_page_names_exists(page):
-    text = page.read_text(encoding="utf-8")
-    names = {name for name in re.findall(r"python3? -m ([\w.]+)", text) if name.split(".")[0] in PACKAGES}
-    files = {name: ROOT / name.replace(".", "/") for name in names}
-    assert not sorted(
-        name for name, path in files.items() if not (path.with_suffix(".py").is_file() or path.is_dir())
-    )  # fmt: skip
-
-
-def anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.+)$", prose(page), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_every_link_leads_somewhere(page):
-    broken = []
-    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
-        if re.match(r"https?:", link):
-            continue
-        path, _, anchor = link.partition("#")
-        target = page if not path else (page.parent / path).resolve()
-        if not target.exists() or (anchor and anchor not in anchors(target)):
-            broken.append(link)
-    assert not broken
-
-
-COMPRESS = DOCS / "compression.md"
-
-
-def test_the_page_on_compression_has_every_option_and_says_which_the_help_leaves_out():
-    params = typer.main.get_command(cli.app).commands["compress"].params
-    hidden = {option.opts[0]: option.hidden for option in params if option.opts[0].startswith("--")}
-    rows = re.findall(r"^\| `(--[\w-]+)`([^|]*)\|", section(COMPRESS, "Options"), re.MULTILINE)
-    assert {name: "*" in more for name, more in rows} == hidden
-
-
-def test_the_example_of_a_config_file_works_and_so_does_what_is_printed(tmp_path, capsys, monkeypatch):
-    calls = []
-
-    def compress(model, train, validation, test, **options):
-        calls.append(options | {"model": model, "train": train, "validation": validation})
-        raise SystemExit(0)
-
-    monkeypatch.setattr("compress.run.compress", compress)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("PRUNELLA_STORE", raising=False)
-    (example,) = blocks(COMPRESS, "toml")
-    Path("compress.toml").write_text(example)
-    flags = ("compress", "classifier", "--config", "compress.toml", "--seed", 1)
-    code, printed, err = run(capsys, monkeypatch, *flags, "--print-config")
-    assert code == 0, err
-    assert not calls
-    assert (printed["model"], printed["family"], printed["max_loss"], printed["seed"]) == (
-        "classifier", "2,4,8", 0.5, 1,
-    )  # fmt: skip
-    assert {key.replace("-", "_") for key in tomllib.loads(example)} <= printed.keys()
-    Path("run.json").write_text(json.dumps(printed))
-    for arguments in (flags, ("compress", "--config", "run.json")):
-        code, _, err = run(capsys, monkeypatch, *arguments)
-        assert code == 0, err
-    assert len(calls) == 2
-    assert calls[0] == calls[1]
-
-
-FUNCTIONS = ("Classifier", "compress", "evaluate", "finetune", "quantize")
-API = DOCS / "api.md"
-
-
-@pytest.mark.parametrize("page", [ROOT / "README.md", API], ids=lambda page: page.name)
-def test_the_examples_in_python_call_what_there_is(page):
-    examples = blocks(page, "python")
-    assert examples
-    calls = [
-        node
-        for example in examples
-        for node in ast.walk(ast.parse(example))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in FUNCTIONS
-    ]
-    assert {call.func.id for call in calls} == set(FUNCTIONS)
-    for call in calls:
-        named = dict.fromkeys((keyword.arg for keyword in call.keywords), "")
-        inspect.signature(getattr(prunella, call.func.id)).bind(*[""] * len(call.args), **named)
-
-
-@pytest.mark.parametrize("name", FUNCTIONS)
-def test_the_page_on_the_api_names_every_argument(name):
-    text = section(API, name)
-    assert not [one for one in inspect.signature(getattr(prunella, name)).parameters if f"`{one}`" not in text]
-
-
-@pytest.mark.parametrize(
-    ("title", "fields"),
-    [
-        ("Classifier", [field.name for field in dataclasses.fields(prunella.Prediction)]),
-        ("finetune", list(Delivered.model_fields)),
-        ("compress", ["folder", "report", *Compressed.model_fields]),
-    ],
-)
-def test_the_page_on_the_api_names_every_field_of_a_result(title, fields):
-    assert not [field for field in fields if f"| `{field}` |" not in section(API, title)]
-
-
-def test_a_classifier_imports_no_more_than_the_page_on_the_api_says(tiny_bundle):
-    code = (
-        "import sys; from prunella import Classifier; Classifier(sys.argv[1], device='cpu')('good film'); "
-        "print(*{name.split('.')[0] for name in sys.modules})"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, tiny_bundle], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    base = {re.match(r"[\w-]+", line)[0].replace("-", "_") for line in project["dependencies"]}
-    assert base & set(done.stdout.split()) == {"numpy", "onnxruntime", "pydantic", "tokenizers"}

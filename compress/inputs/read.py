@@ -1,6 +1,6 @@
 """read_inputs(): read the files that a user names, open the model, and decide the role of each labelled row."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from compress.inputs.inputs import CompressionInputs
@@ -20,16 +20,11 @@ class Files:
     validation: str | None = None  # None: a tenth of `train`
     test: str | None = None  # None: half of `validation`
     texts: str | None = None  # additional training texts
-    columns: Columns | None = None
+    columns: Columns = field(default_factory=Columns)
 
     def read(self, source: str, kind: Kind) -> Texts:
         """Read one of the files."""
         return read_texts(source, self.columns, kind)
-
-    def read_unlabelled(self, source: str, kind: Kind) -> Texts:
-        """Read a file whose labels, if it has any, do not count."""
-        columns = self.columns or Columns()
-        return read_texts(source, Columns(text=columns.text, text_pair=columns.text_pair), kind)
 
 
 def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, seed: int) -> CompressionInputs:
@@ -56,4 +51,6 @@ def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, 
         on_training_rows = judged_on_training_rows(train, roles.judged, source.path, seed)
     roles.announce("shapes, precisions and points")
     inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows)
-    return replace(inputs, train=train.joined(files.read_unlabelled(files.texts, kind))) if files.texts else inputs
+    if not files.texts:
+        return inputs
+    return replace(inputs, train=train.joined(read_texts(files.texts, files.columns.unlabelled(), kind)))

@@ -5,7 +5,6 @@ InputError when the compression could not work, or its result could not be evalu
 """
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from models import tokenizer as tokenizer_file
 from models.checkpoint import (
     CONFIG,
     PROBLEMS,
-    WEIGHTS,
     label_names,
     load_checkpoint,
     read_architecture,
@@ -39,8 +37,9 @@ from models.messages import say
 from models.store.folder import MANIFEST, REPORT, ModelFolder
 from models.store.stage import Stage, run_stage
 from models.task import Kind, Task
-from models.tokenizer import Tokenizer, read_backend
+from models.tokenizer import Tokenizer
 from models.train.starting_point import load_source_id
+from models.weights import SAFETENSORS
 
 VERSION = 2  # version 1 dropped tensors silently
 DEFAULT_MAX_TOKENS = 512  # of a model with more positions, or without position embeddings (ModernBERT)
@@ -92,17 +91,14 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
         say(f"{path}: imported as a model of {rows} of at most {limit} tokens; longer ones are cut (--max-tokens)")
         save_checkpoint(model, task, target)
         task.write(target / task_file.FILE)
-        if (path / tokenizer_file.FILE).is_file():
-            shutil.copyfile(path / tokenizer_file.FILE, target / tokenizer_file.FILE)
-        else:  # made of the vocabulary files
-            read_backend(path).save(str(target / tokenizer_file.FILE))
+        tokenizer_file.copy_file(path, target)
 
     return run_stage(Stage("import", VERSION, settings), [], store, make).folder
 
 
 def _open_own(path: Path, max_tokens: int | None) -> ModelFolder:
     folder = ModelFolder.open(path)
-    if not (folder.path / WEIGHTS).is_file() or not (folder.path / task_file.FILE).is_file():
+    if not (folder.path / SAFETENSORS).is_file() or not (folder.path / task_file.FILE).is_file():
         stage = folder.manifest.lineage[-1].stage
         raise FolderError(f"{path} is the result of '{stage}': wanted a classifier folder, such as one of finetune")
     task = Task.read(folder.path / task_file.FILE)

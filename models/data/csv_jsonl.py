@@ -1,4 +1,4 @@
-"""read_records(): read CSV, TSV and JSONL files line by line; all records of a file have the same columns.
+"""read_records(): read CSV, TSV and JSONL files line by line. Rows of a table have its columns; objects may differ.
 
 TSV follows the IANA registration of text/tab-separated-values: there is no quoting, and a quotation mark is an
 ordinary character (the files of GLUE rely on this). CSV follows RFC 4180: a quoted cell may contain commas, line ends
@@ -25,7 +25,7 @@ def read_records(path: Path) -> Iterator[LocatedRecord]:
 
     Raises:
         InputError: the file cannot be read, is not UTF-8, has a line longer than LINE_LIMIT, two columns of the same
-            name, or a row with other columns than the first; the message names file and line.
+            name, or a row of a table that is longer or shorter than its header; the message names file and line.
     """
     return READERS[path.suffix.lower()](path)
 

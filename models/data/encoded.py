@@ -9,9 +9,8 @@ from models.tokenizer import Encoded, Row, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class EncodedTexts:
-    """Rows, their token ids and their lengths, all in the same order."""
+    """Token ids and lengths of rows, in their order."""
 
-    rows: Sequence[Row]
     tokens: list[Encoded]
     lengths: list[int]  # tokens of each row, special tokens included
 
@@ -19,7 +18,7 @@ class EncodedTexts:
     def of(cls, rows: Sequence[Row], tokenizer: Tokenizer) -> Self:
         """Tokenize the rows."""
         tokens = tokenizer.encode(rows)
-        return cls(rows, tokens, [len(row.ids) for row in tokens])
+        return cls(tokens, [len(row.ids) for row in tokens])
 
     def __len__(self) -> int:
         return len(self.tokens)

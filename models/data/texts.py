@@ -49,6 +49,10 @@ class Columns(Record):
             raise ValueError("text, second text and label are three columns: wanted three names")
         return self
 
+    def unlabelled(self) -> "Columns":
+        """Return the same columns for a file whose labels, if it has any, do not count."""
+        return Columns(text=self.text, text_pair=self.text_pair)
+
     def find(self, source: str, names: Sequence[str]) -> list[str]:
         """Return those of the three columns that are in `names`, in this order: text, second text, label.
 

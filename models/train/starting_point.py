@@ -48,8 +48,7 @@ def load_source_id(folder: Path) -> str:
 
 def copy_tokenizer(source: Path, target: Path) -> None:
     """Copy the tokenizer, and the files that transformers needs with it."""
-    for name in TOKENIZER_FILES:
+    tokenizer_file.copy_file(source, target)
+    for name in TOKENIZER_FILES[1:]:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    if not (target / tokenizer_file.FILE).is_file():  # made of the source's vocabulary files
-        tokenizer_file.read_backend(source).save(str(target / tokenizer_file.FILE))

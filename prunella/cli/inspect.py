@@ -1,6 +1,5 @@
 """The command `prunella inspect`: what a folder is, what can be done with it, and what stands in the way."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -9,6 +8,7 @@ import typer
 
 from models.errors import PrunellaError
 from models.messages import say
+from prunella.cli.bench import is_hugging_face
 from prunella.cli.output import need
 
 T = TypeVar("T")
@@ -65,10 +65,12 @@ def _bundle(folder: Path, problems: _Problems) -> Facts:
 
 def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:
     need("torch", "train")
+    from compress.inputs.source import DEFAULT_MAX_TOKENS
     from models.checkpoint import read_architecture
+    from models.compatibility import check_tokenizer
     from models.tokenizer import Tokenizer
 
-    facts: Facts = {"kind": _kind_of(folder)}
+    facts: Facts = {"kind": _kind_of(folder, problems)}
     shape = problems.check("config", lambda: read_architecture(folder))
     if shape is None:
         return facts, ()
@@ -78,11 +80,9 @@ def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ..
     }  # fmt: skip
     weights, uses = _weights(folder, problems)
     facts |= weights
-    limit = min(512, shape.positions)
+    limit = min(DEFAULT_MAX_TOKENS, shape.positions)
     tokenizer = problems.check("tokenizer", lambda: Tokenizer.open(folder, limit))
     if tokenizer is not None:
-        from models.compatibility import check_tokenizer
-
         problems.check("tokenizer", lambda: check_tokenizer(folder, tokenizer, shape, facts.get("pair", False)))
         facts |= {"tokenizer": {"segments": tokenizer.segments, "padding_id": tokenizer.pad_id}}
     return facts, uses
@@ -114,13 +114,15 @@ def _weights(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]
     return facts | {"head": model.labels}, CLASSIFIER_USES
 
 
-def _kind_of(folder: Path) -> str:
-    from models.store.folder import MANIFEST
+def _kind_of(folder: Path, problems: _Problems) -> str:
+    from models.store.folder import MANIFEST, Manifest
 
-    if (folder / MANIFEST).is_file():
-        stage = json.loads((folder / MANIFEST).read_text(encoding="utf-8")).get("lineage", [{}])[-1].get("stage")
-        return f"result of {stage}"
-    return "Hugging Face folder" if (folder / "config.json").is_file() else "unknown"
+    if is_hugging_face(folder):
+        return "Hugging Face folder"
+    if not (folder / MANIFEST).is_file():
+        return "unknown"
+    manifest = problems.check("manifest", lambda: Manifest.read(folder / MANIFEST))
+    return "result of an unknown stage" if manifest is None else f"result of {manifest.lineage[-1].stage}"
 
 
 def _task(task: Any) -> Facts:

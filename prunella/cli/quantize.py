@@ -88,12 +88,10 @@ def quantize(
     from compress.make_bundle import BundleConfig, make_bundle
     from compress.remeasure import forget_times
     from models.data.texts import Columns
-    from models.schema import wrong_values
 
     refuse_bundle(model)
     kind = source_kind(model)
-    with wrong_values():
-        columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     texts = read_rows(kind, calibration, data, calibration_rows, test, columns)
     texts.roles.announce("precisions and recipe")
     source = open_source(model, store, texts.calibration.pair, max_tokens)
@@ -136,15 +134,13 @@ def export(
     from compress.quantization.calibration_texts import CALIBRATION_ROWS, BundleTexts
     from models import task as task_file
     from models.data.texts import Columns
-    from models.schema import wrong_values
     from models.task import Task
 
     variants = set(variant or ["cpu-fp32"])
     if unknown := sorted(variants - set(VARIANTS)):
         raise InputError(f"--variant is {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
     refuse_bundle(model)
-    with wrong_values():
-        columns = Columns(text=text_column, text_pair=pair_column)
+    columns = Columns(text=text_column, text_pair=pair_column)
     texts = read_rows(source_kind(model), data, None, CALIBRATION_ROWS, columns=columns) if data else None
     if texts is None and "cpu-int8" in variants:
         raise InputError("--variant cpu-int8 needs --data FILE: texts like those that will be served")
@@ -201,7 +197,7 @@ def read_rows(
     from models.data.texts import Columns, Texts, read_texts
 
     labelled = columns or Columns()
-    unlabelled = Columns(text=labelled.text, text_pair=labelled.text_pair)
+    unlabelled = labelled.unlabelled()
 
     def read(source: str, limit: int, columns: Columns) -> Texts:
         rows = read_texts(source, columns, kind)

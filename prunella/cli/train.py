@@ -17,6 +17,8 @@ Accumulate = Annotated[
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16; auto: bf16 if it is faster on this processor")]
 WeightDecay = Annotated[float, typer.Option(help="weight decay of matrices; biases and norms have none")]
 Warmup = Annotated[float, typer.Option(help="share of the steps in which the learning rate rises")]
+Patience = Annotated[int | None, typer.Option(help="stop after this number of evaluations without a better metric")]
+EvaluateEvery = Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")]
 SnapshotMinutes = Annotated[
     float, typer.Option(help="minutes between snapshots; a killed run resumes from the last one")
 ]
@@ -72,10 +74,8 @@ def finetune(
     metric: Annotated[
         str | None, typer.Option(help="metric of the evaluations; the model with the best value is kept")
     ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="stop after this number of evaluations without a better metric")
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")] = None,
+    patience: Patience = None,
+    evaluate_every: EvaluateEvery = None,
     precision: Precision = "auto",
     snapshot_minutes: SnapshotMinutes = 5,
     seed: int = 0,
@@ -152,10 +152,8 @@ def pretrain(
     metric: Annotated[
         str | None, typer.Option(help="held_out_loss or masked_accuracy; the model with the best value is kept")
     ] = None,
-    patience: Annotated[
-        int | None, typer.Option(help="stop after this number of evaluations without a better metric")
-    ] = None,
-    evaluate_every: Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")] = None,
+    patience: Patience = None,
+    evaluate_every: EvaluateEvery = None,
     precision: Precision = "auto",
     snapshot_minutes: SnapshotMinutes = 5,
     seed: int = 0,

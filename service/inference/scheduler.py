@@ -6,8 +6,9 @@ deadline has passed, or whose client has disconnected, is dropped before any wor
 when its predicted wait is too long.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -237,3 +238,15 @@ class Scheduler:
             self._queued_seconds -= job.cost
         if not self.waiting:
             self._queued_seconds = 0.0  # removes the accumulated rounding error
+
+
+def plan_batches(model: SchedulableModel, lengths: Sequence[int], rules: Rules) -> list[list[int]]:
+    """Return the batches, as positions in `lengths`, that one request of texts of these lengths is answered in.
+
+    They are those of an idle service, whatever the number of texts.
+    """
+    scheduler, batches = Scheduler(rules), []
+    scheduler.add([Job(model, i, n, 0.0, 0.0, math.inf, lambda: False) for i, n in enumerate(lengths)])
+    while scheduler.waiting:
+        batches.append([int(job.work) for job in scheduler.take(0, 0.0).batch])
+    return batches

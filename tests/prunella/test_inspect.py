@@ -51,6 +51,7 @@ def test_a_bundle(tiny_bundle, capsys, monkeypatch):
         (lambda f: (f / "config.json").write_text("{"), "config", "not valid JSON"),
         (lambda f: (f / "config.json").write_text(json.dumps({"model_type": "gpt2"})), "config", "supported are"),
         (lambda f: (f / "config.json").unlink(), "config", "has no config.json"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest", "manifest.json"),
     ],
 )
 def test_what_is_wrong_is_said_with_its_part(tmp_path, capsys, monkeypatch, damage, part, message):

@@ -5,7 +5,6 @@ batches of texts of similar length, as the service's scheduler forms them. The b
 same for all engines.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal, get_args
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from models.data.texts import Texts
 from models.tokenizer import Row
-from service.inference.scheduler import Job, Rules, Scheduler
+from service.inference.scheduler import Rules, plan_batches
 
 Grouping = Literal["by length", "as received"]
 GROUPINGS: tuple[Grouping, ...] = get_args(Grouping)
@@ -68,10 +67,5 @@ class _Model:
 
 def _by_length(request: Sequence[int], lengths: Sequence[int], rules: Rules) -> list[list[int]]:
     """Return the batches (positions of rows) that the service's scheduler forms of one request."""
-    scheduler = Scheduler(rules)
-    model = _Model()
-    scheduler.add([Job(model, i, lengths[i], 0.0, 0.0, math.inf, lambda: False) for i in request])
-    batches = []
-    while scheduler.waiting:
-        batches.append([int(job.work) for job in scheduler.take(0, 0.0).batch])
-    return batches
+    batches = plan_batches(_Model(), [lengths[i] for i in request], rules)
+    return [[request[i] for i in batch] for batch in batches]
