@@ -27,7 +27,7 @@ lint: .venv/dev
 	$(BIN)/mypy
 
 loadtest: .venv/dev
-	$(BIN)/python -m loadtests.run --url http://127.0.0.1:3000 --out out/loadtest
+	$(BIN)/python -m loadtests.loadtest --url http://127.0.0.1:3000 --out out/loadtest
 
 test-container: .venv/dev
 	bash tests/container.sh

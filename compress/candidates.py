@@ -17,7 +17,7 @@ from compress.guards import check_reported_loss, name_collapsed, refuse_uninform
 from compress.make_bundle import fallback_sublayers, int8_precision
 from compress.search.latency_meter import Measured, open_latency_meter
 from compress.search.search_to_target import Target
-from export.precision import EmbeddingBits
+from export.graph_precision import EmbeddingBits
 from models import task as task_file
 from models.checkpoint import load_checkpoint, read_architecture
 from models.errors import FallBackError, TargetError

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from bench.measure.accuracy.difference import Metric
 from bench.measure.latency.timing import SETTLE
-from export.precision import EmbeddingBits
+from export.graph_precision import EmbeddingBits
 from models.schema import Record, Settings
 from models.train.training_config import TrainingConfig
 

@@ -16,7 +16,7 @@ from compress.search.latency_meter import timing_environment
 from export.agreement import Agreement, Logits, check_agreement
 from export.external_data import move_weights_out
 from export.fused_operators import check_fused, check_half
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx, write_fp16
 from models import architecture, task
 from models import tokenizer as tokenizer_file

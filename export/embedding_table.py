@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from export.graph_builder import Graph
-from export.precision import quantized_weight
+from export.graph_precision import quantized_weight
 
 TableBits = Literal[4, 8, 32]
 BLOCK = 32  # columns that share a scale in int4

@@ -11,7 +11,7 @@ from pathlib import Path
 import onnx
 import onnxruntime as ort
 
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.architecture import Architecture
 from models.errors import CheckError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from export.graph_builder import FUSED, Graph
-from export.precision import Floats, Kind, Precision, Scales, quantized_weight
+from export.graph_precision import Floats, Kind, Precision, Scales, quantized_weight
 from models.architecture import Architecture, LayerShape
 
 

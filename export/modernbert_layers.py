@@ -12,8 +12,8 @@ import torch
 from onnx import TensorProto
 
 from export.graph_builder import FUSED, Graph
+from export.graph_precision import Kind
 from export.layers import Layers
-from export.precision import Kind
 from models.architecture import Architecture
 from models.encoders.modernbert_encoder import angles, settings_of
 

@@ -14,9 +14,9 @@ from onnx import TensorProto
 
 from export.embedding_table import TableBits, write_embedding_table
 from export.graph_builder import FUSED, INPUTS, Graph
+from export.graph_precision import Precision, Scales
 from export.layers import Layers
 from export.modernbert_layers import ModernLayers
-from export.precision import Precision, Scales
 from models.architecture import Architecture
 from models.classifier import Classifier
 

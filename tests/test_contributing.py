@@ -44,7 +44,7 @@ from compress.quantization.quantize import (
 )
 from export.agreement import LOSS_NAMES, Labelled
 from export.fused_operators import check_fused
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx
 from loadtests.payloads import DIALECTS
 from models import task as task_file

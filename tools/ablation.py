@@ -31,7 +31,7 @@ from compress.search.cost_table import CostTable
 from compress.search.knapsack import Plan, choose, make_frontier
 from compress.search.prune import Pruner
 from compress.search.search_to_target import Target
-from export.precision import KINDS, Kind, LayerPrecision, Precision
+from export.graph_precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
 from models.checkpoint import read_architecture, save_checkpoint
 from models.classifier_folder import copy_texts, open_classifier

@@ -16,7 +16,7 @@ from compress.healing.teacher_cache import Teacher, teach
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.length_matching import draw_texts
 from compress.pruning.hidden_width import CHANNELS
-from export import precision
+from export import graph_precision
 from models import task as task_file
 from models.checkpoint import load_checkpoint, read_architecture, save_checkpoint
 from models.classifier import Classifier
@@ -86,8 +86,8 @@ def _state_layers(config: CompressConfig, layers: int) -> list[int]:
 
 
 def _has_4_bit_embeddings(pruned: ModelFolder) -> bool:
-    path = pruned.path / precision.FILE
-    return path.is_file() and precision.Precision.read(path).embedding_bits == 4
+    path = pruned.path / graph_precision.FILE
+    return path.is_file() and graph_precision.Precision.read(path).embedding_bits == 4
 
 
 def _distillation_data(cache: TeacherCache, student: ModelFolder) -> DistillationData:
@@ -100,7 +100,7 @@ def _distillation_data(cache: TeacherCache, student: ModelFolder) -> Distillatio
 
 def _save(student: Classifier, task: Task, source: ModelFolder, history: History, folder: Path) -> None:
     save_checkpoint(student, task, folder)
-    for name in (precision.FILE, CHANNELS):
+    for name in (graph_precision.FILE, CHANNELS):
         if (source.path / name).is_file():
             shutil.copyfile(source.path / name, folder / name)
     copy_texts(source, task, folder)

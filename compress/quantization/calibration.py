@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from compress.quantization.histogram import Histogram, Method, choose_range, product_error
-from export.precision import Activation, Floats, Scales, quantized_weight
+from export.graph_precision import Activation, Floats, Scales, quantized_weight
 from models.classifier import Classifier, TensorBatch
 from models.errors import InputError
 from models.messages import progress

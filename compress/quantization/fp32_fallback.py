@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from export.agreement import Agreement
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.architecture import Architecture
 from models.messages import say
 from models.schema import Record

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from export.precision import Activation, Floats
+from export.graph_precision import Activation, Floats
 
 Method = Literal["minmax", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -17,7 +17,7 @@ from compress.quantization.calibration import calibrate
 from compress.quantization.fp32_fallback import sublayers
 from compress.quantization.quantize import int8_variant
 from export.embedding_table import rounded_in_blocks
-from export.precision import EmbeddingBits, Precision
+from export.graph_precision import EmbeddingBits, Precision
 from export.writer import write_int8
 from models.classifier import Classifier, TensorBatch
 from models.messages import progress

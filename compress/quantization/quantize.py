@@ -20,10 +20,10 @@ from compress.quantization.calibration import TextBatches, calibrate
 from compress.quantization.calibration_texts import BundleTexts
 from compress.quantization.fp32_fallback import FallbackResult, fall_back_to_fp32
 from compress.quantization.histogram import Method
-from export import precision as precision_file
+from export import graph_precision as precision_file
 from export.agreement import Agreement, Logits, Scorer, measure_agreement
 from export.fused_operators import check_fused
-from export.precision import EmbeddingBits, Precision, Scales
+from export.graph_precision import EmbeddingBits, Precision, Scales
 from export.writer import write_int8
 from models import task as task_file
 from models.checkpoint import load_checkpoint

@@ -19,7 +19,7 @@ from compress.quantization.quantize import (
     quantize,
 )
 from export.agreement import LOSS_NAMES
-from export.precision import Precision, Scales
+from export.graph_precision import Precision, Scales
 from models.errors import TargetError
 from models.messages import say
 from models.schema import Record

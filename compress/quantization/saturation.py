@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.quantization.calibration import TextBatches, matrix_inputs, observe
-from export.precision import Activation, Floats, Precision, Scales, quantized_weight
+from export.graph_precision import Activation, Floats, Precision, Scales, quantized_weight
 from models.classifier import Classifier
 from models.schema import Record
 from models.sublayer import SublayerId

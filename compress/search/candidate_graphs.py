@@ -6,7 +6,7 @@ from pathlib import Path
 
 from compress.search.knapsack import Plan
 from compress.search.latency_meter import LatencyMeter, Purpose, Sized, write_served
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.tokenizer import TokenBatch

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from compress.pruning.widths import widths
-from export.precision import EmbeddingBits, Kind, Precision
+from export.graph_precision import EmbeddingBits, Kind, Precision
 from models.architecture import Architecture
 from models.schema import Record
 from models.sublayer import SublayerId

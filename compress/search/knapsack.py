@@ -13,7 +13,7 @@ import numpy as np
 from compress.pruning.quality_loss import Costs
 from compress.quantization.int8_loss import Int8Loss
 from compress.search.cost_table import CostTable
-from export.precision import KINDS, Kind, LayerPrecision, Precision
+from export.graph_precision import KINDS, Kind, LayerPrecision, Precision
 from models.architecture import Architecture
 from models.sublayer import SublayerId
 

@@ -20,7 +20,7 @@ from bench.measure.latency.process_restarts import Conditions, combine, measure_
 from compress.config import ALONE, Workload
 from compress.inputs.inputs import CompressionInputs
 from compress.quantization.calibration import calibrate
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import write_int8
 from models import task as task_file
 from models.classifier import Classifier

@@ -13,7 +13,7 @@ from compress.pruning.widths import widths
 from compress.quantization.quantize import int8_variant
 from compress.search.cost_table import Amounts, CostTable
 from compress.search.latency_meter import timing_environment, write_served
-from export.precision import KINDS, Kind, Precision
+from export.graph_precision import KINDS, Kind, Precision
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.messages import progress

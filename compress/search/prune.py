@@ -25,8 +25,8 @@ from compress.search.knapsack import Plan, make_frontier
 from compress.search.latency_meter import Measured, Sized, open_latency_meter
 from compress.search.latency_table import load_latency
 from compress.search.search_to_target import Space, Target, search_to_target
-from export import precision
-from export.precision import EmbeddingBits, Precision
+from export import graph_precision
+from export.graph_precision import EmbeddingBits, Precision
 from models import tokenizer as tokenizer_file
 from models.architecture import Architecture
 from models.checkpoint import save_checkpoint
@@ -68,7 +68,7 @@ def prune(target: Target, context: CompressionContext, config: CompressConfig, s
     if student.channels is not None:
         np.save(folder / CHANNELS, student.channels)
     search = student.search
-    search.plan.precision.write(folder / precision.FILE)
+    search.plan.precision.write(folder / graph_precision.FILE)
     copy_texts(context.base, pruner.task, folder)
     predicted = search.table.total(search.plan.architecture, search.plan.precision)
     document: dict[str, Any] = {

@@ -38,7 +38,7 @@ def serve(
 
 def loadtest(context: typer.Context) -> None:
     """Send load to a running server: steady, ramp, burst, overload, soak, swap; see `prunella loadtest --help`."""
-    from loadtests.run import main as run_loadtest
+    from loadtests.loadtest import main as run_loadtest
 
     sys.exit(run_loadtest(context.args))
 

@@ -4,7 +4,7 @@ from cutting import cut_units
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from export.fused_operators import check_fused
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.finetuning.predict import predict

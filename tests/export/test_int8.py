@@ -16,10 +16,10 @@ from compress.quantization.calibration_texts import BundleTexts
 from compress.quantization.histogram import METHODS
 from compress.quantization.quantize import QuantizationContext, QuantizeConfig, quantize
 from compress.search.latency_meter import write_served
-from export import precision as precision_file
+from export import graph_precision as precision_file
 from export.embedding_table import BLOCK, quantized_blocks, rounded_in_blocks
 from export.fused_operators import check_fused, running_operators
-from export.precision import LayerPrecision, Precision, quantized_weight
+from export.graph_precision import LayerPrecision, Precision, quantized_weight
 from export.writer import to_onnx, write_int8
 from models import task as task_file
 from models import tokenizer as tokenizer_file

@@ -7,7 +7,7 @@ from tiny import make_tiny_family, tiny_texts
 
 from compress.quantization.quantize import int8_variant
 from export.fused_operators import check_fused, check_half
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx, write_fp16, write_int8
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch

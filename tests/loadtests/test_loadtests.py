@@ -106,7 +106,7 @@ CLIENTS = {"closed loop": [], "open loop": ["--rate", "20"]}
 
 
 def loadtest(url, out, *more):
-    command = [sys.executable, "-m", "loadtests.run", "--url", url, "--users", "2", "--out", str(out), *more]
+    command = [sys.executable, "-m", "loadtests.loadtest", "--url", url, "--users", "2", "--out", str(out), *more]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 

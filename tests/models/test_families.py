@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, BertForM
 from compress.pruning.fisher import open_gates
 from compress.quantization.quantize import int8_variant
 from export.fused_operators import check_fused
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx, write_int8
 from models.architecture import Architecture
 from models.checkpoint import (

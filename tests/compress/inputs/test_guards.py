@@ -17,7 +17,7 @@ from compress.config import CompressConfig
 from compress.guards import check_reported_loss, refuse_uninformative
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import check_inputs
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.data.texts import Texts
 from models.errors import TargetError
 from models.task import Task

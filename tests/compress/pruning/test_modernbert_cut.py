@@ -21,7 +21,7 @@ from compress.pruning.surgery import choose_pruned_sublayers, cut
 from compress.search.latency_table import measure_latency
 from compress.search.search_to_target import Target
 from export.fused_operators import check_fused
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import to_onnx
 from models.checkpoint import load_checkpoint, read_architecture, read_config, save_checkpoint
 from models.classifier import Classifier, TensorBatch

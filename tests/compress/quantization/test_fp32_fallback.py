@@ -5,7 +5,7 @@ from tiny import make_tiny_checkpoint
 
 from compress.quantization.fp32_fallback import fall_back_to_fp32, multiply_adds, rank, sublayers
 from export.agreement import Agreement
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.checkpoint import load_checkpoint
 
 HARM = {(0, "attention"): 0.02, (0, "ffn"): 0.3, (1, "attention"): 0.1, (1, "ffn"): 0.01}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from compress.quantization.histogram import BINS, METHODS, SHARES, Histogram, choose_range, product_error
-from export.precision import Activation
+from export.graph_precision import Activation
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.quantization.calibration import TextBatches, calibrate
 from compress.quantization.saturation import PairSums, saturation
-from export.precision import Activation, Precision, quantized_weight
+from export.graph_precision import Activation, Precision, quantized_weight
 from models.checkpoint import load_checkpoint
 from models.tokenizer import Tokenizer
 

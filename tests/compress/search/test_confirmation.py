@@ -10,7 +10,7 @@ from compress.search.cost_table import Amounts, CostTable
 from compress.search.knapsack import Plan, make_frontier
 from compress.search.latency_meter import OPENINGS, Measured
 from compress.search.search_to_target import Space, Target, search_to_target
-from export.precision import Precision
+from export.graph_precision import Precision
 from models.architecture import Architecture, LayerShape
 from models.errors import TargetError
 

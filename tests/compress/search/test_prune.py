@@ -17,7 +17,7 @@ from compress.quantization.int8_loss import table_cost
 from compress.search.prune import Pruner
 from compress.search.search_to_target import Target
 from export.embedding_table import rounded_in_blocks
-from export.precision import Precision
+from export.graph_precision import Precision
 from export.writer import write_int8
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch

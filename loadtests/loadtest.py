@@ -1,4 +1,4 @@
-"""Load test of a running server: `prunella loadtest` and `python -m loadtests.run`.
+"""Load test of a running server: `prunella loadtest` and `python -m loadtests.loadtest`.
 
 Scenarios: steady (constant load), ramp (up to the knee, the highest rate that the server keeps up with), burst,
 overload (twice the knee), soak (a million requests, and memory before and after), swap (models and workers are
