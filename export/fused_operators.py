@@ -49,10 +49,11 @@ def expected_operators(shape: Architecture, precision: Precision, static: bool) 
     for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
         last = index == len(shape.layers) - 1
         if layer.heads:
+            unfused = shape.relative is not None and kinds.attention == "int8"  # QAttention takes no bias of scores
             fused = "QAttention" if kinds.attention == "int8" else "Attention"
-            expected["MultiHeadAttention" if last else fused] += 1
+            expected["MultiHeadAttention" if last or unfused else fused] += 1
             if kinds.attention == "int8":
-                expected[product] += 3 if last else 1  # last layer: query, keys and values, output
+                expected[product] += 3 if last else 1 + unfused  # last layer: query, keys and values, output
         if layer.ffn:
             expected["Gelu" if kinds.ffn == "int8" else "BiasGelu"] += 1
             expected[product] += 2 * (kinds.ffn == "int8")

@@ -13,7 +13,7 @@ import numpy as np
 
 from export.graph_builder import FUSED, Graph
 from export.graph_precision import Floats, Kind, Precision, Scales, quantized_weight
-from models.architecture import Architecture, LayerShape
+from models.architecture import Architecture
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Layers:
             if last:
                 context = self._first_token_attention(hidden, residual, qkv, layer.heads, kind)
             else:
-                context = self._self_attention(hidden, qkv, f"{name}.attention", layer, kind)
+                context = self._self_attention(hidden, qkv, index, kind)
             output = self._matrix(f"{module}.attention.output")
             added = self.product(context, output, f"{name}.attention.output", kind)
         hidden = self._add_and_norm(residual, added, f"{module}.attention", f"{name}.attention.norm")
@@ -100,16 +100,33 @@ class Layers:
         inputs = [quantized, weight, scale, columns, zero, "", bias]
         return self.graph.node("MatMulIntegerToFloat", inputs, name, FUSED)
 
-    def _self_attention(self, hidden: str, matrix: Matrix, name: str, layer: LayerShape, kind: Kind) -> str:
-        """Add self-attention of all tokens as one operator, which includes the product with the QKV matrix."""
+    def score_bias(self, index: int) -> tuple[str, ...]:  # noqa: ARG002
+        """Return the name of what layer `index` adds to its attention scores, if anything; BERT adds nothing.
+
+        In the last layer these are the scores of the first token only, (1, heads, 1, tokens), else of all tokens.
+        """
+        return ()
+
+    def _self_attention(self, hidden: str, matrix: Matrix, index: int, kind: Kind) -> str:
+        """Add self-attention of all tokens as one operator, which includes the product with the QKV matrix.
+
+        QAttention takes no bias of the scores: int8 layers that have one need two operators.
+        """
+        name, heads, score_bias = f"layer{index}.attention", self.shape.layers[index].heads, self.score_bias(index)
+        if score_bias and kind == "int8":
+            whole = self.product(hidden, matrix, f"{name}.qkv", kind)
+            states = self.graph.split(whole, [f"{name}.{part}" for part in ("query", "key", "value")])
+            inputs = [*states, "", "mask", *score_bias]
+            return self.graph.node("MultiHeadAttention", inputs, name, FUSED, num_heads=heads)
         bias = self._bias(matrix, kind)
         if kind == "fp32":
             inputs = [hidden, self.graph.weight(f"{matrix.name}.weight", matrix.weight), bias, "mask"]
-            return self.graph.node("Attention", inputs, name, FUSED, num_heads=layer.heads)
+            inputs += ["", *score_bias] if score_bias else []
+            return self.graph.node("Attention", inputs, name, FUSED, num_heads=heads)
         weight, columns = self._int8(matrix)
         quantized, scale, zero = self._quantized_input(hidden, matrix, name)
         inputs = [quantized, weight, bias, scale, columns, "mask", zero]
-        return self.graph.node("QAttention", inputs, name, FUSED, num_heads=layer.heads)
+        return self.graph.node("QAttention", inputs, name, FUSED, num_heads=heads)
 
     def _first_token_attention(self, hidden: str, first: str, matrix: Matrix, heads: int, kind: Kind) -> str:
         """Add attention from the first token to all tokens: one query, keys and values of every token."""
@@ -117,7 +134,7 @@ class Layers:
         query = self.product(first, matrix.columns(f"{matrix.name}.query", slice(0, inner)), "last.query", kind)
         both = self.product(hidden, matrix.columns(matrix.name, slice(inner, None)), "last.keys_values", kind)
         key, value = self.graph.split(both, ["last.keys", "last.values"])
-        inputs = [query, key, value, "", "mask"]
+        inputs = [query, key, value, "", "mask", *self.score_bias(len(self.shape.layers) - 1)]
         return self.graph.node("MultiHeadAttention", inputs, "last.mixed", FUSED, num_heads=heads)
 
     def _add_and_norm(self, hidden: str, added: str | None, module: str, name: str) -> str:

@@ -17,12 +17,14 @@ from export.graph_builder import FUSED, INPUTS, Graph
 from export.graph_precision import Precision, Scales
 from export.layers import Layers
 from export.modernbert_layers import ModernLayers
+from export.mpnet_layers import MPNetLayers
 from models.architecture import Architecture
 from models.classifier import Classifier
 
 # ELECTRA's projection of the embeddings. Like the head it is never quantized: both take almost no time, and one is at
 # the input of the model, the other at its output.
 PROJECTION = "encoder.embeddings.project"
+LAYERS: dict[str, type[Layers]] = {"modernbert": ModernLayers, "mpnet": MPNetLayers}  # all others: Layers
 
 
 def to_onnx(model: Classifier, path: Path, pair: bool) -> None:
@@ -80,7 +82,7 @@ def _write(
         graph.weight("tokens.axis", np.array([1], dtype=np.int64))
         mask = graph.node("ReduceSum", [mask, "tokens.axis"], "text.lengths", keepdims=0)
     graph.node("Cast", [mask], "mask", to=TensorProto.INT32)
-    layers = (Layers if shape.modern is None else ModernLayers)(graph, state, shape, *plan)
+    layers = LAYERS.get(shape.family, Layers)(graph, state, shape, *plan)
     layers.prepare()
     for index in range(len(shape.layers)):
         hidden = layers.write(index, hidden)

@@ -10,7 +10,7 @@ from models.sublayer import SublayerId
 
 FILE = "architecture.json"
 SHAPE = ", heads/ffn "  # separates the shape from the rest of a summary
-FamilyName = Literal["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert"]
+FamilyName = Literal["bert", "ernie", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert"]
 
 
 class LayerShape(Record):
@@ -33,6 +33,13 @@ class ModernSettings(Record):
     head_bias: bool = False
 
 
+class RelativeBias(Record):
+    """Size of the table of the bias that MPNet adds to the attention scores; all layers share the table."""
+
+    buckets: int = Field(32, ge=32, description="rows; the first 32 are the classes of distances")
+    heads: int = Field(gt=0, description="columns: the heads of a layer before pruning")
+
+
 class Architecture(Record):
     """The shape of an encoder of a supported family. Layers may have different numbers of heads and neurons."""
 
@@ -48,6 +55,7 @@ class Architecture(Record):
     pad_id: int = Field(0, ge=0, description="id of the padding token")
     pooling: Literal["cls", "mean"] = Field("cls", description="input of the head: the first token or the mean")
     modern: ModernSettings | None = Field(None, description="settings of modernbert; None for all other families")
+    relative: RelativeBias | None = Field(None, description="the bias table of mpnet; None for all other families")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -55,7 +63,11 @@ class Architecture(Record):
             raise ValueError("an encoder needs at least one layer")
         if (self.modern is not None) != (self.family == "modernbert"):
             raise ValueError(f"`modern` must be set for modernbert and for no other family: this is {self.family}")
-        if (self.token_types == 0) != (self.family in ("distilbert", "modernbert")):
+        if (self.relative is not None) != (self.family == "mpnet"):
+            raise ValueError(f"`relative` must be set for mpnet and for no other family: this is {self.family}")
+        if self.relative is not None and any(layer.heads > self.relative.heads for layer in self.layers):
+            raise ValueError(f"a layer has more heads than the table of relative positions: {self.relative.heads}")
+        if (self.token_types == 0) != (self.family in ("distilbert", "mpnet", "modernbert")):
             raise ValueError(f"a {self.family} cannot have {self.token_types} token types")
         if self.embedding_width is not None and self.family != "electra":
             raise ValueError(f"a {self.family} has no `embedding_width`: only electra has one")
@@ -95,6 +107,8 @@ class Architecture(Record):
     def is_uniform(self) -> bool:
         """Whether a Hugging Face config can describe this shape: equal layers whose heads fill the width."""
         first = self.layers[0]
+        if self.relative is not None and self.relative.heads != first.heads:
+            return False
         return len(set(self.layers)) == 1 and first.heads * self.head_size == self.width and first.ffn > 0
 
     def shape(self) -> str:

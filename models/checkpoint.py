@@ -196,6 +196,7 @@ def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], sha
 def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     shape, tensors = read_architecture(folder), read_tensors(folder)
     family = FAMILIES[shape.family]
+    tensors = family.fold(tensors, read_config(folder), str(folder / CONFIG))
     check_unread(tensors, family.names, len(shape.layers), folder)
     return shape, family.read_tensors(tensors, shape)
 

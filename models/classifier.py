@@ -14,6 +14,7 @@ from models.encoders.bert_encoder import Encoder
 from models.encoders.dropout import Dropout
 from models.encoders.layered import Gates, LayeredEncoder
 from models.encoders.modernbert_encoder import ModernEncoder, make_norm
+from models.encoders.mpnet_encoder import MPNetEncoder
 from models.tokenizer import TokenBatch
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -23,9 +24,12 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+ENCODERS: dict[str, type[LayeredEncoder]] = {"modernbert": ModernEncoder, "mpnet": MPNetEncoder}  # others: Encoder
+
+
 def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEncoder:
     """Return a new encoder of the architecture's family, with random weights."""
-    return (ModernEncoder if architecture.family == "modernbert" else Encoder)(architecture, dropout)
+    return ENCODERS.get(architecture.family, Encoder)(architecture, dropout)
 
 
 class Head(nn.Module):

@@ -193,7 +193,9 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def _pad_id(backend: tokenizers.Tokenizer) -> int:
-    for token in ("[PAD]", "<pad>"):
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    # MPNet's vocabulary has both, of which [PAD] is an unused word of BERT's
+    for token in sorted(("[PAD]", "<pad>"), key=lambda name: name not in added):
         token_id = backend.token_to_id(token)
         if token_id is not None:
             return int(token_id)

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE, WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
-from tokenizers.processors import TemplateProcessing
+from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
 
@@ -66,6 +66,19 @@ def write_bpe_tokenizer(folder: Path, special: list[str]) -> int:
     return tokenizer.get_vocab_size()
 
 
+def write_mpnet_tokenizer(folder: Path) -> int:
+    """Write MPNet's: BERT's words, of which [CLS], [PAD] and [MASK] are unused, between its own special tokens."""
+    write_tokenizer(folder)
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first, unused = ["<s>", "<pad>", "</s>", "<unk>"], sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    words = [*first, *(word for word, _ in unused), "<mask>"]
+    backend.model = WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
+    backend.add_special_tokens([*first, "[UNK]", "<mask>"])
+    backend.post_processor = RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0))
+    backend.save(str(folder / "tokenizer.json"))
+    return len(words)
+
+
 BERT_SIZES = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
     "max_position_embeddings": 48,
@@ -78,8 +91,10 @@ MODERN_SIZES = BERT_SIZES | {
 }  # fmt: skip
 TINY_FAMILIES = {
     "bert": BERT_SIZES,
+    "ernie": BERT_SIZES | {"use_task_id": True},
     "roberta": ROBERTA_SIZES,
     "xlm-roberta": ROBERTA_SIZES,
+    "mpnet": BERT_SIZES | {"pad_token_id": 1, "layer_norm_eps": 1e-5, "max_position_embeddings": 50},
     "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 48},
     "electra": BERT_SIZES | {"embedding_size": 32},
     "modernbert": MODERN_SIZES,
@@ -91,6 +106,8 @@ def make_tiny_family(folder: Path, family: str, labels: int = 3, **changes):
     folder.mkdir(parents=True, exist_ok=True)
     if "roberta" in family:
         vocabulary = write_bpe_tokenizer(folder, ["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    elif family == "mpnet":
+        vocabulary = write_mpnet_tokenizer(folder)
     elif family == "modernbert":
         vocabulary = write_bpe_tokenizer(folder, ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"])
     else:

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from models.train.starting_point import resolve_encoder
 from models.train.step import Place, Stepper
 
 WARM_STEPS = 3
+STORE = Path("store")  # with a built-in encoder that is unpacked
 SIDE = 1024  # rows and columns of the matrices of the bare product
 
 
@@ -135,7 +137,7 @@ def _flops(weights: int, layers: int, width: int, lengths: "np.ndarray[Any, Any]
 
 
 def _ours(job: Job) -> Callable[[int], Turn]:
-    folder = resolve_encoder(job.encoder)
+    folder = resolve_encoder(job.encoder, STORE)
     tokenizer = Tokenizer.open(folder, job.max_tokens)
     task = Task(labels=job.rows.label_names())
     model = load_checkpoint(folder, len(task.labels))
@@ -163,7 +165,7 @@ def _ours(job: Job) -> Callable[[int], Turn]:
 def _trainer(job: Job) -> Callable[[int], Turn]:
     import transformers as hub
 
-    folder = resolve_encoder(job.encoder)
+    folder = resolve_encoder(job.encoder, STORE)
     hub.logging.set_verbosity_error()
     labels = job.rows.label_names()
     tokenizer = hub.AutoTokenizer.from_pretrained(folder)

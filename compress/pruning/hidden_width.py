@@ -108,7 +108,7 @@ def narrow(model: Classifier, channels: Channels) -> Classifier:
             state[name] = tensor[inner][:, kept] if tensor.ndim == 2 else tensor[inner]
         elif part.endswith((".rise.weight", ".qkv.weight")) or part in _TABLES:
             state[name] = tensor[:, kept]
-        elif part.endswith((".rise.bias", ".qkv.bias")):
+        elif part.endswith((".rise.bias", ".qkv.bias")) or name.endswith(_BIAS_TABLE):
             state[name] = tensor
         else:  # output matrices, their biases, and norms: one row or entry for each channel
             state[name] = tensor[kept]
@@ -157,6 +157,7 @@ def refit_narrow(
     _compose(student_readers["head"], wide_readers["head"], states_map, channels.head)
 
 
+_BIAS_TABLE = (".relative.weight", ".columns.weight")  # of MPNet: no row or column of it is a channel
 _TABLES = ("tokens.weight", "positions.weight", "types.weight")
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from compress.pruning.gram import output_matrix
-from compress.pruning.obs import PrunedSublayer, SublayerWidths, columns_of
+from compress.pruning.obs import PrunedSublayer, SublayerWidths, Units, columns_of
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import NoEffectError
@@ -77,6 +77,8 @@ def _replace(state: dict[str, Tensor], name: str, shape: Architecture, pruned_su
     attention = name.endswith("attention")
     into, out = (f"{prefix}.qkv", f"{prefix}.output") if attention else (f"{prefix}.rise", f"{prefix}.fall")
     before = {end: state.pop(f"{into}.{end}") for end in ("weight", "bias") if f"{into}.{end}" in state}
+    if attention and shape.relative is not None:
+        _keep_columns(state, f"{prefix}.columns.weight", pruned_sublayer.kept, shape.relative.heads)
     if not len(pruned_sublayer.kept):
         unused = [f"{out}.weight", f"{out}.bias"]
         if shape.modern is not None:  # the norm whose output only this sublayer uses
@@ -90,3 +92,10 @@ def _replace(state: dict[str, Tensor], name: str, shape: Architecture, pruned_su
     for end, tensor in before.items():
         state[f"{into}.{end}"] = torch.cat([part[rows] for part in tensor.chunk(parts)])
     state[f"{out}.weight"], state[f"{out}.bias"] = pruned_sublayer.weight, pruned_sublayer.bias
+
+
+def _keep_columns(state: dict[str, Tensor], key: str, kept: Units, heads: int) -> None:
+    """Set which of the `heads` columns of MPNet's shared table a layer reads; `kept` counts the heads that it had."""
+    before = state.pop(key, torch.arange(heads))
+    if 0 < len(kept) < heads:
+        state[key] = before[torch.from_numpy(kept)]

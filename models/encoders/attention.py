@@ -11,7 +11,7 @@ from torch import Tensor
 MASKED_BIAS = -1e9  # added to masked scores before the softmax: larger than any score, and finite in fp32 and bf16
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return the attention output, (batch, heads, tokens, head_size).
 
     Args:
@@ -19,9 +19,13 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         key: keys, of the same shape.
         value: values, of the same shape.
         mask: True where a token attends to another, broadcastable to (batch, heads, tokens, tokens).
+        bias: added to the scores before the softmax, broadcastable to the same shape; None: nothing.
     """
     if query.device.type != "cpu":
-        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        added = mask if bias is None else bias.to(query.dtype).masked_fill(~mask, MASKED_BIAS)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=added)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-    bias = mask.new_zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, MASKED_BIAS)
-    return (scores + bias).softmax(-1, dtype=scores.dtype) @ value
+    if bias is not None:
+        scores = scores + bias.to(scores.dtype)
+    hidden = mask.new_zeros(mask.shape, dtype=scores.dtype).masked_fill_(~mask, MASKED_BIAS)
+    return (scores + hidden).softmax(-1, dtype=scores.dtype) @ value

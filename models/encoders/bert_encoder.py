@@ -6,6 +6,8 @@ one matrix; `attend` applies the factor 1/sqrt(head_size). Outputs equal those o
 same weights.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
@@ -52,19 +54,26 @@ class Attention(nn.Module):
         self.norm = nn.LayerNorm(a.width, eps=a.norm_epsilon)
         self.dropout = Dropout(dropout)
 
-    def forward(self, hidden: Tensor, mask: Tensor, gate: Tensor | None) -> Tensor:
-        """Return (batch, tokens, width); `mask` is True on real tokens, (batch, 1, 1, tokens)."""
+    def forward(self, hidden: Tensor, view: Any, gate: Tensor | None) -> Tensor:
+        """Return (batch, tokens, width); `view` is what `mix` needs, from the encoder's `views`."""
         if self.qkv is None or self.output is None:
             assert self.bias is not None
             return self.norm(hidden + self.bias)
         batch, tokens, _ = hidden.shape
         qkv = self.qkv(hidden).view(batch, tokens, 3, self.heads, self.head_size)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_size)
-        context = attend(query, key, value, mask)
+        context = self.mix(query, key, value, view)
         if gate is not None:
             context = context * gate[:, :, None, None]
         context = context.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
         return self.norm(hidden + self.dropout(self.output(context)))
+
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, view: Any) -> Tensor:
+        """Return the mixed values, (batch, heads, tokens, head_size), as all arguments but the last.
+
+        `view` is True on real tokens, (batch, 1, 1, tokens).
+        """
+        return attend(query, key, value, view)
 
 
 class FeedForward(nn.Module):
@@ -97,14 +106,15 @@ class Encoder(LayeredEncoder):
     """The encoder of BERT, RoBERTa, DistilBERT and ELECTRA."""
 
     embeddings: Embeddings
+    attention: type[Attention] = Attention  # of the layers; a family with another one sets it
 
     def __init__(self, architecture: Architecture, dropout: float = 0.1) -> None:
         layers = (
-            Layer(Attention(architecture, shape.heads, dropout), FeedForward(architecture, shape.ffn, dropout))
+            Layer(self.attention(architecture, shape.heads, dropout), FeedForward(architecture, shape.ffn, dropout))
             for shape in architecture.layers
         )
         super().__init__(architecture, Embeddings(architecture, dropout), layers)
 
-    def views(self, mask: Tensor) -> list[Tensor]:
+    def views(self, mask: Tensor) -> list[Any]:
         """Return the attention mask of each layer, (batch, 1, 1, tokens): True on real tokens."""
         return [mask[:, None, None, :].bool()] * len(self.layers)

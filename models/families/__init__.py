@@ -3,10 +3,12 @@
 from models.families.bert import BERT
 from models.families.distilbert import DISTILBERT
 from models.families.electra import ELECTRA
+from models.families.ernie import ERNIE
 from models.families.family import Family
 from models.families.modernbert import MODERNBERT
+from models.families.mpnet import MPNET
 from models.families.roberta import ROBERTA, XLM_ROBERTA
 
 FAMILIES: dict[str, Family] = {
-    family.name: family for family in (BERT, ROBERTA, XLM_ROBERTA, DISTILBERT, ELECTRA, MODERNBERT)
+    family.name: family for family in (BERT, ERNIE, ROBERTA, XLM_ROBERTA, MPNET, DISTILBERT, ELECTRA, MODERNBERT)
 }

@@ -13,7 +13,7 @@ from models.messages import say
 ALIASES = {"camembert": "roberta"}  # model types that have the modules and tensor names of another
 CLASSES = {  # prefix of the class names in `architectures` → model type, for a config.json that names none
     "XLMRoberta": "xlm-roberta", "Camembert": "roberta", "Roberta": "roberta", "DistilBert": "distilbert",
-    "ModernBert": "modernbert", "Electra": "electra", "Bert": "bert",
+    "ModernBert": "modernbert", "Electra": "electra", "Bert": "bert", "MPNet": "mpnet", "Ernie": "ernie",
 }  # fmt: skip
 _BERT_DEFAULTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
 DEFAULTS: dict[str, dict[str, Any]] = {  # of the configuration classes; sizes of matrices have none here
@@ -21,6 +21,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of the configuration classes; sizes o
     "roberta": _BERT_DEFAULTS,
     "xlm-roberta": _BERT_DEFAULTS,
     "electra": _BERT_DEFAULTS,
+    "ernie": _BERT_DEFAULTS | {"use_task_id": False},
+    "mpnet": {"layer_norm_eps": 1e-12, "relative_attention_num_buckets": 32},
     "modernbert": {
         "norm_eps": 1e-5, "global_attn_every_n_layers": 3, "local_attention": 128, "attention_bias": False,
         "mlp_bias": False, "norm_bias": False, "classifier_bias": False, "classifier_pooling": "cls",

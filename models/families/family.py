@@ -21,6 +21,10 @@ def _no_extra(_: Any) -> dict[str, Any]:
     return {}
 
 
+def _unchanged(tensors: dict[str, Tensor], config: dict[str, Any], source: str) -> dict[str, Tensor]:  # noqa: ARG001
+    return tensors
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """Converts config.json to an Architecture and tensors to a state dict, and back.
@@ -32,9 +36,11 @@ class Family:
     fixed: keys of config.json that are supported with one value only; a checkpoint with another value is refused.
     pad_id: id of the padding token if config.json has none (the default of transformers).
     padding_first: whether no text uses the rows of the position table up to and including `pad_id` (RoBERTa).
+    padding_row: with `padding_first`, the row that counts as padding's, whatever `pad_id` is (MPNet).
     extra_keys: more keys of config.json, which `read_extra` needs.
     read_extra: config.json → more fields of Architecture.
     write_extra: Architecture → more keys of config.json.
+    fold: tensors, config.json and its path → tensors without those of modules that others can contain.
     """
 
     name: FamilyName
@@ -44,9 +50,11 @@ class Family:
     fixed: dict[str, Any]
     pad_id: int = 0
     padding_first: bool = False
+    padding_row: int | None = None
     extra_keys: tuple[str, ...] = ()
     read_extra: Callable[[dict[str, Any]], dict[str, Any]] = _no_extra
     write_extra: Callable[[Architecture], dict[str, Any]] = _no_extra
+    fold: Callable[[dict[str, Tensor], dict[str, Any], str], dict[str, Tensor]] = _unchanged
 
     def read_config(self, config: dict[str, Any], source: str) -> Architecture:
         """Return the shape that a config.json describes; `source` names the file in errors.
@@ -104,7 +112,9 @@ class Family:
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
 
     def _unused_positions(self, pad_id: int) -> int:
-        return pad_id + 1 if self.padding_first else 0
+        if not self.padding_first:
+            return 0
+        return 1 + (pad_id if self.padding_row is None else self.padding_row)
 
     def _check(self, config: dict[str, Any], source: str) -> None:
         for key, value in self.fixed.items():

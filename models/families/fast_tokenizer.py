@@ -17,6 +17,7 @@ VOCABULARIES = (
 CLASSES = {  # model type → class, for a folder that does not name its own
     "bert": "BertTokenizerFast", "electra": "ElectraTokenizerFast", "distilbert": "DistilBertTokenizerFast",
     "roberta": "RobertaTokenizerFast", "xlm-roberta": "XLMRobertaTokenizerFast",
+    "mpnet": "MPNetTokenizerFast", "ernie": "BertTokenizerFast",
 }  # fmt: skip
 
 

@@ -75,7 +75,7 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         InputError: the data, the encoder or the settings do not fit together.
         CheckError: the loss is not finite, or a snapshot cannot be written.
     """
-    folder = resolve_encoder(encoder)
+    folder = resolve_encoder(encoder, store)
     train, validation = splits.train, splits.validation
     for evaluated in (validation, splits.test):
         if evaluated is not None:

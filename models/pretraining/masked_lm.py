@@ -15,20 +15,24 @@ from torch import Tensor, nn
 
 from models.architecture import Architecture
 from models.checkpoint import load_encoder, read_tensors, save_encoder
+from models.classifier import make_encoder
 from models.encoders.bert_encoder import Encoder
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
 
 STD = 0.02  # standard deviation of new weights
 _ROBERTA = {"dense": "lm_head.dense", "norm": "lm_head.layer_norm", "bias": "lm_head.bias"}
+_BERT = {
+    "dense": "cls.predictions.transform.dense",
+    "norm": "cls.predictions.transform.LayerNorm",
+    "bias": "cls.predictions.bias",
+}
 HEADS: dict[str, dict[str, str]] = {  # family → part of the head → name in transformers
-    "bert": {
-        "dense": "cls.predictions.transform.dense",
-        "norm": "cls.predictions.transform.LayerNorm",
-        "bias": "cls.predictions.bias",
-    },
+    "bert": _BERT,
+    "ernie": _BERT,
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
+    "mpnet": _ROBERTA,
     "distilbert": {"dense": "vocab_transform", "norm": "vocab_layer_norm", "bias": "vocab_projector.bias"},
 }
 
@@ -106,7 +110,8 @@ def set_sinusoidal_positions(table: Tensor) -> None:
 def new_masked_model(architecture: Architecture, dropout: float, seed: int) -> MaskedLanguageModel:
     """Return a model with new weights."""
     torch.manual_seed(seed)
-    encoder = Encoder(architecture, dropout)
+    encoder = make_encoder(architecture, dropout)
+    assert isinstance(encoder, Encoder), "the families in HEADS have one"
     initialize(encoder)
     set_sinusoidal_positions(encoder.embeddings.positions.weight)
     return MaskedLanguageModel(encoder).eval()

@@ -117,9 +117,9 @@ def pretrain(sources: Sources, config: PretrainConfig, store: Path) -> StageResu
     vocabulary = Vocabulary.of(open_backend(tokenizer))
     if config.masking.whole_words and not vocabulary.inside.any():
         raise InputError(f"{tokenizer} has no pieces that begin with ##: masking whole words needs them")
-    architecture = _architecture(sources, config.packing.length, vocabulary)
+    architecture = _architecture(sources, config.packing.length, vocabulary, store)
     corpus = pack_corpus(sources.corpus, sources.validation, tokenizer, config.packing, store)
-    encoder = resolve_encoder(sources.encoder) if sources.encoder else None
+    encoder = resolve_encoder(sources.encoder, store) if sources.encoder else None
     config = config.model_copy(update={"training": settle_precision(config.training, store)})
     settings = {
         "architecture": architecture.model_dump(mode="json"),
@@ -223,7 +223,7 @@ def _micro_batch_size(training: TrainingConfig) -> int:
 
 def _tokenizer_folder(sources: Sources, config: PretrainConfig, store: Path) -> Path:
     if sources.encoder is not None:
-        return Path(sources.tokenizer) if sources.tokenizer else resolve_encoder(sources.encoder)
+        return Path(sources.tokenizer) if sources.tokenizer else resolve_encoder(sources.encoder, store)
     if sources.tokenizer not in (None, NEW):
         return Path(sources.tokenizer)
     settings = {
@@ -240,13 +240,13 @@ def _tokenizer_folder(sources: Sources, config: PretrainConfig, store: Path) -> 
     return run_stage(Stage("tokenizer", TOKENIZER_VERSION, settings), [], store, make).folder.path
 
 
-def _architecture(sources: Sources, length: int, vocabulary: Vocabulary) -> Architecture:
+def _architecture(sources: Sources, length: int, vocabulary: Vocabulary, store: Path) -> Architecture:
     """Return the architecture to train, checked against the tokenizer and the sequence length."""
     if sources.encoder is None:
         source = sources.size or DEFAULT_SIZE
         shape = resolve_size(source, vocabulary, length)
     else:
-        source = str(resolve_encoder(sources.encoder))
+        source = str(resolve_encoder(sources.encoder, store))
         shape = read_architecture(Path(source))
     if shape.family not in HEADS:
         raise InputError(f"{source} is a {shape.family!r} encoder; pretraining supports {', '.join(HEADS)}")

@@ -5,7 +5,7 @@ built by merging the most frequent pairs of adjacent pieces (Sennrich et al. 201
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -99,7 +99,8 @@ class Vocabulary:
             InputError: the tokenizer has no [PAD], [CLS], [SEP] or [MASK] token.
         """
         all_ids = tokenizer.get_vocab(with_added_tokens=True)
-        ids = {name: all_ids.get(name, all_ids.get(OTHER_NAMES[name])) for name in SPECIAL}
+        listed = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+        ids = {name: _id_of(name, all_ids, listed) for name in SPECIAL}
         missing = [name for name, number in ids.items() if number is None and name != "[UNK]"]
         if missing:
             raise InputError(f"the tokenizer has no {', '.join(missing)}: pretraining on masked tokens needs them")
@@ -111,6 +112,12 @@ class Vocabulary:
         ordinary = np.setdiff1d(np.fromiter(all_ids.values(), np.int64), np.flatnonzero(special))
         pad, unknown, cls_id, sep, mask = (ids[name] for name in SPECIAL)
         return cls(size, pad, unknown, cls_id, sep, mask, special, inside & ~special, ordinary)
+
+
+def _id_of(name: str, ids: Mapping[str, int], added: Collection[str]) -> int | None:
+    """Return the id of a special token; with both of its names, of the one that is an added token (MPNet)."""
+    names = [one for one in (name, OTHER_NAMES[name]) if one in ids]
+    return ids[min(names, key=lambda one: one not in added)] if names else None
 
 
 def _without_special_tokens(model: WordPiece, lowercase: bool) -> tokenizers.Tokenizer:

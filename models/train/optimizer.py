@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from models.train.training_config import TrainingConfig
 
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+BELOW_LAYERS = ("encoder.embeddings.", "encoder.relative.")  # MPNet's table of relative positions is for all layers
 
 
 class RowwiseAdamW(torch.optim.AdamW):
@@ -95,4 +96,4 @@ def warm_then_linear(step: int, steps: int, warmup: float) -> float:
 def _levels_below_head(name: str, depth: int) -> int:
     if match := LAYER.search(name):
         return depth - int(match[1])
-    return depth + 1 if "encoder.embeddings" in name else 0
+    return depth + 1 if any(part in name for part in BELOW_LAYERS) else 0

@@ -10,6 +10,8 @@ from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
+from models.data.mpnet_base import MPNET, mpnet_folder
+from models.data.texts import BUILTIN
 from models.errors import InputError
 from models.families.fast_tokenizer import VOCABULARIES
 from models.store.folder import MANIFEST, ModelFolder, sha256_of
@@ -19,9 +21,20 @@ PADDED_ROWS = 128  # the vocabulary of embedding tables is often padded to a mul
 TOKENIZER_FILES = (tokenizer_file.FILE, "tokenizer_config.json", "special_tokens_map.json")
 
 
-def resolve_encoder(encoder: str) -> Path:
-    """Return the folder that `encoder` names: `builtin:minilm-l6` or a path."""
-    return minilm_folder() if encoder == MINILM else Path(encoder)
+def resolve_encoder(encoder: str, store: Path) -> Path:
+    """Return the folder that `encoder` names: `builtin:minilm-l6`, `builtin:mpnet-base` (in the store) or a path.
+
+    Raises:
+        InputError: there is no built-in encoder of this name, or its files are not as expected.
+        MissingExtraError: its packages are not installed.
+    """
+    if encoder == MINILM:
+        return minilm_folder()
+    if encoder == MPNET:
+        return mpnet_folder(store)
+    if encoder.startswith(BUILTIN):
+        raise InputError(f"{encoder} is not a built-in encoder: they are {MINILM} and {MPNET}")
+    return Path(encoder)
 
 
 def load_source_id(folder: Path) -> str:

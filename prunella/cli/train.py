@@ -32,7 +32,7 @@ def finetune(
         ),
     ],
     encoder: Annotated[
-        str, typer.Option(help="pre-trained encoder: a Hugging Face folder, or builtin:minilm-l6")
+        str, typer.Option(help="pre-trained encoder: a Hugging Face folder, builtin:minilm-l6 or builtin:mpnet-base")
     ] = "builtin:minilm-l6",
     validation: Annotated[
         str | None,
@@ -130,7 +130,10 @@ def pretrain(
         str | None, typer.Option(help="architecture: tiny, mini, small, base, or an architecture.json")
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="continue from this encoder folder, or builtin:minilm-l6; instead of --size")
+        str | None,
+        typer.Option(
+            help="continue from this encoder folder, builtin:minilm-l6 or builtin:mpnet-base; instead of --size"
+        ),
     ] = None,
     vocabulary: Annotated[int, typer.Option(help="vocabulary size of a new tokenizer")] = 8192,
     lowercase: Annotated[bool, typer.Option(help="whether a new tokenizer lowercases and removes accents")] = True,

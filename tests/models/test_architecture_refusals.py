@@ -19,7 +19,7 @@ from models.train.starting_point import load_source_id
 @pytest.mark.parametrize(
     ("family", "key", "value", "told"),
     [
-        ("bert", "model_type", "gpt2", "'gpt2'.*bert, roberta, xlm-roberta, distilbert, electra, modernbert"),
+        ("bert", "model_type", "gpt2", "'gpt2'.*bert, ernie, .*xlm-roberta, mpnet, .*modernbert"),
         ("bert", "hidden_act", "relu", "hidden_act = 'relu'"),
         ("bert", "is_decoder", True, "is_decoder"),
         ("roberta", "position_embedding_type", "relative_key", "position_embedding_type"),
@@ -33,6 +33,9 @@ from models.train.starting_point import load_source_id
         ("bert", "num_attention_heads", 5, "5 attention heads"),
         ("bert", "hidden_size", "64", "hidden_size = '64'"),
         ("bert", "num_hidden_layers", 0, "num_hidden_layers = 0"),
+        ("mpnet", "hidden_act", "relu", "hidden_act"),
+        ("mpnet", "max_position_embeddings", 2, "positions"),
+        ("ernie", "position_embedding_type", "relative_key", "position_embedding_type"),
         ("roberta", "pad_token_id", 60, "positions"),
         ("roberta", "pad_token_id", -1, "pad_token_id = -1"),
     ],

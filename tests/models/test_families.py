@@ -85,7 +85,7 @@ def test_answers_equal_transformers(tmp_path, family, changes, pair):
     assert model(batches(tmp_path, pair)[0])[0].std(0).min() > 1e-3  # answers that hardly differ would hide faults
 
 
-@pytest.mark.parametrize("family", ["bert", "electra"])
+@pytest.mark.parametrize("family", ["bert", "ernie", "electra"])
 @torch.no_grad()
 def test_segments_change_the_answer_where_there_are_any(tmp_path, family):
     theirs, model = make_tiny_family(tmp_path, family), load_checkpoint(tmp_path)
@@ -289,7 +289,7 @@ def test_onnx_equals_torch(tmp_path, family, pair, pruned):
     check_fused(int8_path, model.architecture, precision, static=False)
     fp32, int8 = open_session(tmp_path / "fp32.onnx"), open_session(int8_path, variant=int8_variant("dynamic"))
     typed = any(node.name == "token_type_ids" for node in fp32.get_inputs())
-    assert typed == (pair and family in ("bert", "electra"))
+    assert typed == (pair and family in ("bert", "ernie", "electra"))
     tokenizer, rows = Tokenizer.open(tmp_path, 40), tiny_texts(9, pair).rows
     for some in (rows, *([row] for row in rows)):
         batch = tokenizer.batch(some)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, MPNetTokenizerFast
 
 from compress.inputs.source import open_source
 from models.checkpoint import load_checkpoint, read_architecture
@@ -36,6 +36,8 @@ def change_config(folder, drop=(), **changes):
     [
         ("bert", ["model_type"], {}, ""), ("electra", ["model_type"], {}, ""),
         ("xlm-roberta", ["model_type"], {}, ""),
+        ("mpnet", ["model_type"], {}, ""), ("ernie", ["model_type"], {}, ""),
+        ("mpnet", ["relative_attention_num_buckets"], {}, "buckets: 32 is used, the default"),
         ("distilbert", ["model_type"], {}, ""), ("modernbert", ["model_type"], {}, ""),
         ("roberta", ["model_type"], {"architectures": ["CamembertForSequenceClassification"]}, ""),
         ("roberta", [], {"model_type": "camembert"}, ""),
@@ -165,6 +167,22 @@ def test_a_tokenizer_of_a_vocabulary_only_is_that_of_transformers(tmp_path, caps
     first = load_source_id(tmp_path / "model")
     (tmp_path / "model" / "vocab.txt").write_text("\n".join([*words, "new"]) + "\n")
     assert load_source_id(tmp_path / "model") != first
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_mpnets_vocabulary_gives_the_ids_of_transformers(tmp_path, named):
+    make_tiny_family(tmp_path, "mpnet")
+    whole = Tokenizer.open(tmp_path, 32)
+    vocabulary = read_backend(tmp_path).get_vocab()
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "vocab.txt").write_text("\n".join(sorted(vocabulary, key=vocabulary.get)) + "\n")
+    if named:
+        (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "MPNetTokenizer"}')
+    theirs = MPNetTokenizerFast.from_pretrained(tmp_path)
+    ours = Tokenizer.open(tmp_path, 32)
+    for row in (("Good film",), ("\u732b <mask> [MASK]",), ("very good", "so dull")):
+        assert ours.encode([row])[0].ids == whole.encode([row])[0].ids == theirs(*row)["input_ids"]
+    assert ours.pad_id == whole.pad_id == theirs.pad_token_id == 1
 
 
 def test_without_any_tokenizer_the_message_says_what_is_wanted(tmp_path):

@@ -15,7 +15,7 @@ def inspect(capsys, monkeypatch, folder):
     return result, error
 
 
-@pytest.mark.parametrize("family", ["bert", "xlm-roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "ernie", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert"])
 def test_a_classifier_of_each_family(tmp_path, capsys, monkeypatch, family):
     theirs = make_tiny_family(tmp_path, family)
     result, error = inspect(capsys, monkeypatch, tmp_path)

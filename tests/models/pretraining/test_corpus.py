@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tokenizers
 from pretraining import LENGTH, write_corpus
-from tiny import BAD, GOOD, OTHER
+from tiny import BAD, GOOD, OTHER, write_mpnet_tokenizer
 from tokenizers.models import WordPiece
 
 from models.errors import CheckError, FolderError, InputError
@@ -103,6 +103,16 @@ def test_rare_characters_and_small_sizes(tmp_path):
     assert len(pieces) <= 100
     with pytest.raises(InputError, match="leaves no room"):
         train_wordpiece([tmp_path / "a.txt"], 8, lowercase=False)
+
+
+def test_mpnets_special_tokens_are_the_added_ones_and_not_berts_unused_words(tmp_path):
+    write_mpnet_tokenizer(tmp_path)
+    backend = open_backend(tmp_path)
+    ids = backend.get_vocab()
+    found = Vocabulary.of(backend)
+    wanted = [ids[name] for name in ("<pad>", "[UNK]", "<s>", "</s>", "<mask>")]
+    assert [found.pad, found.unknown, found.cls, found.sep, found.mask] == wanted
+    assert {"[PAD]", "[CLS]", "[SEP]", "[MASK]"} < set(ids)
 
 
 def test_a_tokenizer_without_a_mask_is_refused(tmp_path):

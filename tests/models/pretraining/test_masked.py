@@ -12,6 +12,10 @@ from transformers import (
     BertForMaskedLM,
     DistilBertConfig,
     DistilBertForMaskedLM,
+    ErnieConfig,
+    ErnieForMaskedLM,
+    MPNetConfig,
+    MPNetForMaskedLM,
     RobertaConfig,
     RobertaForMaskedLM,
 )
@@ -185,11 +189,15 @@ def masked_lm(family: str):
         return RobertaForMaskedLM(RobertaConfig(**sizes, **layers, type_vocab_size=1))
     if family == "distilbert":
         return DistilBertForMaskedLM(DistilBertConfig(**sizes, dim=32, n_layers=2, n_heads=4, hidden_dim=48))
+    if family == "mpnet":
+        return MPNetForMaskedLM(MPNetConfig(**sizes, **layers))
+    if family == "ernie":
+        return ErnieForMaskedLM(ErnieConfig(**sizes, **layers))
     config = BertForMaskedLM.config_class(**sizes, **layers)
     return BertForMaskedLM(config)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "ernie", "roberta", "mpnet", "distilbert"])
 def test_logits_equal_transformers_there_and_back(tmp_path, family):
     theirs = masked_lm(family).eval()
     with torch.no_grad():
