@@ -42,7 +42,7 @@ def mpnet_folder(store: Path) -> Path:
         FolderError: the folder in the store was altered.
         CheckError: the disk is full.
     """
-    stage = Stage("mpnet-base", VERSION, {"members": MEMBERS})
+    stage = Stage("builtin", VERSION, {"encoder": MPNET, "members": MEMBERS})
     return run_stage(stage, [], store, _unpack).folder.path
 
 

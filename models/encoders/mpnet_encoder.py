@@ -83,6 +83,7 @@ def relative_of(architecture: Architecture) -> RelativeBias:
 
 
 @lru_cache(maxsize=1024)
+@torch.inference_mode(False)  # whatever the first caller does, a later one may train
 def distance_classes(tokens: int) -> Tensor:
     """Return the class of each distance (key's position minus query's) from 1 - tokens to tokens - 1, int64.
 

@@ -13,6 +13,7 @@ from models.data import mpnet_base
 from models.data.mpnet_base import INSIDE, MPNET, mpnet_folder
 from models.errors import InputError, MissingExtraError
 from models.store.folder import MANIFEST, ModelFolder
+from models.store.inventory import list_store
 from models.train.starting_point import resolve_encoder
 
 
@@ -47,8 +48,9 @@ def packages(tmp_path, monkeypatch):
 def test_the_pieces_are_joined_once(packages, tmp_path, capsys):
     folder = resolve_encoder(MPNET, tmp_path / "store")
     assert {path.name for path in folder.iterdir()} == {*mpnet_base.MEMBERS, MANIFEST}
-    assert ModelFolder.open(folder).manifest.lineage[-1].stage == "mpnet-base"
+    assert ModelFolder.open(folder).manifest.lineage[-1].stage == "builtin"
     assert "5 packages are joined" in capsys.readouterr().err
+    assert [entry.stage for entry in list_store(tmp_path / "store")] == ["builtin"]
     shutil.rmtree(packages)  # no longer needed
     assert mpnet_folder(tmp_path / "store") == folder
     assert "joined" not in capsys.readouterr().err
@@ -75,7 +77,7 @@ def test_missing_packages_are_named_with_the_command(packages, tmp_path, gone):
     with pytest.raises(MissingExtraError, match=r"pip install .*prunella\[base\]") as error:
         mpnet_folder(tmp_path / "store")
     assert all((name in str(error.value)) == (number in gone) for number, name in enumerate(names))
-    assert not list((tmp_path / "store").glob("mpnet-base-*"))
+    assert not list((tmp_path / "store").glob("builtin-*"))
 
 
 @pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
@@ -88,7 +90,7 @@ def test_a_damaged_piece_is_refused_and_nothing_is_left(packages, tmp_path, dama
         piece.write_bytes(content[:-1] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(InputError, match=r"zip\.003 (has SHA-256|is missing)"):
         mpnet_folder(tmp_path / "store")
-    assert not list((tmp_path / "store").glob("mpnet-base-*"))
+    assert not list((tmp_path / "store").glob("builtin-*"))
     piece.write_bytes(content)
     assert (mpnet_folder(tmp_path / "store") / "model.safetensors").is_file()
 

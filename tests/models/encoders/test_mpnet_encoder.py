@@ -143,6 +143,15 @@ def test_two_heads_of_a_narrow_model_are_no_plain_mpnet(tmp_path, theirs):
         Architecture.model_validate(shape.model_dump() | {"relative": None})
 
 
+def test_a_length_first_seen_in_inference_can_be_trained_on(tmp_path, theirs):
+    model, batch = load_checkpoint(tmp_path), batch_of(tmp_path)
+    distance_classes.cache_clear()
+    with torch.inference_mode():
+        model(batch)
+    model(batch)[0].sum().backward()
+    assert model.encoder.relative.weight.grad.abs().sum() > 0
+
+
 def test_the_table_is_trained_as_what_lies_below_all_layers(tmp_path, theirs):
     model = load_checkpoint(tmp_path)
     model = Classifier(model.architecture, 3)
