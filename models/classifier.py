@@ -24,7 +24,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-ENCODERS: dict[str, type[LayeredEncoder]] = {"modernbert": ModernEncoder, "mpnet": MPNetEncoder}  # others: Encoder
+Make = Callable[[Architecture, float], LayeredEncoder]
+ENCODERS: dict[str, Make] = {"modernbert": ModernEncoder, "mpnet": MPNetEncoder}  # all others: Encoder
 
 
 def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEncoder:

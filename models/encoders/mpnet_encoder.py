@@ -32,7 +32,7 @@ class View:
 class PositionBias(nn.Embedding):
     """The table (classes, heads) of the bias."""
 
-    def forward(self, tokens: int) -> Tensor:
+    def spread(self, tokens: int) -> Tensor:
         """Return the bias of each query and key, (heads, tokens, tokens), for texts of `tokens` tokens."""
         by_distance = self.weight[distance_classes(tokens).to(self.weight.device)].T  # (heads, 2 * tokens - 1)
         return by_distance.unfold(1, tokens, 1).flip(1)  # query i reads the distances from -i to tokens - 1 - i
@@ -73,7 +73,7 @@ class MPNetEncoder(Encoder):
 
     def views(self, mask: Tensor) -> list[Any]:
         """Return the view of each layer for a mask (batch, tokens); all layers have the same."""
-        return [View(mask[:, None, None, :].bool(), self.relative(mask.shape[1]))] * len(self.layers)
+        return [View(mask[:, None, None, :].bool(), self.relative.spread(mask.shape[1]))] * len(self.layers)
 
 
 def relative_of(architecture: Architecture) -> RelativeBias:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -100,7 +101,7 @@ class Vocabulary:
         """
         all_ids = tokenizer.get_vocab(with_added_tokens=True)
         listed = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-        ids = {name: _id_of(name, all_ids, listed) for name in SPECIAL}
+        ids: dict[str, Any] = {name: _id_of(name, all_ids, listed) for name in SPECIAL}
         missing = [name for name, number in ids.items() if number is None and name != "[UNK]"]
         if missing:
             raise InputError(f"the tokenizer has no {', '.join(missing)}: pretraining on masked tokens needs them")

@@ -67,7 +67,7 @@ def mask_channels(model: Classifier, channels: Channels, embeddings_too: bool) -
         model.encoder.embeddings.register_forward_hook(lambda _, inputs, found: found * left)
 
 
-@pytest.mark.parametrize("family", ["bert", "distilbert", "electra"])
+@pytest.mark.parametrize("family", ["bert", "mpnet", "distilbert", "electra"])
 def test_surgery_equals_the_masked_model(family, tmp_path):
     make_tiny_family(tmp_path, family, **({"embedding_size": 24} if family == "electra" else {}))
     heads, neurons = [np.array([0, 2, 3]), np.array([1])], [np.arange(5, 60), np.arange(0)]

@@ -81,7 +81,7 @@ def test_every_special_token_keeps_its_place_in_a_row(folder):
         assert old.special_tokens_mask.count(1) == new.special_tokens_mask.count(1)
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "mpnet"])
 def test_the_trimmed_model_answers_covered_texts_as_before(tmp_path, family):
     make_tiny_family(tmp_path, family)
     before, model = Tokenizer.open(tmp_path, 24), load_checkpoint(tmp_path)
