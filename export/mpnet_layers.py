@@ -2,7 +2,7 @@
 
 The bias depends on the number of tokens only. The file holds it by distance; the graph spreads it over queries and
 keys once for all layers, and a layer that lost heads copies the planes of those that it kept. To gather each of the
-tokens² entries by its index takes several times as long (docs/results/quantization.md).
+tokens² entries by its index, in each layer, makes int8 layers slower (docs/results/quantization.md).
 """
 
 from dataclasses import dataclass
