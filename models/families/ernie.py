@@ -18,7 +18,7 @@ def _fold_task(tensors: dict[str, Tensor], config: dict[str, Any], source: str) 
     """Return the tensors with the embedding of task 0 added to the segments': transformers adds it to every token.
 
     Raises:
-        FolderError: there is no table of tasks, or no table of segments.
+        FolderError: there is no table of tasks or of segments, or their rows differ in size.
     """
     if not config.get("use_task_id"):
         return tensors  # a table of tasks that is not used is refused as any other unread part of the encoder
@@ -27,6 +27,9 @@ def _fold_task(tensors: dict[str, Tensor], config: dict[str, Any], source: str) 
     if tasks is None or segments is None:
         missing = TASKS if tasks is None else SEGMENTS
         raise FolderError(f"{source} has use_task_id = True, and the weights lack {missing}")
+    if not len(tensors[tasks]) or tensors[tasks].shape[1:] != tensors[segments].shape[1:]:
+        sizes = [tuple(tensors[name].shape) for name in (tasks, segments)]
+        raise FolderError(f"{source}: the tables of tasks and segments have shapes {sizes[0]} and {sizes[1]}")
     _say_folded(source, len(tensors[tasks]))
     rest = {name: tensor for name, tensor in tensors.items() if name != tasks}
     return rest | {segments: tensors[segments] + tensors[tasks][0]}

@@ -52,6 +52,10 @@ def test_tables_and_settings_that_do_not_fit_are_refused(tmp_path):
         load_checkpoint(tmp_path)
     change_config(tmp_path, use_task_id=True)
     tensors = load_file(tmp_path / "model.safetensors")
+    tensors[TABLE] = tensors[TABLE][:, :-1].contiguous()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(FolderError, match=r"tasks and segments have shapes \(3, 63\) and \(2, 64\)"):
+        load_checkpoint(tmp_path)
     del tensors[TABLE]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(FolderError, match=r"use_task_id = True, and the weights lack .*task_type_embeddings"):
