@@ -49,7 +49,8 @@ def expected_operators(shape: Architecture, precision: Precision, static: bool) 
     for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
         last = index == len(shape.layers) - 1
         if layer.heads:
-            unfused = shape.relative is not None and kinds.attention == "int8"  # QAttention takes no bias of scores
+            # QAttention takes no bias of scores, and the fused Attention no product of DeBERTa's positions
+            unfused = shape.deberta is not None or (shape.relative is not None and kinds.attention == "int8")
             fused = "QAttention" if kinds.attention == "int8" else "Attention"
             expected["MultiHeadAttention" if last or unfused else fused] += 1
             if kinds.attention == "int8":
@@ -83,9 +84,11 @@ def expected_half(shape: Architecture) -> Counter[str]:
     if shape.modern is not None:
         return _expected_modern(shape, Precision.all_fp32(shape), static=True)
     *others, last = shape.layers
+    fused = "MultiHeadAttention" if shape.deberta else "Attention"
     sublayers = sum((layer.heads > 0) + (layer.ffn > 0) for layer in shape.layers)
-    return Counter({
-        "Attention": sum(layer.heads > 0 for layer in others), "MultiHeadAttention": int(last.heads > 0),
+    attentions = Counter({fused: sum(layer.heads > 0 for layer in others)})
+    return attentions + Counter({
+        "MultiHeadAttention": int(last.heads > 0),
         "SkipLayerNormalization": sublayers, "LayerNormalization": 1 + 2 * len(shape.layers) - sublayers,
         "BiasGelu": sum(layer.ffn > 0 for layer in shape.layers),
     })  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
+from export.deberta_layers import DebertaLayers
 from export.embedding_table import TableBits, write_embedding_table
 from export.graph_builder import FUSED, INPUTS, Graph
 from export.graph_precision import Precision, Scales
@@ -24,7 +25,8 @@ from models.classifier import Classifier
 # ELECTRA's projection of the embeddings. Like the head it is never quantized: both take almost no time, and one is at
 # the input of the model, the other at its output.
 PROJECTION = "encoder.embeddings.project"
-LAYERS: dict[str, type[Layers]] = {"modernbert": ModernLayers, "mpnet": MPNetLayers}  # all others: Layers
+# all other families: Layers
+LAYERS: dict[str, type[Layers]] = {"modernbert": ModernLayers, "mpnet": MPNetLayers, "deberta-v2": DebertaLayers}
 
 
 def to_onnx(model: Classifier, path: Path, pair: bool) -> None:
@@ -100,18 +102,19 @@ def _embeddings(
     graph.weight("zero", np.array([0], dtype=np.int64))
     tokens = write_embedding_table(graph, state[f"{module}.tokens.weight"], bits)
     length = graph.node("Shape", ["input_ids"], "length", start=1, end=2)
-    if shape.modern is not None:  # its positions are rotary, in the attention
-        return graph.norm(tokens, state, f"{module}.norm", "hidden", shape.norm_epsilon)
-    positions = state[f"{module}.positions.weight"]
-    if shape.token_types and not has_segments:
-        positions = positions + state[f"{module}.types.weight"][0]  # a single text has segment 0 only
-    graph.weight("positions", positions)
-    used = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
-    summed = graph.node("Add", [tokens, used], "embedded")
+    summed = tokens
+    first = state[f"{module}.types.weight"][0] if shape.token_types and not has_segments else None  # a text's segment
+    if shape.has_position_table:  # other positions are in the attention
+        positions = state[f"{module}.positions.weight"]
+        graph.weight("positions", positions if first is None else positions + first)
+        used = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
+        summed = graph.node("Add", [tokens, used], "embedded")
+    elif first is not None:
+        summed = graph.node("Sum", [tokens, graph.weight("first.segment", first)], "embedded")
     if has_segments:
         types = graph.weight("types", state[f"{module}.types.weight"])
         segments = graph.node("Gather", [types, "token_type_ids"], "segments")
-        summed = graph.node("Add", [summed, segments], "embedded.segments")
+        summed = graph.node("Sum", [summed, segments], "embedded.segments")  # not Add: see Layers._add_and_norm
     hidden = graph.norm(summed, state, f"{module}.norm", "hidden", shape.norm_epsilon)
     if shape.table_width == shape.width:
         return hidden

@@ -10,7 +10,9 @@ from models.sublayer import SublayerId
 
 FILE = "architecture.json"
 SHAPE = ", heads/ffn "  # separates the shape from the rest of a summary
-FamilyName = Literal["bert", "ernie", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert"]
+FamilyName = Literal[
+    "bert", "ernie", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert", "deberta-v2"
+]  # fmt: skip
 
 
 class LayerShape(Record):
@@ -40,6 +42,32 @@ class RelativeBias(Record):
     heads: int = Field(gt=0, description="columns: the heads of a layer before pruning")
 
 
+class DebertaSettings(Record):
+    """Settings that only DeBERTa-v2 and v3 have: which relative positions the attention scores include, and how."""
+
+    relative: bool = Field(True, description="whether there is a table of relative positions")
+    c2p: bool = Field(True, description="scores of queries with the keys of positions; scales the scores in any case")
+    p2c: bool = Field(True, description="scores of keys with the queries of positions; scales the scores in any case")
+    share_key: bool = Field(True, description="positions use the query and key matrices of the tokens")
+    buckets: int = Field(
+        0, ge=0, description="rows of the table for each direction; far distances share one; 0: span"
+    )
+    span: int = Field(gt=0, description="distances beyond it count as it")
+    norm_relative: bool = Field(False, description="whether the table of relative positions has a norm")
+    absolute: bool = Field(False, description="whether the embeddings include absolute positions")
+    pooler_activation: Literal["tanh", "relu", "gelu"] = "gelu"
+
+    @property
+    def parts(self) -> int:
+        """Number of products that a score is the sum of; scores are divided by sqrt(parts · head_size)."""
+        return 1 + self.c2p + self.p2c
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table of relative positions for each direction; the table has twice as many."""
+        return self.buckets or self.span
+
+
 class Architecture(Record):
     """The shape of an encoder of a supported family. Layers may have different numbers of heads and neurons."""
 
@@ -56,6 +84,7 @@ class Architecture(Record):
     pooling: Literal["cls", "mean"] = Field("cls", description="input of the head: the first token or the mean")
     modern: ModernSettings | None = Field(None, description="settings of modernbert; None for all other families")
     relative: RelativeBias | None = Field(None, description="the bias table of mpnet; None for all other families")
+    deberta: DebertaSettings | None = Field(None, description="settings of deberta-v2; None for all other families")
 
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
@@ -63,11 +92,13 @@ class Architecture(Record):
             raise ValueError("an encoder needs at least one layer")
         if (self.modern is not None) != (self.family == "modernbert"):
             raise ValueError(f"`modern` must be set for modernbert and for no other family: this is {self.family}")
+        if (self.deberta is not None) != (self.family == "deberta-v2"):
+            raise ValueError(f"`deberta` must be set for deberta-v2 and for no other family: this is {self.family}")
         if (self.relative is not None) != (self.family == "mpnet"):
             raise ValueError(f"`relative` must be set for mpnet and for no other family: this is {self.family}")
         if self.relative is not None and any(layer.heads > self.relative.heads for layer in self.layers):
             raise ValueError(f"a layer has more heads than the table of relative positions: {self.relative.heads}")
-        if (self.token_types == 0) != (self.family in ("distilbert", "mpnet", "modernbert")):
+        if self.deberta is None and (self.token_types == 0) != (self.family in ("distilbert", "mpnet", "modernbert")):
             raise ValueError(f"a {self.family} cannot have {self.token_types} token types")
         if self.embedding_width is not None and self.family != "electra":
             raise ValueError(f"a {self.family} has no `embedding_width`: only electra has one")
@@ -81,8 +112,15 @@ class Architecture(Record):
         return self.embedding_width or self.width
 
     @property
+    def has_position_table(self) -> bool:
+        """Whether the embeddings include absolute positions."""
+        return self.modern is None and (self.deberta is None or self.deberta.absolute)
+
+    @property
     def head_activation(self) -> Literal["tanh", "relu", "gelu"]:
         """Activation between the two linear layers of the classification head."""
+        if self.deberta is not None:
+            return self.deberta.pooler_activation
         match self.family:
             case "distilbert":
                 return "relu"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from models.architecture import Architecture
 from models.encoders.bert_encoder import Encoder
+from models.encoders.deberta_encoder import DebertaEncoder
 from models.encoders.dropout import Dropout
 from models.encoders.layered import Gates, LayeredEncoder
 from models.encoders.modernbert_encoder import ModernEncoder, make_norm
@@ -25,7 +26,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 Make = Callable[[Architecture, float], LayeredEncoder]
-ENCODERS: dict[str, Make] = {"modernbert": ModernEncoder, "mpnet": MPNetEncoder}  # all others: Encoder
+# all other families: Encoder
+ENCODERS: dict[str, Make] = {"modernbert": ModernEncoder, "mpnet": MPNetEncoder, "deberta-v2": DebertaEncoder}
 
 
 def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEncoder:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from tokenizers.models import BPE, WordPiece
+from tokenizers.models import BPE, Unigram, WordPiece
 from tokenizers.normalizers import BertNormalizer
-from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel
+from tokenizers.pre_tokenizers import BertPreTokenizer, ByteLevel, Metaspace
 from tokenizers.processors import RobertaProcessing, TemplateProcessing
 from tokenizers.trainers import BpeTrainer
 from transformers import AutoConfig, AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
@@ -79,6 +79,20 @@ def write_mpnet_tokenizer(folder: Path) -> int:
     return len(words)
 
 
+def write_unigram_tokenizer(folder: Path) -> int:
+    """Write one with two segments, as DeBERTa-v3's is."""
+    pieces = dict.fromkeys(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *"abcdefghijklmnopqrstuvwxyz▁"], -9.0)
+    pieces |= {f"▁{word}": -5.0 for word in (*GOOD, *BAD, *OTHER)} | {"[MASK]": 0.0}
+    tokenizer = Tokenizer(Unigram(list(pieces.items()), unk_id=3))
+    tokenizer.pre_tokenizer = Metaspace()
+    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
+    tokenizer.post_processor = TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer.get_vocab_size()
+
+
 BERT_SIZES = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96,
     "max_position_embeddings": 48,
@@ -98,7 +112,11 @@ TINY_FAMILIES = {
     "distilbert": {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 48},
     "electra": BERT_SIZES | {"embedding_size": 32},
     "modernbert": MODERN_SIZES,
-}
+    "deberta-v2": BERT_SIZES | {  # as v3, with so few buckets that a text of 10 tokens has logarithmic ones
+        "type_vocab_size": 0, "relative_attention": True, "position_buckets": 8, "pos_att_type": "p2c|c2p",
+        "share_att_key": True, "norm_rel_ebd": "layer_norm", "position_biased_input": False, "layer_norm_eps": 1e-7,
+    },
+}  # fmt: skip
 
 
 def make_tiny_family(folder: Path, family: str, labels: int = 3, **changes):
@@ -110,6 +128,8 @@ def make_tiny_family(folder: Path, family: str, labels: int = 3, **changes):
         vocabulary = write_mpnet_tokenizer(folder)
     elif family == "modernbert":
         vocabulary = write_bpe_tokenizer(folder, ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"])
+    elif family == "deberta-v2":
+        vocabulary = write_unigram_tokenizer(folder)
     else:
         vocabulary = write_tokenizer(folder)
     torch.manual_seed(0)

@@ -45,10 +45,12 @@ def narrowed(shape: Architecture, width: int) -> Architecture:
 
     Raises:
         InputError: the width is not a multiple of 32, not below the current one, or equal to the width of ELECTRA's
-            embedding tables; or the family has norms before its sublayers.
+            embedding tables; or the family has norms before its sublayers, or is DeBERTa.
     """
     if shape.modern is not None:
         raise InputError(f"{shape.family} has norms before its sublayers: its hidden state cannot be made narrower")
+    if shape.deberta is not None:
+        raise InputError(f"{shape.family} has a table of positions that all layers read: it cannot be made narrower")
     if not 0 < width < shape.width or width % STEP:
         raise InputError(f"the hidden width is {width}: wanted a multiple of {STEP} below {shape.width}")
     if shape.embedding_width in (shape.width, width):

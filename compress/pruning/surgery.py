@@ -12,6 +12,8 @@ from models.classifier import Classifier
 from models.errors import NoEffectError
 from models.sublayer import SublayerId
 
+ENDS = ("weight", "bias")
+
 
 def choose_pruned_sublayers(
     sublayer_widths: Mapping[str, SublayerWidths], shape: Architecture
@@ -76,11 +78,12 @@ def _replace(state: dict[str, Tensor], name: str, shape: Architecture, pruned_su
     prefix = f"encoder.layers.{name}"
     attention = name.endswith("attention")
     into, out = (f"{prefix}.qkv", f"{prefix}.output") if attention else (f"{prefix}.rise", f"{prefix}.fall")
-    before = {end: state.pop(f"{into}.{end}") for end in ("weight", "bias") if f"{into}.{end}" in state}
+    before = {end: state.pop(f"{into}.{end}") for end in ENDS if f"{into}.{end}" in state}
     if attention and shape.relative is not None:
         _keep_columns(state, f"{prefix}.columns.weight", pruned_sublayer.kept, shape.relative.heads)
+    positions = [f"{prefix}.{part}" for part in ("pos_key", "pos_query")]  # of a DeBERTa, if it has its own
     if not len(pruned_sublayer.kept):
-        unused = [f"{out}.weight", f"{out}.bias"]
+        unused = [f"{out}.weight", f"{out}.bias", *(f"{module}.{end}" for module in positions for end in ENDS)]
         if shape.modern is not None:  # the norm whose output only this sublayer uses
             unused += [f"{prefix}.norm.weight", f"{prefix}.norm.bias"]
         for key in unused:
@@ -91,6 +94,9 @@ def _replace(state: dict[str, Tensor], name: str, shape: Architecture, pruned_su
     parts = 3 if attention else 1 if shape.modern is None else 2  # query, key, value; the two halves of GeGLU
     for end, tensor in before.items():
         state[f"{into}.{end}"] = torch.cat([part[rows] for part in tensor.chunk(parts)])
+    for key in (f"{module}.{end}" for module in positions for end in ENDS):
+        if key in state:
+            state[key] = state[key][rows]
     state[f"{out}.weight"], state[f"{out}.bias"] = pruned_sublayer.weight, pruned_sublayer.bias
 
 

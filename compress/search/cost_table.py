@@ -5,6 +5,7 @@ from collections.abc import Callable
 from compress.pruning.widths import widths
 from export.graph_precision import EmbeddingBits, Kind, Precision
 from models.architecture import Architecture
+from models.encoders.deberta_encoder import position_rows
 from models.schema import Record
 from models.sublayer import SublayerId
 
@@ -53,10 +54,22 @@ def _sizes(shape: Architecture, weight: int, column: int) -> Amounts:
     heads, neurons = widths(shape)
     inner = {h: h * shape.head_size for h in heads}
 
-    def sizes(choices: list[int], size: Callable[[int], int]) -> dict[int, float]:
+    def sizes(choices: list[int], size: Callable[[int], float]) -> dict[int, float]:
         return {width: float(size(width)) if width else 0.0 for width in choices}
 
-    attention = sizes(heads, lambda h: weight * 4 * inner[h] * shape.width + column * 3 * inner[h] + 4 * shape.width)
+    def attention(rows: int) -> dict[int, float]:
+        columns = column * 3 + weight * rows + (0 if weight == 4 else 4 * rows / shape.head_size)  # with a scale each
+        return sizes(heads, lambda h: weight * 4 * inner[h] * shape.width + columns * inner[h] + 4 * shape.width)
+
     up = 1 if shape.modern is None else 2  # up projections; GeGLU has two: the activation's input, and its factor
     ffn = sizes(neurons, lambda n: weight * (up + 1) * n * shape.width + column * up * n + 4 * shape.width)
-    return Amounts(attention=attention, ffn=ffn, last_attention=attention, last_ffn=ffn)
+    own, last = _position_rows(shape)
+    return Amounts(attention=attention(own), ffn=ffn, last_attention=attention(last), last_ffn=ffn)
+
+
+def _position_rows(shape: Architecture) -> tuple[int, int]:
+    """Return the rows of a DeBERTa's keys and queries of positions in a layer's graph, and in the last layer's."""
+    if shape.deberta is None or not shape.deberta.relative:
+        return 0, 0
+    rows, parts = position_rows(shape.positions, shape.deberta), shape.deberta.parts - 1
+    return parts * (int(rows[-1] - rows[0]) + 1), parts * shape.positions

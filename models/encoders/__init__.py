@@ -1,1 +1,1 @@
-"""Encoder modules, which compute hidden states from token ids: BERT-like encoders and ModernBERT."""
+"""Encoder modules, which compute hidden states from token ids: BERT-like encoders, ModernBERT and DeBERTa."""

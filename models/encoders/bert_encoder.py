@@ -25,7 +25,7 @@ class Embeddings(TokenEmbeddings):
         super().__init__()
         a = architecture
         self.tokens = nn.Embedding(a.vocabulary, a.table_width)
-        self.positions = nn.Embedding(a.positions, a.table_width)
+        self.positions = nn.Embedding(a.positions, a.table_width) if a.has_position_table else None
         self.types = nn.Embedding(a.token_types, a.table_width) if a.token_types else None
         self.norm = nn.LayerNorm(a.table_width, eps=a.norm_epsilon)
         self.dropout = Dropout(dropout)
@@ -33,9 +33,12 @@ class Embeddings(TokenEmbeddings):
 
     def forward(self, ids: Tensor, types: Tensor) -> Tensor:
         """Return (batch, tokens, width) for ids and types (batch, tokens); without segments, types are unused."""
-        summed = self.tokens(ids) + self.positions.weight[: ids.shape[1]]  # (batch, tokens, table width)
+        summed = self.tokens(ids)  # (batch, tokens, table width)
+        if self.positions is not None:
+            summed = summed + self.positions.weight[: ids.shape[1]]
         if self.types is not None:
-            summed = summed + self.types(types)
+            one_row = self.types.num_embeddings == 1  # then a tokenizer may still number the texts of a pair 0 and 1
+            summed = summed + (self.types.weight[0] if one_row else self.types(types))
         hidden = self.dropout(self.norm(summed))
         return hidden if self.project is None else self.project(hidden)
 

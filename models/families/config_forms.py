@@ -13,7 +13,8 @@ from models.messages import say
 ALIASES = {"camembert": "roberta"}  # model types that have the modules and tensor names of another
 CLASSES = {  # prefix of the class names in `architectures` → model type, for a config.json that names none
     "XLMRoberta": "xlm-roberta", "Camembert": "roberta", "Roberta": "roberta", "DistilBert": "distilbert",
-    "ModernBert": "modernbert", "Electra": "electra", "Bert": "bert", "MPNet": "mpnet", "Ernie": "ernie",
+    "ModernBert": "modernbert", "Electra": "electra", "DebertaV2": "deberta-v2", "Deberta": "deberta", "Bert": "bert",
+    "MPNet": "mpnet", "Ernie": "ernie",
 }  # fmt: skip
 _BERT_DEFAULTS = {"layer_norm_eps": 1e-12, "type_vocab_size": 2}
 DEFAULTS: dict[str, dict[str, Any]] = {  # of the configuration classes; sizes of matrices have none here
@@ -27,6 +28,10 @@ DEFAULTS: dict[str, dict[str, Any]] = {  # of the configuration classes; sizes o
         "norm_eps": 1e-5, "global_attn_every_n_layers": 3, "local_attention": 128, "attention_bias": False,
         "mlp_bias": False, "norm_bias": False, "classifier_bias": False, "classifier_pooling": "cls",
         "global_rope_theta": 160_000.0, "local_rope_theta": 10_000.0,
+    },
+    "deberta-v2": {
+        "layer_norm_eps": 1e-7, "type_vocab_size": 0, "relative_attention": False, "max_relative_positions": -1,
+        "position_biased_input": True, "pos_att_type": None, "pooler_hidden_act": "gelu",
     },
 }  # fmt: skip
 GLOBAL, LOCAL = "full_attention", "sliding_attention"
@@ -43,7 +48,7 @@ def canonical_config(config: dict[str, Any], source: str) -> dict[str, Any]:
 
     Raises:
         FolderError: the layers of a ModernBERT have no regular pattern.
-        InputError: its rotary positions are of a kind that is not supported.
+        InputError: its rotary positions, or the relative positions or widths of a DeBERTa, are not supported.
     """
     config = dict(config)
     model_type = config.get("model_type") or _type_of_class(config.get("architectures"))
@@ -52,6 +57,8 @@ def canonical_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     config["model_type"] = model_type = ALIASES.get(str(model_type), model_type)
     if model_type == "modernbert":
         config = _modernbert(config, source)
+    elif model_type == "deberta-v2":
+        config = _deberta(config, source)
     for key, value in DEFAULTS.get(model_type, {}).items():
         if key not in config:
             config[key] = value
@@ -86,6 +93,25 @@ def _modernbert(config: dict[str, Any], source: str) -> dict[str, Any]:
         config["local_attention"] = 2 * config["sliding_window"]
     if "global_attn_every_n_layers" not in config and config.get("layer_types"):
         config["global_attn_every_n_layers"] = _period_of(config["layer_types"], source)
+    return config
+
+
+def _deberta(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return `pos_att_type` as a list, and check the widths that could differ from the hidden size."""
+    parts = config.get("pos_att_type")
+    if isinstance(parts, str):
+        config["pos_att_type"] = parts = [part.strip() for part in parts.lower().split("|")]
+    if unknown := sorted(set(parts or ()) - {"c2p", "p2c", "none", ""}):
+        raise InputError(f"{source} has pos_att_type {', '.join(unknown)}: only c2p and p2c are supported")
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if isinstance(width, int) and isinstance(heads, int):
+        wanted = {"embedding_size": width, "pooler_hidden_size": width, "attention_head_size": width // max(heads, 1)}
+        for key, value in wanted.items():
+            if config.get(key, value) != value:
+                raise InputError(
+                    f"{source} has {key} = {config[key]!r}: only {value} is supported with hidden_size = {width} and "
+                    f"num_attention_heads = {heads}"
+                )
     return config
 
 

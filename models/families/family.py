@@ -98,6 +98,8 @@ class Family:
     def read_tensors(self, tensors: dict[str, Tensor], shape: Architecture) -> dict[str, Tensor]:
         """Return the state dict of a classifier; it lacks the modules that the tensors do not have."""
         state = self.names.to_ours(tensors, shape.layers)
+        if not shape.has_position_table:  # files of a DeBERTa can hold one that the model does not use
+            state.pop(POSITIONS, None)
         if POSITIONS in state:
             state[POSITIONS] = state[POSITIONS][self._unused_positions(shape.pad_id) :]
         return state

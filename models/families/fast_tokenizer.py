@@ -1,6 +1,7 @@
 """build_fast_tokenizer(): a folder without tokenizer.json → the fast tokenizer that transformers makes."""
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ CLASSES = {  # model type → class, for a folder that does not name its own
     "bert": "BertTokenizerFast", "electra": "ElectraTokenizerFast", "distilbert": "DistilBertTokenizerFast",
     "roberta": "RobertaTokenizerFast", "xlm-roberta": "XLMRobertaTokenizerFast",
     "mpnet": "MPNetTokenizerFast", "ernie": "BertTokenizerFast",
+    "deberta-v2": "DebertaV2TokenizerFast",
 }  # fmt: skip
 
 
@@ -40,7 +42,12 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     try:
         tokenizer = _class_of(folder, transformers).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # of many kinds: a missing package, a broken file, a class that is not there
-        raise FolderError(f"{folder}: transformers cannot make a tokenizer of {', '.join(files)}: {error}") from None
+        remedy = ""
+        if any(name.endswith(".model") for name in files) and find_spec("sentencepiece") is None:
+            remedy = "; a SentencePiece file needs the package sentencepiece (pip install sentencepiece)"
+        raise FolderError(
+            f"{folder}: transformers cannot make a tokenizer of {', '.join(files)}: {error}{remedy}"
+        ) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise FolderError(f"{folder}: transformers has no fast tokenizer of the class {type(tokenizer).__name__}")

@@ -16,7 +16,7 @@ from models.messages import say
 # ignored: pretraining heads and unused poolers, which fine-tuning replaces, and buffers computed from the config
 KNOWN = re.compile(
     r"^cls\.|^lm_head\.|^vocab_(transform|layer_norm|projector)\.|^(discriminator|generator)_(predictions|lm_head)\."
-    r"|^decoder\.|(^|\.)pooler\.|\.(position_ids|token_type_ids)$|rotary_emb\."
+    r"|^(lm|mask)_predictions\.|^decoder\.|(^|\.)pooler\.|\.(position_ids|token_type_ids)$|rotary_emb\."
 )
 # peft (LoRA and its kin, prompt tuning) and the adapters library
 ADAPTER = re.compile(r"(^|[._])(lora|loha|lokr|ia3|vera|adapters?|prefix_tunings?|prompt_encoder|base_layer)([._]|$)")

@@ -113,7 +113,7 @@ def new_masked_model(architecture: Architecture, dropout: float, seed: int) -> M
     encoder = make_encoder(architecture, dropout)
     assert isinstance(encoder, Encoder), "the families in HEADS have one"
     initialize(encoder)
-    set_sinusoidal_positions(encoder.embeddings.positions.weight)
+    set_sinusoidal_positions(encoder.embeddings.get_parameter("positions.weight"))
     return MaskedLanguageModel(encoder).eval()
 
 

@@ -70,6 +70,8 @@ def tiny(tmp_path_factory):
     [
         {}, {"pair": True}, {"pruned": True}, {"family": "roberta"}, {"family": "electra"}, {"family": "distilbert"},
         {"family": "modernbert"}, {"family": "modernbert", "pruned": True},
+        {"family": "deberta-v2"}, {"family": "deberta-v2", "pruned": True},
+        {"family": "deberta-v2", "share_att_key": False, "pair": True, "type_vocab_size": 2},
     ],
     ids=str,
 )  # fmt: skip

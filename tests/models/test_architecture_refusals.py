@@ -30,6 +30,16 @@ from models.train.starting_point import load_source_id
         ("modernbert", "classifier_activation", "tanh", "classifier_activation"),
         ("modernbert", "rope_scaling", {"rope_type": "linear", "factor": 2.0}, "rope_scaling"),
         ("modernbert", "classifier_pooling", "max", "pooling"),
+        ("bert", "model_type", "deberta", "'deberta' model: supported are .*deberta-v2"),
+        ("deberta-v2", "conv_kernel_size", 3, "conv_kernel_size = 3"),
+        ("deberta-v2", "embedding_size", 32, "embedding_size = 32: only 64"),
+        ("deberta-v2", "pooler_hidden_size", 128, "pooler_hidden_size = 128: only 64"),
+        ("deberta-v2", "attention_head_size", 32, "attention_head_size = 32: only 16"),
+        ("deberta-v2", "pos_att_type", "p2c|p2p", "pos_att_type p2p"),
+        ("deberta-v2", "pooler_hidden_act", "silu", "pooler_activation"),
+        ("deberta-v2", "position_buckets", "many", "buckets"),
+        ("deberta-v2", "type_vocab_size", -1, "token_types"),
+        ("deberta-v2", "hidden_act", "gelu_new", "hidden_act"),
         ("bert", "num_attention_heads", 5, "5 attention heads"),
         ("bert", "hidden_size", "64", "hidden_size = '64'"),
         ("bert", "num_hidden_layers", 0, "num_hidden_layers = 0"),
@@ -79,6 +89,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
     [
         {"family": "gpt2"},
         {"modern": {}},
+        {"deberta": {"span": 4}},
         {"family": "distilbert"},
         {"embedding_width": 4},
         {"pooling": "mean"},
@@ -113,7 +124,9 @@ FIRST_MATRIX = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize(
+    "family", ["bert", "roberta", "xlm-roberta", "distilbert", "electra", "modernbert", "deberta-v2"]
+)
 def test_more_layers_than_the_config_says_are_refused(tmp_path, family):
     make_tiny_family(tmp_path, family)
     with_tensors(tmp_path, config={DEPTH.get(family, "num_hidden_layers"): 1})
@@ -183,11 +196,26 @@ def test_a_second_head_is_told_of_once(tmp_path, capsys, family):
     assert all(torch.equal(wanted[name], found[name]) for name in wanted)
 
 
+def test_what_published_files_of_deberta_hold_besides_is_passed_over_without_a_word(tmp_path, capsys):
+    make_tiny_family(tmp_path, "deberta-v2")
+    wanted = load_checkpoint(tmp_path).state_dict()
+    names = ["deberta.embeddings.position_embeddings.weight", "lm_predictions.lm_head.dense.weight"]
+    with_tensors(tmp_path, *names, "lm_predictions.lm_head.bias", "mask_predictions.classifier.weight")
+    capsys.readouterr()
+    found = load_checkpoint(tmp_path).state_dict()
+    assert all(torch.equal(wanted[name], tensor) for name, tensor in found.items())
+    assert "prunella" not in capsys.readouterr().err
+    with_tensors(tmp_path, "deberta.encoder.conv.conv.weight")  # of v2-xlarge
+    with pytest.raises(FolderError, match=r"inside the encoder that are not supported: deberta\.encoder\.conv"):
+        load_checkpoint(tmp_path)
+
+
 PRETRAINED = [
     ("bert", "BertForPreTraining"), ("bert", "BertForMaskedLM"), ("roberta", "RobertaForMaskedLM"),
     ("roberta", "RobertaModel"), ("xlm-roberta", "XLMRobertaForMaskedLM"), ("distilbert", "DistilBertForMaskedLM"),
     ("electra", "ElectraForPreTraining"), ("electra", "ElectraForMaskedLM"), ("modernbert", "ModernBertForMaskedLM"),
     ("bert", "BertModel"), ("distilbert", "DistilBertModel"), ("modernbert", "ModernBertModel"),
+    ("deberta-v2", "DebertaV2ForMaskedLM"), ("deberta-v2", "DebertaV2Model"),
 ]  # fmt: skip
 
 
@@ -197,7 +225,9 @@ def test_heads_of_pretraining_are_passed_over_without_a_word(tmp_path, capsys, f
     config = AutoConfig.from_pretrained(tmp_path)
     getattr(transformers, name)(config).save_pretrained(tmp_path)
     prefix = (
-        "" if name.endswith("Model") else {"xlm-roberta": "roberta", "modernbert": "model"}.get(family, family) + "."
+        ""
+        if name.endswith("Model")
+        else {"xlm-roberta": "roberta", "modernbert": "model", "deberta-v2": "deberta"}.get(family, family) + "."
     )
     with_tensors(tmp_path, f"{prefix}embeddings.position_ids")  # in files of older versions of transformers
     capsys.readouterr()

@@ -41,6 +41,11 @@ VARIANTS = [
     ("modernbert", {"classifier_pooling": "mean", **BIASES}),
     ("modernbert", {"local_rope_theta": 50.0, "global_rope_theta": 700.0, "global_attn_every_n_layers": 2}),
     ("modernbert", {"local_rope_theta": None}),
+    ("deberta-v2", {"share_att_key": False, "norm_rel_ebd": "none", "position_biased_input": True}),
+    ("deberta-v2", {"position_buckets": -1, "max_relative_positions": 7, "type_vocab_size": 2}),
+    ("deberta-v2", {"share_att_key": False, "pos_att_type": ["c2p"], "pooler_hidden_act": "tanh"}),
+    ("deberta-v2", {"pos_att_type": ["p2c"], "max_relative_positions": 30, "position_biased_input": True}),
+    ("deberta-v2", {"relative_attention": False, "position_biased_input": True, "type_vocab_size": 1}),
 ]
 each_family = pytest.mark.parametrize("family", TINY_FAMILIES)
 each_variant = pytest.mark.parametrize(("family", "changes"), VARIANTS)
@@ -95,6 +100,15 @@ def test_segments_change_the_answer_where_there_are_any(tmp_path, family):
     untyped = model(batch)[0]
     assert not torch.allclose(typed, untyped, atol=1e-3)
     assert torch.allclose(untyped, theirs(batch.ids, attention_mask=batch.mask).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["bert", "deberta-v2"])
+@torch.no_grad()
+def test_a_table_of_one_segment_ignores_the_segments_of_a_pair(tmp_path, family):
+    theirs, model = make_tiny_family(tmp_path, family, type_vocab_size=1), load_checkpoint(tmp_path)
+    batch = batches(tmp_path, pair=True)[0]
+    assert batch.types.max() == 1
+    assert torch.allclose(model(batch)[0], theirs(batch.ids, attention_mask=batch.mask).logits, atol=1e-5)
 
 
 @each_variant

@@ -14,6 +14,7 @@ from models.checkpoint import load_checkpoint, read_architecture
 from models.classifier import TensorBatch
 from models.data.texts import Texts, read_texts
 from models.errors import FolderError, InputError
+from models.families import fast_tokenizer
 from models.task import Task
 from models.tokenizer import Tokenizer, read_backend
 from models.train.starting_point import load_source_id
@@ -39,6 +40,8 @@ def change_config(folder, drop=(), **changes):
         ("mpnet", ["model_type"], {}, ""), ("ernie", ["model_type"], {}, ""),
         ("mpnet", ["relative_attention_num_buckets"], {}, "buckets: 32 is used, the default"),
         ("distilbert", ["model_type"], {}, ""), ("modernbert", ["model_type"], {}, ""),
+        ("deberta-v2", ["model_type"], {}, ""),
+        ("deberta-v2", ["pooler_hidden_act", "legacy"], {"max_relative_positions": -1}, "'gelu' is"),
         ("roberta", ["model_type"], {"architectures": ["CamembertForSequenceClassification"]}, ""),
         ("roberta", [], {"model_type": "camembert"}, ""),
         ("bert", ["layer_norm_eps", "type_vocab_size"], {}, "layer_norm_eps: 1e-12 is used, the default"),
@@ -190,6 +193,15 @@ def test_without_any_tokenizer_the_message_says_what_is_wanted(tmp_path):
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(FolderError, match=r"has no tokenizer\.json and no vocabulary \(vocab\.txt"):
         open_source(tmp_path, tmp_path / "store")
+
+
+def test_a_sentencepiece_file_needs_its_package_and_the_message_says_so(tmp_path, monkeypatch):
+    make_tiny_family(tmp_path, "deberta-v2")
+    (tmp_path / "tokenizer.json").unlink()
+    (tmp_path / "spm.model").write_bytes(b"no model")
+    monkeypatch.setattr(fast_tokenizer, "find_spec", lambda _: None)
+    with pytest.raises(FolderError, match=r"cannot make a tokenizer of spm\.model.*pip install sentencepiece"):
+        Tokenizer.open(tmp_path, 40)
 
 
 GENERIC = Task(labels=("LABEL_0", "LABEL_1", "LABEL_2"))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from tiny import make_tiny_checkpoint, make_tiny_family
+from tiny import TINY_FAMILIES, make_tiny_checkpoint, make_tiny_family
 from verbs import run
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
@@ -15,7 +15,7 @@ def inspect(capsys, monkeypatch, folder):
     return result, error
 
 
-@pytest.mark.parametrize("family", ["bert", "ernie", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("family", TINY_FAMILIES)
 def test_a_classifier_of_each_family(tmp_path, capsys, monkeypatch, family):
     theirs = make_tiny_family(tmp_path, family)
     result, error = inspect(capsys, monkeypatch, tmp_path)
