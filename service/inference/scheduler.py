@@ -4,6 +4,10 @@ A text waits in the bucket of its model and length. A free runner takes the full
 text has waited longer than the age limit. There is no batching delay: a free runner takes what is there. A text whose
 deadline has passed, or whose client has disconnected, is dropped before any work is done for it. A request is refused
 when its predicted wait is too long.
+
+The texts of a request of several (a list) wait apart from single texts: where both wait, batches are taken from the
+two in turn. So a list may wait until its deadline, while a single text waits for other single texts and for every
+second batch only.
 """
 
 import math
@@ -66,6 +70,7 @@ class Job:
     gone: Callable[[], bool]  # whether the client has disconnected
     pending: Any = None  # receives the answer
     position: int = 0  # of the text in its request
+    listed: bool = False  # whether the request had several texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class QueuedAhead:
 
 
 NOTHING_AHEAD = QueuedAhead(0, 0.0)
+Key = tuple[bool, int, int]  # of a bucket: whether its texts are of lists, model, length
 
 
 @dataclass(slots=True)
@@ -94,10 +100,13 @@ class Scheduler:
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
         self.waiting = 0  # texts
-        self._buckets: dict[tuple[int, int], deque[Job]] = {}
+        self._listed = 0  # texts of lists among them
+        self._buckets: dict[Key, deque[Job]] = {}
         self._background: deque[Job] = deque()
         self._background_runner: int | None = None  # the runner with a background text: at most one at a time
         self._queued_seconds = 0.0  # predicted, of all waiting texts
+        self._listed_seconds = 0.0  # the part of the lists
+        self._lists_next = False  # whether the next batch is one of a list, where single texts wait too
         self._busy_until: dict[int, float] = {}  # runner → predicted end of its batch
         self._relaxed_until = 0.0
 
@@ -106,21 +115,37 @@ class Scheduler:
         self._relaxed_until = max(self._relaxed_until, until)
 
     def predicted_wait(self, now: float) -> float:
-        """Return the predicted seconds until a text that arrived now would start."""
+        """Return the predicted seconds until all texts that wait now have started."""
+        return self._seconds_of_runners(self._queued_seconds, now)
+
+    def _wait_of_single(self, now: float) -> float:
+        """Return the predicted seconds until a single text that arrived now would start.
+
+        Only the other single texts are before it, and as many batches of lists, if any wait.
+        """
+        single = self._queued_seconds - self._listed_seconds
+        return self._seconds_of_runners(single + min(single, self._listed_seconds), now)
+
+    def _seconds_of_runners(self, queued_seconds: float, now: float) -> float:
         if len(self._busy_until) < self.rules.runners:
             return 0.0
         running_seconds = sum(max(0.0, end - now) for end in self._busy_until.values())
-        return (self._queued_seconds + running_seconds) / self.rules.runners
+        return (queued_seconds + running_seconds) / self.rules.runners
 
     def add(self, jobs: list[Job]) -> None:
         """Queue the texts of one request. The request passed `check` before tokenization, so none is refused here."""
+        listed = len(jobs) > 1
         for job in jobs:
+            job.listed = listed
             self._buckets.setdefault(self._key(job), deque()).append(job)
             self._queued_seconds += job.cost
+            if listed:
+                self._listed += 1
+                self._listed_seconds += job.cost
         self.waiting += len(jobs)
 
     def check(self, texts: int, deadline: float, now: float, ahead: QueuedAhead = NOTHING_AHEAD) -> None:
-        """Check that a request may wait.
+        """Check that a request may wait: a list until its deadline, a single text not longer than `max_wait`.
 
         Args:
             texts: number of texts of the request.
@@ -131,13 +156,15 @@ class Scheduler:
         Raises:
             Overloaded: it would wait too long.
         """
-        wait = self.predicted_wait(now) + ahead.seconds
-        waiting = self.waiting + ahead.texts
+        is_list = texts > 1
+        wait = (self.predicted_wait(now) if is_list else self._wait_of_single(now)) + ahead.seconds
+        waiting = (self.waiting if is_list else self.waiting - self._listed) + ahead.texts
         after = waiting + texts
         factor = RELAXATION if now < self._relaxed_until else 1
         if waiting and after > self.rules.max_queue:
             raise Overloaded("queue", wait)
-        if waiting and after > factor * self.rules.free_queue and wait > factor * self.rules.max_wait:
+        is_long = wait > factor * self.rules.max_wait and after > factor * self.rules.free_queue
+        if waiting and is_long and not is_list:
             raise Overloaded("wait", wait)
         if wait and now + wait > deadline:
             raise Overloaded("deadline", wait)
@@ -197,17 +224,20 @@ class Scheduler:
         self._subtract(jobs)
         return jobs
 
-    def _key(self, job: Job) -> tuple[int, int]:
-        return job.model.serial, (job.tokens - 1) // self.rules.bucket
+    def _key(self, job: Job) -> Key:
+        return job.listed, job.model.serial, (job.tokens - 1) // self.rules.bucket
 
-    def _next_key(self, now: float) -> tuple[int, int]:
-        buckets = self._buckets
-        oldest = min(buckets, key=lambda key: buckets[key][0].arrived)
-        if now - buckets[oldest][0].arrived > self.rules.age_limit:
-            return oldest
-        return max(buckets, key=lambda key: (len(buckets[key]), -buckets[key][0].arrived))
+    def _next_key(self, now: float) -> Key:
+        buckets, keys = self._buckets, list(self._buckets)
+        if 0 < self._listed < self.waiting:  # lists and single texts in turn
+            keys = [key for key in keys if key[0] == self._lists_next]
+        next_key = min(keys, key=lambda key: buckets[key][0].arrived)
+        if now - buckets[next_key][0].arrived <= self.rules.age_limit:
+            next_key = max(keys, key=lambda key: (len(buckets[key]), -buckets[key][0].arrived))
+        self._lists_next = not next_key[0]
+        return next_key
 
-    def _fill(self, dispatch: Dispatch, key: tuple[int, int], now: float) -> None:
+    def _fill(self, dispatch: Dispatch, key: Key, now: float) -> None:
         """Move texts of one bucket into the batch, oldest first, up to the limits of the rules."""
         bucket, longest, removed = self._buckets[key], 0, []
         max_items = 1 if bucket[0].model.single_row_only else self.rules.items
@@ -224,7 +254,7 @@ class Scheduler:
         self._set_bucket(key, bucket)
         self._subtract(removed)
 
-    def _set_bucket(self, key: tuple[int, int], bucket: deque[Job]) -> None:
+    def _set_bucket(self, key: Key, bucket: deque[Job]) -> None:
         """Store a bucket, or delete its key when it is empty."""
         if bucket:
             self._buckets[key] = bucket
@@ -236,8 +266,13 @@ class Scheduler:
         for job in jobs:
             self.waiting -= 1
             self._queued_seconds -= job.cost
+            if job.listed:
+                self._listed -= 1
+                self._listed_seconds -= job.cost
+        if not self._listed:
+            self._listed_seconds = 0.0  # removes the accumulated rounding error
         if not self.waiting:
-            self._queued_seconds = 0.0  # removes the accumulated rounding error
+            self._queued_seconds = 0.0
 
 
 def plan_batches(model: SchedulableModel, lengths: Sequence[int], rules: Rules) -> list[list[int]]:

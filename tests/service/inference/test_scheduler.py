@@ -190,7 +190,57 @@ def test_what_waits_for_the_tokenizer_counts_too():
         assert refused.value.reason == reason
         assert refused.value.seconds == before.seconds
     with pytest.raises(Overloaded):
-        busy(3).check(2, 9.0, 0.0, QueuedAhead(2, 0.2))  # 0.4 s of the model besides
+        busy(3).check(1, 9.0, 0.0, QueuedAhead(2, 0.2))  # 0.4 s of the model besides
+
+
+def lists(scheduler, count, size, deadline=math.inf):
+    for _ in range(count):
+        admit(scheduler, [job(5, deadline=deadline) for _ in range(size)], 0.0)
+
+
+def test_lists_wait_until_their_deadline_and_no_longer():
+    scheduler = busy(0)
+    lists(scheduler, 2, 8, deadline=9.0)  # 1.6 s, and max_wait is 0.5 s
+    with pytest.raises(Overloaded) as refused:
+        lists(scheduler, 1, 2, deadline=1.0)
+    assert (refused.value.reason, scheduler.waiting) == ("deadline", 16)
+    with pytest.raises(Overloaded) as refused:
+        lists(scheduler, 1, 5)
+    assert refused.value.reason == "queue"
+
+
+def test_a_single_text_does_not_wait_behind_lists():
+    scheduler = busy(0, max_queue=1000)
+    lists(scheduler, 20, 8)
+    for _ in range(4):
+        admit(scheduler, [job(5)], 0.0)
+    scheduler.check(1, 0.95, 0.0)  # 4 texts and as many seconds of lists, and what runs: 0.9 s
+    with pytest.raises(Overloaded) as refused:
+        scheduler.check(1, 0.85, 0.0)
+    assert refused.value.reason == "deadline"
+    kinds = [[one.listed for one in scheduler.take(0, 0.0).batch] for _ in range(5)]
+    assert kinds == [[True] * 4, [False] * 4, [True] * 4, [True] * 4, [True] * 4]
+    admit(scheduler, [job(5)], 0.0)
+    assert [one.listed for one in scheduler.take(0, 0.0).batch] == [False]
+
+
+def test_the_oldest_list_is_not_passed_by_single_texts_for_ever():
+    scheduler = line(job(50, arrived=0.0), job(50, arrived=0.0), max_wait=1e9)
+    lists(scheduler, 1, 4)
+    taken = []
+    for now in range(6):
+        admit(scheduler, [job(5, arrived=now) for _ in range(1)], now)
+        taken.append(scheduler.take(0, now).batch[0].listed)
+    assert True in taken[:2]
+
+
+def test_totals_are_exact_when_lists_expire():
+    scheduler = busy(2)
+    lists(scheduler, 1, 6, deadline=5.0)
+    assert len(scheduler.expire(6.0)) == 6
+    assert scheduler.predicted_wait(0.0) == pytest.approx(0.3)
+    assert len(scheduler.clear()) == 2
+    assert scheduler.waiting == 0
 
 
 def test_every_text_runs_once_and_no_runner_idles_while_texts_wait():
