@@ -7,6 +7,7 @@ run can be repeated.
 
 import argparse
 import gzip
+import http.client
 import json
 import random
 import socket
@@ -23,16 +24,28 @@ from loadtests.phase import read_metrics
 TIMEOUT_SECONDS = 15.0  # a request counts as hung if it has no answer and an open connection after that time
 WAIT_SECONDS = 0.1  # time for an answer before the client closes its sending side
 GROWTH = 0.10  # largest growth of memory that is allowed
-PATHS = ("/v1/classify", "/predict", "/", "/v2/models/prunella/infer")
-VALID = {
+VALID: dict[str, Any] = {  # one request for each path, by whose keys the server tells the protocols of a path apart
     "/v1/classify": {"texts": ["good film", "dull plot"], "top_k": 1},
     "/predict": {"inputs": [["good film"], ["dull plot"]], "truncate": True},
-    "/": {"inputs": ["good film"], "parameters": {"top_k": 1}},
+    "/": {"inputs": ["good film"], "parameters": {"top_k": 1, "function_to_apply": "SIGMOID", "max_length": 512}},
+    "/?": {"inputs": "good film", "parameters": {"candidate_labels": ["film", "plot"], "multi_label": True}},
     "/v2/models/prunella/infer": {
         "id": "1",
         "inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good film"]}],
     },
+    "/classify": {"input": ["good film", "dull plot"], "truncate_prompt_tokens": 8, "add_special_tokens": False},
+    "/classify?": {"texts": ["good film"], "top_k": 1},
+    "/v1/classify?": {"input": [[1, 2, 3], [2, 3]], "use_activation": False, "request_id": "r", "priority": 1},
+    "/score": {"text_1": "good film", "text_2": ["dull plot", "plot"], "truncate_prompt_tokens": -1},
+    "/v1/score": {"queries": ["good film"], "documents": ["dull plot"], "use_activation": False},
+    "/rerank": {"query": "good film", "texts": ["dull plot", "plot"], "raw_scores": True, "return_text": True},
+    "/v1/rerank": {"query": "good film", "documents": ["dull plot", {"text": "plot"}], "top_n": 1},
+    "/v2/rerank": {"query": "good film", "documents": ["dull plot"], "return_documents": False},
+    "/tokenize": {"prompt": "good film", "add_special_tokens": True, "return_token_strs": True},
+    "/detokenize": {"tokens": [1, 2, 3]},
+    "/invocations": {"instances": ["good film", {"text": "dull plot"}], "parameters": {"top_k": 1}},
 }
+PATHS = tuple(VALID)
 ODD_VALUES: list[Any] = [
     None, True, -1, 0, 10**30, -(10**400), 1e308, "", " ", "\x00", "\u202e", "a" * 5000, [], [[]], {}, [None],
     [[["a"]]], {"a": {}}, ["a", 5], "😀" * 200, ["a"] * 40, [["a", "b", "c"]], "\ufffe",
@@ -81,13 +94,16 @@ def nested(rng: random.Random, path: str) -> bytes:
 def numbers(rng: random.Random, path: str) -> bytes:
     """Invalid or very large numbers."""
     value = rng.choice([b"NaN", b"Infinity", b"-Infinity", b"1e999", b"9" * 400, b"-0", b"1.", b"0x10", b"+1"])
-    return _post(path, b'{"text": "a", "inputs": "a", "top_k": ' + value + b"}")
+    key = rng.choice([b"top_k", b"top_n", b"truncate_prompt_tokens", b"priority"])
+    rest = b'"text": "a", "inputs": "a", "input": [1, ' + value + b'], "query": "a", "documents": ["a"]'
+    return _post(path, b"{" + rest + b', "tokens": [' + value + b'], "' + key + b'": ' + value + b"}")
 
 
 def surrogate(rng: random.Random, path: str) -> bytes:
     """Escape sequences that are no valid character."""
     escape = rng.choice([rb"\ud800", rb"\udfff\ud800", rb"\u12", rb"\x41", rb"\u0000"])
-    return _post(path, b'{"text": "' + escape + b'", "inputs": "' + escape + b'"}')
+    keys = (b"text", b"inputs", b"input", b"prompt", b"query", b"text_1", b"text_2")
+    return _post(path, b"{" + b", ".join(b'"%s": "%s"' % (key, escape) for key in keys) + b"}")
 
 
 def compressed(rng: random.Random, path: str) -> bytes:
@@ -121,8 +137,21 @@ def heads(rng: random.Random, path: str) -> bytes:
 def methods(rng: random.Random, path: str) -> bytes:
     """Unknown methods and paths."""
     method = rng.choice(["GET", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "OPTIONS", "HEAD", "BREW"])
+    path = path.rstrip("?")
     target = rng.choice(
-        [path, path + "/", "/%00", "/..%2f..%2fetc/passwd", "//", "/é", "*", "/" + "a" * 3000, "http://["]
+        [
+            path,
+            path + "/",
+            "/ping",
+            "/v1/models",
+            "/%00",
+            "/..%2f..%2fetc/passwd",
+            "//",
+            "/é",
+            "*",
+            "/" + "a" * 3000,
+            "http://[",
+        ]
     )
     return f"{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
 
@@ -133,6 +162,17 @@ def types(rng: random.Random, path: str) -> bytes:
         ["text/plain", "multipart/form-data; boundary=x", "application/json; charset=utf-16", "", "a" * 500]
     )
     return _post(path, _valid(path), kind=kind)
+
+
+def binary(rng: random.Random, path: str) -> bytes:  # noqa: ARG001
+    """The binary tensor extension of the Open Inference Protocol, with wrong sizes."""
+    data = b"".join(len(text).to_bytes(4, "little") + text for text in (b"good film", rng.randbytes(5)))
+    size = rng.choice([len(data), 0, -1, 3, len(data) + 1, 10**30, "9", None, [1]])
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "parameters": {"binary_data_size": size}}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    length = rng.choice([len(head), 0, -1, 10**30, len(head) - 1, "x"])
+    body = head + data[: rng.choice([len(data), 3, 0])]
+    return _post("/v2/models/prunella/infer", body, f"Inference-Header-Content-Length: {length}")
 
 
 def pipelined(rng: random.Random, path: str) -> bytes:
@@ -148,7 +188,7 @@ def noise(rng: random.Random, path: str) -> bytes:  # noqa: ARG001
 
 KINDS: tuple[RequestGenerator, ...] = (
     truncated, flipped, odd_value, nested, numbers, surrogate, compressed, lengths, chunks, heads, methods, types,
-    pipelined, noise,
+    binary, pipelined, noise,
 )  # fmt: skip
 
 
@@ -177,6 +217,15 @@ def _read(connection: socket.socket, answers: bytearray) -> None:
         answers += part
 
 
+def _warm_up(address: tuple[str, int]) -> None:
+    """Send a valid request to every path: what the first request to a path loads is no growth of the memory."""
+    connection = http.client.HTTPConnection(*address, timeout=60)
+    for path in PATHS:
+        connection.request("POST", path, _valid(path), {"Content-Type": "application/json"})
+        connection.getresponse().read()
+    connection.close()
+
+
 def main() -> int:
     """Send the requests, print the counts, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -201,6 +250,7 @@ def main() -> int:
                 counts.update((kind.__name__, code) for code in codes)
 
     start = time.monotonic()
+    _warm_up(address)
     before = read_metrics(options.url).get("memory_bytes")
     threads = [threading.Thread(target=work, args=(i,)) for i in range(options.threads)]
     for thread in threads:

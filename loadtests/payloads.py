@@ -28,13 +28,34 @@ def _oip(text: str) -> Body:
     return f"/v2/models/{MODEL}/infer", json.dumps({"inputs": [tensor]})
 
 
+def _vllm(text: str) -> Body:
+    return "/classify", json.dumps({"input": text, "truncate_prompt_tokens": -1})
+
+
+def _infinity(text: str) -> Body:
+    return "/classify", json.dumps({"input": [text]})  # the server's PRUNELLA_CLASSIFY_DIALECT chooses the answer
+
+
+def _vertex(text: str) -> Body:
+    return "/invocations", json.dumps({"instances": [text]})
+
+
+def _score(text: str) -> Body:
+    return "/score", json.dumps({"queries": text, "documents": text, "truncate_prompt_tokens": -1})
+
+
+def _rerank(text: str) -> Body:
+    return "/rerank", json.dumps({"query": text, "texts": [text]})
+
+
 def _bentoml(text: str) -> Body:
     return "/classify", json.dumps({"texts": [text]})
 
 
 BATCH_TEXTS = 32  # texts per request in the dialect `batch`: the server's default limit (PRUNELLA_MAX_BATCH)
 DIALECTS: dict[str, Callable[[str], Body]] = {
-    "native": _native, "list": _list, "tei": _tei, "hf": _hf, "oip": _oip, "bentoml": _bentoml,
+    "native": _native, "list": _list, "tei": _tei, "hf": _hf, "oip": _oip, "bentoml": _bentoml, "vllm": _vllm,
+    "infinity": _infinity, "vertex": _vertex, "score": _score, "rerank": _rerank,
 }  # fmt: skip
 MIXED = ("native", "native", "tei", "hf", "oip")  # used in turn
 

@@ -123,6 +123,21 @@ class Tokenizer:
         ids = [e.ids for e in self._backend.encode_batch_fast(list(words), add_special_tokens=False)]
         return ids if self._table is None else [self._in_table(word_ids) for word_ids in ids]
 
+    @property
+    def affixes(self) -> tuple[int, int]:
+        """Number of special tokens that are added before and after a single text."""
+        mask = self._backend.encode("a").special_tokens_mask
+        before = mask.index(0) if 0 in mask else len(mask)
+        return before, mask[::-1].index(0) if 0 in mask else 0
+
+    def token_strings(self, ids: Sequence[int]) -> list[str]:
+        """Return the tokens of ids, as they are in the vocabulary; the unknown one is an empty string."""
+        return [self._backend.id_to_token(i) or "" for i in ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens included."""
+        return str(self._backend.decode(list(ids), skip_special_tokens=False))
+
     def parts(self) -> dict[str, Any]:
         """Return `normalizer`, `pre_tokenizer` and `added_tokens` of the tokenizer file, and the type of `model`."""
         if self._parts is None:

@@ -26,6 +26,7 @@ from service.inference.inference_service import InferenceService, RequestContext
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.process import factory
 from service.process.factory import open_inference_service
+from service.process.launch import PORT, platform_port
 from service.process.publish import resolve
 from service.protocols import BadRequest, Request, native, ranked
 from service.settings import Settings
@@ -56,9 +57,10 @@ IS_FOLDER = factory.shared is not None or Path(SETTINGS.bundle).is_dir()
 
 
 class Classified(BaseModel):
-    """Labels with scores for each text, best first."""
+    """Labels with scores for each text, best first; none for a text with an error, which is in `errors`."""
 
     predictions: list[list[dict[str, Any]]]
+    errors: list[dict[str, Any]] = []
 
 
 def _bundle_spec() -> str:
@@ -102,10 +104,11 @@ def _classify_by_prunella() -> Any:
             answer = await self.inference.answer(native.read({"texts": texts, "top_k": top_k}), context)
         except BadRequest as error:
             raise BentoMLException(error.message, error_code=HTTPStatus(error.status)) from None
-        for problem in answer.problems.values():
-            if problem.status >= 500:  # this format has no per-text errors
-                raise BentoMLException(problem.message, error_code=HTTPStatus(problem.status))
-        return Classified(predictions=[row or [] for row in answer.predictions])
+        for index, problem in answer.problems.items():
+            if problem.status >= 500:  # a client that does not read `errors` must not take this for an answer
+                raise BentoMLException(problem.at(index).message, error_code=HTTPStatus(problem.status))
+        errors = [{"index": index, **native.error(problem)} for index, problem in sorted(answer.problems.items())]
+        return Classified(predictions=[row or [] for row in answer.predictions], errors=errors)
 
     return bentoml.api(classify)
 
@@ -156,7 +159,9 @@ class TextClassifier:
             return
         root = Path(__file__).resolve().parent.parent
         variables = {**os.environ, "PRUNELLA_BUNDLE": spec, "PYTHONPATH": str(root)}
-        host, port = flags["host"] or "0.0.0.0", flags.get("port") or 3000  # BentoML's own defaults
+        with _exit_with_message():
+            port = flags.get("port") or platform_port() or PORT
+        host = flags["host"] or "0.0.0.0"  # BentoML's own default
         command = ["-m", "service.process.launch", "--host", str(host), "--port", str(port)]
         sys.stderr.flush()
         os.execve(sys.executable, [sys.executable, *command], variables)

@@ -20,6 +20,8 @@ log = logging.getLogger("prunella")
 PREFIX = "PRUNELLA_"
 NOT_SETTINGS = {"PRUNELLA_STORE", "PRUNELLA_AUTO_PRECISION", "PRUNELLA_HIDE_CPU_FLAGS"}  # not read by the server
 CLI_OPTIONS = {"PRUNELLA_HOST": "--host", "PRUNELLA_PORT": "--port"}  # set by options of `prunella serve` only
+VERTEX = {"AIP_HEALTH_ROUTE": "health_route", "AIP_PREDICT_ROUTE": "predict_route"}  # set by Vertex AI
+ROUTE = r"^(/[A-Za-z0-9._~:/-]+)?$"
 ORIGIN = re.compile(r"\*|null|[a-z][a-z0-9+.-]*://[^/?#@\sA-Z]+")
 
 
@@ -41,6 +43,9 @@ class Settings(Record):
     """All settings of the service; the environment variable of `max_batch` is PRUNELLA_MAX_BATCH."""
 
     bundle: str = Field("prunella:latest", description="a bundle folder, or a tag of BentoML's model store")
+    name: str = Field(
+        "", max_length=200, description="name of the model in answers and paths; empty: the bundle's own"
+    )
 
     device: str = Field("auto", pattern=DEVICES, description="auto, cpu, cuda[:i], tensorrt")
     require_device: bool = Field(False, description="refuse to start on another device than the requested one")
@@ -67,8 +72,13 @@ class Settings(Record):
         10, ge=0, description="a text that has waited longer runs first; until then the fullest bucket does"
     )
 
+    classify_dialect: Literal["vllm", "infinity"] = Field(
+        "vllm", description="whose answer POST /classify and /v1/classify give to a request with `input`"
+    )
     max_body_bytes: int = Field(2_000_000, ge=1, description="larger requests get 413")
-    max_text_chars: int = Field(200_000, ge=1, description="longer texts get 413")
+    max_text_chars: int = Field(
+        200_000, ge=1, description="longer texts are cut, or get 413 where cutting is forbidden"
+    )
     max_batch: int = Field(32, ge=1, description="texts in one request; more get 413")
     max_queue: int = Field(4096, ge=1, description="texts that wait; more get 429")
     free_queue: int = Field(32, ge=0, description="texts that may wait whatever the predicted wait is")
@@ -95,6 +105,15 @@ class Settings(Record):
     api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry this key")
     admin_token: SecretStr | None = Field(
         None, min_length=8, description="when set, /admin is open to requests that carry this token"
+    )
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="path before every route behind a proxy, such as /nlp",
+    )
+    health_route: str = Field("", pattern=ROUTE, description="one more path of /readyz; default: AIP_HEALTH_ROUTE")
+    predict_route: str = Field(
+        "", pattern=ROUTE, description="path of Vertex AI's requests with `instances`; default: AIP_PREDICT_ROUTE"
     )
     cors_origins: str = Field(
         "", description="origins whose pages may send requests, separated by commas; * for all; none by default"
@@ -142,8 +161,9 @@ class Settings(Record):
         known = {PREFIX + name.upper(): name for name in cls.model_fields}
         if unknown := sorted(names - known.keys()):
             raise InputError(f"unknown setting {unknown[0]}: {_suggestion(unknown[0], sorted(known))}")
+        values = {field: environment[name] for name, field in VERTEX.items() if environment.get(name)}
         try:
-            return cls.model_validate({known[name]: environment[name] for name in names}, strict=False)
+            return cls.model_validate({**values, **{known[name]: environment[name] for name in names}}, strict=False)
         except ValidationError as error:
             raise InputError(f"PRUNELLA_ settings: {explain(error)}") from None
 

@@ -12,9 +12,12 @@ import numpy as np
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from compress.make_bundle import BundleConfig, BundleTexts, make_bundle
+from models import architecture
+from models.architecture import Architecture
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.store.folder import MANIFEST, Manifest, record_files
 from models.task import Task
+from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
 from service.inference.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
 from service.inference.engine import Engine
@@ -64,7 +67,21 @@ def make_empty_model(source: Path, target: Path) -> Path:
     return _with_graph(source, target, nodes, [zeros])
 
 
-def make_failing_model(source: Path, target: Path, known: int, nan: int) -> Path:
+def make_fixed_model(source: Path, target: Path, task: Task) -> Path:
+    """Copy a bundle so that it has another task and answers every text the same on every processor.
+
+    A row of logits is the sum of those of its tokens, which are multiples of 1/64.
+    """
+    changed = target.with_name(target.name + "-task")
+    shutil.copytree(source, changed)
+    task.write(changed / "task.json")
+    shape = Architecture.read(changed / architecture.FILE)
+    shape.model_copy(update={"positions": 512}).write(changed / architecture.FILE)  # the graph has no positions
+    known = Tokenizer.open(source, task.max_tokens).vocabulary
+    return make_failing_model(changed, target, known, nan=None)
+
+
+def make_failing_model(source: Path, target: Path, known: int, nan: int | None) -> Path:
     """Copy a bundle so that its default graph adds up a row of logits for each token.
 
     It fails, as an ONNX graph does, on ids from `known` on; token `nan` makes the answer NaN.
@@ -73,7 +90,8 @@ def make_failing_model(source: Path, target: Path, known: int, nan: int) -> Path
 
     labels = len(Task.read(source / "task.json").labels)
     table = (np.random.default_rng(0).integers(-64, 64, (known, labels)) / 64).astype(np.float32)  # sums are exact
-    table[nan] = np.nan
+    if nan is not None:
+        table[nan] = np.nan
     weights = helper.make_tensor("table", TensorProto.FLOAT, table.shape, table)
     axes = helper.make_tensor("axes", TensorProto.INT64, [1], [1])
     nodes = [

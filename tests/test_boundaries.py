@@ -169,7 +169,8 @@ def test_the_base_install_and_the_image_hold_nothing_that_trains():
     assert not HEAVY & {line.split("==")[0] for line in wanted}
 
 
-STAMPS = {("supervisor.py", "_log"), ("tracing.py", "span")}  # of log lines and traces: the time of day, rightly
+# of log lines, traces and answers: the time of day, rightly
+STAMPS = {("supervisor.py", "_log"), ("tracing.py", "span"), ("openai.py", "created")}
 
 
 def test_the_server_takes_no_deadline_from_a_clock_that_jumps():

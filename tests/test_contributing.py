@@ -68,7 +68,9 @@ from service.inference.inference_service import InferenceService
 from service.inference.session import RuntimeSettings, open_session
 from service.protocols import BadRequest, Request
 from service.settings import Settings
+from service.web import dialects
 from service.web.app import App, Route
+from service.web.dialects import Dialect, only
 from service.web.openapi import openapi
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
@@ -186,7 +188,8 @@ def app(tiny_bundle):
 
 def test_a_protocol_takes_three_functions_and_a_route(app):
     protocol = make_label_protocol()  # step 1
-    app._routes["/label"] = Route("label", {"POST": app._classify(protocol)}, protocol.error)  # step 2
+    dialect = Dialect("label", protocol.read, protocol.write, protocol.error)  # step 2
+    app._routes["/label"] = Route("label", {"POST": app._classify(only(dialect))}, protocol.error)
     text = "a good film"
     with TestClient(app) as client:
         native = client.post("/v1/classify", json={"text": text}).json()["predictions"]
@@ -204,8 +207,8 @@ def test_a_protocol_takes_three_functions_and_a_route(app):
 
 def test_every_route_is_in_the_openapi_document_and_every_protocol_in_the_load_test(app):
     assert set(app._routes) <= set(openapi(Settings())["paths"])
-    protocols = {path.stem for path in (ROOT / "service" / "protocols").glob("[a-z]*.py")}
-    assert protocols <= set(DIALECTS)
+    protocols = {value.label for value in vars(dialects).values() if isinstance(value, Dialect)}
+    assert {"native", "tei", "vllm"} < protocols <= set(DIALECTS)
 
 
 def test_a_recipe_takes_a_name_scales_and_an_entry(tmp_path, monkeypatch):

@@ -16,4 +16,4 @@ def demo(store: Store = STORE, serve: bool = True, port: int = 3000) -> None:
     result = run_demo(store)
     show({"verb": "demo", **result, "seconds": round(time.perf_counter() - start, 1)})
     if serve:
-        run_server(result["tag"], "auto", port)
+        run_server(result["tag"], {"PRUNELLA_DEVICE": "auto"}, port)

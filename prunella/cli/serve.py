@@ -22,8 +22,14 @@ def serve(
     device: Annotated[
         str, typer.Option(envvar="PRUNELLA_DEVICE", help="device to run on: auto, cpu, cuda[:i] or tensorrt")
     ] = "auto",
-    port: int = 3000,
+    port: Annotated[int, typer.Option(envvar=["AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"])] = 3000,
     host: str = "127.0.0.1",
+    name: Annotated[
+        str,
+        typer.Option(
+            "--name", "--model_name", envvar="PRUNELLA_NAME", help="name of the model in answers, paths and metrics"
+        ),
+    ] = "",
     require_device: Annotated[
         bool,
         typer.Option(
@@ -33,7 +39,10 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a bundle folder or a tag of BentoML's model store."""
-    run_server(bundle, device, port, host, require_device)
+    settings = {"PRUNELLA_DEVICE": device, "PRUNELLA_NAME": name}
+    if require_device:
+        settings["PRUNELLA_REQUIRE_DEVICE"] = "1"
+    run_server(bundle, settings, port, host)
 
 
 def loadtest(context: typer.Context) -> None:
@@ -43,8 +52,8 @@ def loadtest(context: typer.Context) -> None:
     sys.exit(run_loadtest(context.args))
 
 
-def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", require_device: bool = False) -> None:
-    """Serve until stopped; print a curl command when the server is ready."""
+def run_server(bundle: str, settings: dict[str, str], port: int, host: str = "127.0.0.1") -> None:
+    """Serve until stopped, with PRUNELLA_ variables; print a curl command when the server is ready."""
     from service.process.launch import serve as launch
 
     curl = (
@@ -57,5 +66,5 @@ def run_server(bundle: str, device: str, port: int, host: str = "127.0.0.1", req
         sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl}\n")
         show({"verb": "serve", "url": f"http://{host}:{port}", "seconds": round(time.perf_counter() - start, 1)})
 
-    environment = {"PRUNELLA_DEVICE": device, **({"PRUNELLA_REQUIRE_DEVICE": "1"} if require_device else {})}
+    environment = {key: value for key, value in settings.items() if value}
     sys.exit(launch(bundle, host, port, environment, print_ready))

@@ -14,7 +14,14 @@ from functools import partial
 from models.tokenizer import Encoded, Row
 from service.inference.engine import Cut, Engine
 from service.inference.isolation import apply_isolated
-from service.inference.request_rows import check_encoded, check_rows, collect_logits
+from service.inference.request_rows import (
+    check_encoded,
+    check_rows,
+    check_token_ids,
+    collect_logits,
+    fit_prompts,
+    given_tokens,
+)
 from service.inference.runners import Outcome, Runners
 from service.inference.scheduler import NOTHING_AHEAD, Job, Overloaded
 from service.inference.tokenizer_queue import (
@@ -79,7 +86,7 @@ class InferenceService:
     """Admission, tokenization, inference and post-processing for all protocols, in one process."""
 
     def __init__(self, engine: Engine, settings: Settings, worker: int = 0) -> None:
-        self.settings, self.telemetry = settings, Telemetry()
+        self.settings, self.telemetry = settings, Telemetry(settings.name)
         self.model_slots = ModelSlots(engine, settings.runtime(worker), self.telemetry.serves)
         self.telemetry.serves(engine)
         self.rules = settings.rules(engine.choice.got)
@@ -117,26 +124,38 @@ class InferenceService:
             BadRequest: it cannot be answered; the message says why.
         """
         engine = self.model_slots.current  # the request keeps this model, even when models are swapped meanwhile
-        positions, problems = check_rows(request, engine.bundle.task, self.settings)
+        if request.model is not None:
+            self.check_name(request.model)
+        if request.check is not None:
+            request.check(engine.bundle.task)
+        if request.token_ids is None:
+            positions, problems = check_rows(request, engine.bundle.task, self.settings)
+        else:
+            table = engine.bundle.architecture.vocabulary
+            positions, problems = check_token_ids(request, engine.bundle.task, table, self.settings)
         rows = [request.rows[i] for i in positions]
         cut: Cut = request.direction if request.truncate else "never"
+        if request.prompt is not None and not request.prompt.special_tokens:
+            cut = "never"  # the model's limit then holds more tokens of the text
         chars = count_chars(rows)
         lane = self.tokenizer_queues.lane(chars, cut)
         try:  # admission comes before tokenization: an admitted request is not refused after work was done for it
             ahead = NOTHING_AHEAD if lane is None else lane.ahead()
             self.runners.check(len(rows), context.deadline, time.perf_counter(), ahead)
             begun = time.perf_counter()
-            encoded = await self._tokenize(engine, rows, cut, context, lane)
+            if request.token_ids is None:
+                encoded = await self._tokenize(engine, rows, cut, context, lane)
+            else:
+                encoded = given_tokens(request.token_ids, positions)
+            if request.prompt is not None or request.token_ids is not None:
+                encoded = fit_prompts(request, engine.bundle.task, encoded, engine.tokenizer)
             positions, valid = check_encoded(engine.bundle.task, request, positions, encoded, problems)
             tokenized = time.perf_counter()
             pending = await self._infer(engine, valid, context)
         except Overloaded as refused:
-            self._count_shed(refused.reason)
-            reason = REFUSED[refused.reason]
-            message = f"{reason}: {self.waiting()} texts wait; retry after {refused.seconds:.3f} s"
-            raise BadRequest(429, message, "Overloaded", refused.seconds) from None
+            raise self._refusal(refused) from None
         logits = collect_logits(request, positions, pending.rows, problems)
-        if self.model_slots.candidate is not None:
+        if self.model_slots.candidate is not None and request.token_ids is None and request.prompt is None:
             self._call_soon(self.shadow.maybe, request, positions, pending.rows)
         done = time.perf_counter()
         self._call_soon(self.telemetry.waited, tokenized - begun, pending.begun - tokenized)
@@ -147,7 +166,7 @@ class InferenceService:
         task = engine.bundle.task
         return Answer(
             model=engine.bundle.id,
-            name=engine.bundle.info.name,
+            name=self.name(engine),
             labels=task.labels,
             predictions=[None if row is None else ranked(task, row, request) for row in logits],
             decisions=decisions(task, logits),
@@ -157,6 +176,43 @@ class InferenceService:
             characters=chars,
             compute=f"{engine.choice.got}+{engine.variant_name}",
         )
+
+    def name(self, engine: Engine) -> str:
+        """Return the name under which a model is served."""
+        return self.settings.name or engine.bundle.info.name
+
+    def check_name(self, name: str | None) -> None:
+        """Check that the model that a client names is the current one; None stands for whatever is served.
+
+        Raises:
+            BadRequest: 404, it is another one.
+        """
+        engine = self.model_slots.current
+        if name is not None and name not in (self.name(engine), engine.bundle.id):
+            served = self.name(engine)
+            message = f"the model {name[:100]!r} does not exist: this server has {served!r} (--name sets its name)"
+            raise BadRequest(404, message, "NotFound")
+
+    async def tokenize(self, text: str, context: RequestContext) -> tuple[Engine, Encoded]:
+        """Return the tokens of a text that is not truncated, and the model whose tokenizer made them.
+
+        Raises:
+            BadRequest: the text is too long, the server is busy, or the tokenizer failed.
+        """
+        engine = self.model_slots.current
+        if len(text) > self.settings.max_text_chars:
+            message = f"a text has {len(text)} characters, at most {self.settings.max_text_chars} are accepted"
+            raise BadRequest(413, message)
+        lane = self.tokenizer_queues.lane(len(text), "never")
+        try:
+            ahead = NOTHING_AHEAD if lane is None else lane.ahead()
+            self.runners.check(1, context.deadline, time.perf_counter(), ahead)
+        except Overloaded as refused:
+            raise self._refusal(refused) from None
+        (encoded,) = await self._tokenize(engine, [(text,)], "never", context, lane)
+        if encoded is None:
+            raise BadRequest(500, "the tokenizer failed on this text; the log says why", "Backend")
+        return engine, encoded
 
     def trouble(self) -> str | None:
         """Return why this process cannot answer any more, or None."""
@@ -222,6 +278,13 @@ class InferenceService:
         """Call a function after the answer was sent: uvloop writes before it runs scheduled callbacks."""
         assert self._loop is not None, "start() comes before the first request"
         self._loop.call_soon(function, *arguments)
+
+    def _refusal(self, refused: Overloaded) -> BadRequest:
+        """Count a request that would wait too long, and return its error."""
+        self._count_shed(refused.reason)
+        reason = REFUSED[refused.reason]
+        message = f"{reason}: {self.waiting()} texts wait; retry after {refused.seconds:.3f} s"
+        return BadRequest(429, message, "Overloaded", refused.seconds)
 
     def _count_shed(self, reason: str) -> None:
         self.telemetry.shed.labels(reason).inc()

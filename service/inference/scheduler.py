@@ -156,6 +156,8 @@ class Scheduler:
         Raises:
             Overloaded: it would wait too long.
         """
+        if not self.waiting and ahead is NOTHING_AHEAD and len(self._busy_until) < self.rules.runners:
+            return  # a runner is free
         is_list = texts > 1
         wait = (self.predicted_wait(now) if is_list else self._wait_of_single(now)) + ahead.seconds
         waiting = (self.waiting if is_list else self.waiting - self._listed) + ahead.texts

@@ -61,7 +61,8 @@ def info(inference: InferenceService) -> dict[str, Any]:
                 "request_timeout_ms",
             }
         ),
-        "model_id": bundle.info.name,
+        "model_id": inference.name(engine),
+        "served_model_name": inference.name(engine),
         "model_sha": bundle.id,
         "model_dtype": engine.variant.precision,
         "model_type": {

@@ -37,7 +37,9 @@ SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 class Telemetry:
     """Counters, gauges and histograms, and the text of /metrics."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
+        """Make the metrics; `name` is the model's where it is not the one in the bundle."""
+        self._name = name
         self.registry = registry = CollectorRegistry()
         self.shared = "PROMETHEUS_MULTIPROC_DIR" in os.environ  # set by the supervisor when there are several workers
         # the process metrics of several workers cannot be aggregated directly, so they are not registered: their
@@ -63,13 +65,16 @@ class Telemetry:
             "prunella_queue_depth", "texts that wait for the tokenizer or the model", registry, "livesum"
         )
         self.wait = _gauge(
-            "prunella_predicted_wait_seconds", "predicted wait of a text that arrives now", registry, "livemax"
+            "prunella_predicted_wait_seconds",
+            "predicted time until all texts that wait have started",
+            registry,
+            "livemax",
         )
         self.fallback = _gauge(
             "prunella_device_fallback", "1 if the requested device is not used", registry, "livemax"
         )
         self.info = _gauge(
-            "prunella_model_info", "the current model", registry, "livemax", ["id", "variant", "device"]
+            "prunella_model_info", "the current model", registry, "livemax", ["id", "variant", "device", "name"]
         )
         self.loss = _gauge(
             "prunella_model_loss_points",
@@ -94,7 +99,7 @@ class Telemetry:
         self.drift = Histogram(
             "prunella_shadow_drift", "largest difference of a score of a text", buckets=SHARES, registry=registry
         )
-        self._model_labels: tuple[str, str, str] | None = None
+        self._model_labels: tuple[str, ...] | None = None
         self.dropped_logs = Counter(
             "prunella_log_lines_dropped", "log lines that could not be written", registry=registry
         )
@@ -103,7 +108,7 @@ class Telemetry:
         """Set the gauges of the model to the new current one."""
         report: dict[str, Any] = engine.bundle.report() or {}
         loss, speedup = report.get("loss_points"), (report.get("speedup") or {}).get(report.get("reference"))
-        labels = engine.bundle.id, engine.variant_name, engine.choice.got
+        labels = engine.bundle.id, engine.variant_name, engine.choice.got, self._name or engine.bundle.info.name
         if not self.shared:
             self.info.clear()
         elif self._model_labels is not None:

@@ -1,7 +1,8 @@
 """Run the server: bind the port, supervise the workers, and return when all processes have ended.
 
 python -m service.process.launch --host H --port N: `bentoml serve` replaces itself with this command. PRUNELLA_BUNDLE
-names the bundle.
+names the bundle. With the argument `serve`, which SageMaker gives a container, the defaults are SageMaker's: port
+8080 of all addresses, and the bundle in /opt/ml/model.
 """
 
 import argparse
@@ -10,13 +11,16 @@ import shutil
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from models.errors import InputError, PrunellaError
 from service.process.lifecycle import Lifecycle
 from service.process.supervisor import Supervisor
 
+PORT = 3000  # BentoML's default
+SAGEMAKER_PORT, SAGEMAKER_MODEL = 8080, "/opt/ml/model"
+PORT_VARIABLES = ("AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT")  # set by Vertex AI and SageMaker
 GRACE_SECONDS = 15.0  # after the time to drain, before a worker that has not ended is killed
 
 
@@ -98,17 +102,36 @@ def _number(variables: dict[str, str], name: str, default: int) -> int:
         return default
 
 
+def platform_port(environment: Mapping[str, str] = os.environ) -> int | None:
+    """Return the port that the platform of this container wants, None if it names none.
+
+    Raises:
+        InputError: it is not a port.
+    """
+    for name in PORT_VARIABLES:
+        if value := environment.get(name):
+            if not value.isdigit() or not 0 < int(value) < 65536:
+                raise InputError(f"{name} is {value[:20]!r}: wanted a port from 1 to 65535")
+            return int(value)
+    return None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve PRUNELLA_BUNDLE until a signal ends the server; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m service.process.launch", description=(__doc__ or "").splitlines()[0]
     )
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=3000)
+    parser.add_argument("command", nargs="?", choices=["serve"], help="start as a container of SageMaker")
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
     options = parser.parse_args(arguments)
+    in_sagemaker = options.command == "serve"
     try:
-        bundle = os.environ.get("PRUNELLA_BUNDLE", "prunella:latest")
-        return serve(bundle, options.host, options.port, {}, lambda: None)
+        host = options.host or ("0.0.0.0" if in_sagemaker or platform_port() else "127.0.0.1")
+        port = options.port or platform_port() or (SAGEMAKER_PORT if in_sagemaker else PORT)
+        mounted = in_sagemaker and Path(SAGEMAKER_MODEL).is_dir()
+        bundle = os.environ.get("PRUNELLA_BUNDLE", SAGEMAKER_MODEL if mounted else "prunella:latest")
+        return serve(bundle, host, port, {}, lambda: None)
     except PrunellaError as error:
         sys.stderr.write(f"prunella: {error}\n")
         return error.exit_code

@@ -5,21 +5,39 @@ them share, is in this file.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import FailFast, ValidationError
 
+from models.schema import explain
 from models.task import Task
 from models.tokenizer import Row
 
 Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # {"label": …, "score": …}
 FUNCTIONS: dict[str, Function] = {"single": "softmax", "multi": "sigmoid", "regression": "none"}  # by kind of task
+TEXT_KEYS = ("inputs", "input", "texts", "pairs", "documents", "queries", "instances")  # lists of texts in requests
+
+
+class StopAtFirst(FailFast):
+    """Stop at the first invalid item of a list: one of a million items would give a million errors."""
+
+    __hash__ = object.__hash__  # without it the type cannot be part of a union
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a request says about the tokens of its single texts, beyond truncation to the model's limit."""
+
+    limit: int | None = None  # tokens, special tokens included; None: the model's limit
+    special_tokens: bool = True  # whether the tokenizer adds [CLS], [SEP], …
+
+
+@dataclass(slots=True)  # not frozen: that would cost a microsecond for each request
 class Request:
     """A request in the form that all protocols share."""
 
@@ -32,13 +50,19 @@ class Request:
     truncate: bool = True
     direction: Literal["left", "right"] = "right"
     per_item: bool = False  # the protocol has per-text errors: the other texts are answered
+    rows_per_text: int = 1  # rows that are made of one text of the client; errors name the text
+    model: str | None = None  # the model that the client names; another one than the served one is refused
+    check: Callable[[Task], None] | None = None  # raises BadRequest if the model cannot answer such a request
+    token_ids: list[list[int]] | None = None  # the tokens of each row, instead of texts; `rows` is as long
+    prompt: Prompt | None = None
     extra: Any = None  # data of the protocol, for its `write`
 
 
 class BadRequest(Exception):
     """A request, or one of its texts, that cannot be answered; each protocol writes it in its own format.
 
-    `retry_after` is in seconds; `close` closes the connection, because the rest of the request is not read.
+    `retry_after` is in seconds; `close` closes the connection, because the rest of the request is not read; `index`
+    is the position of the text in a request of several.
     """
 
     def __init__(
@@ -52,6 +76,14 @@ class BadRequest(Exception):
         super().__init__(message)
         self.status, self.message, self.kind = status, message, kind
         self.retry_after, self.close = retry_after, close
+        self.index: int | None = None
+
+    def at(self, index: int) -> "BadRequest":
+        """Say in the message and in `index` which text of several it is; return this error."""
+        if self.index is None:
+            self.index = index
+            self.message = f"{self.message} (the text at index {index})"
+        return self
 
 
 @dataclass(slots=True)
@@ -68,6 +100,28 @@ class Answer:
     tokens: int = 0
     characters: int = 0
     compute: str = ""  # device and variant
+
+
+def invalid(problem: ValidationError, status: int = 422) -> BadRequest:
+    """Return the error of a JSON document that is not a valid request; it names the first text that is invalid."""
+    error = BadRequest(status, explain(problem))
+    for detail in problem.errors(include_url=False, include_input=False, include_context=False):
+        if detail["loc"] and detail["loc"][0] in TEXT_KEYS:
+            for part in detail["loc"]:
+                if isinstance(part, int):
+                    return error.at(part)
+    return error
+
+
+def with_index(document: dict[str, Any], problem: BadRequest) -> dict[str, Any]:
+    """Return the JSON of an error with the index of its text, if it is the error of one text of several."""
+    return document if problem.index is None else {**document, "index": problem.index}
+
+
+def in_label_order(row: list[Prediction], labels: tuple[str, ...]) -> list[float]:
+    """Return the scores of one text in the order of the model's labels."""
+    scores = {prediction["label"]: prediction["score"] for prediction in row}
+    return [scores[label] for label in labels]
 
 
 def score(function: Function, logits: list[float]) -> list[float]:

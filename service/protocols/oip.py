@@ -5,13 +5,14 @@ the order of the model's labels), `label` (BYTES, the best one), for a multi-lab
 labels, whether each label is assigned by the model's thresholds) and, on request, `logits`.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, Field, ValidationError
 
 from models.schema import explain
 from models.task import Task
-from service.protocols import Answer, BadRequest, Request
+from service.protocols import Answer, BadRequest, Request, in_label_order, with_index
 
 OUTPUTS = ("scores", "label", "logits", "decisions")
 
@@ -25,10 +26,28 @@ class Tensor(BaseModel):
     data: list[Any]
 
 
+class OipParameters(BaseModel):
+    """Parameters of an output or of a request."""
+
+    binary_data: bool | None = Field(None, description="of an output: whether its data is binary")
+    binary_data_output: bool | None = Field(None, description="of a request: the same for outputs that do not say it")
+    classification: int | None = Field(None, description="refused: Triton's extension for the best classes")
+
+
 class RequestedOutput(BaseModel):
     """A requested output."""
 
     name: str
+    parameters: OipParameters = OipParameters()
+
+
+class Wanted(NamedTuple):
+    """What a request says about its answer."""
+
+    request_id: str | None
+    outputs: tuple[str, ...]  # empty: the default ones of the model
+    binary: bool  # whether outputs that do not say it are binary
+    binary_by_name: dict[str, bool]
 
 
 class Body(BaseModel):
@@ -37,6 +56,7 @@ class Body(BaseModel):
     id: str | None = None
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = None
+    parameters: OipParameters = OipParameters()
 
 
 def read(document: object) -> Request:
@@ -45,7 +65,10 @@ def read(document: object) -> Request:
         body = Body.model_validate(document)
     except ValidationError as problem:
         raise BadRequest(400, explain(problem)) from None
-    outputs = tuple(output.name for output in body.outputs or ())  # empty: the default outputs of the model
+    requested = body.outputs or []
+    outputs = tuple(output.name for output in requested)
+    if any(output.parameters.classification for output in requested):
+        raise BadRequest(400, "the parameter 'classification' is not supported: use the outputs scores and label")
     if unknown := [name for name in outputs if name not in OUTPUTS]:
         raise BadRequest(400, f"unknown output {unknown[0]!r}: choose from {', '.join(OUTPUTS)}")
     if {"scores", "logits"} <= set(outputs):
@@ -59,7 +82,21 @@ def read(document: object) -> Request:
         rows = list(zip(texts["text"], texts["text_pair"], strict=True))
     else:
         raise BadRequest(400, f"inputs are {', '.join(sorted(texts))}: wanted text, or text and text_pair")
-    return Request(rows, single=False, raw_scores="logits" in outputs, extra=(body.id, outputs))
+    by_name = {o.name: o.parameters.binary_data for o in requested if o.parameters.binary_data is not None}
+    wanted = Wanted(body.id, outputs, body.parameters.binary_data_output is True, by_name)
+    return Request(rows, single=False, raw_scores="logits" in outputs, extra=wanted)
+
+
+def wants_binary(request: Request) -> bool:
+    """Whether an output of the answer may be binary."""
+    wanted: Wanted = request.extra
+    return wanted.binary or True in wanted.binary_by_name.values()
+
+
+def is_binary(request: Request) -> Callable[[str], bool]:
+    """Return a function that says of the name of an output whether its data is binary."""
+    wanted: Wanted = request.extra
+    return lambda name: wanted.binary_by_name.get(name, wanted.binary)
 
 
 def _texts(tensor: Tensor) -> list[str]:
@@ -67,8 +104,11 @@ def _texts(tensor: Tensor) -> list[str]:
     if tensor.datatype != "BYTES":
         raise BadRequest(400, f"input {tensor.name!r} is {tensor.datatype}, wanted BYTES")
     flat = [item for row in tensor.data for item in (row if isinstance(row, list) else [row])]
-    if not flat or not all(isinstance(item, str) for item in flat):
-        raise BadRequest(400, f"input {tensor.name!r} is empty, or has an element that is not a string")
+    if not flat:
+        raise BadRequest(400, f"input {tensor.name!r} is empty")
+    for i, item in enumerate(flat):
+        if not isinstance(item, str):
+            raise BadRequest(400, f"input {tensor.name!r} has an element that is not a string").at(i)
     size = 1
     for n in tensor.shape:
         size *= n
@@ -79,11 +119,10 @@ def _texts(tensor: Tensor) -> list[str]:
 
 def write(answer: Answer, request: Request) -> object:
     """Return the JSON of the answer, with tensors in row-major order."""
-    request_id, requested = request.extra
+    request_id, requested, _, _ = request.extra
     rows = [row or [] for row in answer.predictions]
     count, labels = len(rows), answer.labels
-    by_label = [[{p["label"]: p["score"] for p in row}[label] for label in labels] for row in rows]
-    flat = [score for row in by_label for score in row]
+    flat = [score for row in rows for score in in_label_order(row, labels)]
     tensors: dict[str, dict[str, Any]] = {
         "scores": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
         "logits": {"datatype": "FP32", "shape": [count, len(labels)], "data": flat},
@@ -103,7 +142,7 @@ def write(answer: Answer, request: Request) -> object:
 
 def error(problem: BadRequest) -> object:
     """Return the JSON of an error."""
-    return {"error": problem.message}
+    return with_index({"error": problem.message}, problem)
 
 
 def metadata(task: Task, name: str, version: str) -> object:

@@ -3,18 +3,20 @@
 `inputs`: "text" | ["text"] | ["first", "second"] (two in a flat list are a pair) | [["text"], ["first", "second"], …]
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from models.schema import Record, explain
-from service.protocols import Answer, BadRequest, Request
+from models.schema import Record
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, invalid, with_index
 
 
 class Body(Record):
     """JSON of a request."""
 
-    inputs: str | list[str] | list[list[str]] = Field(description="a text, a pair, or a batch of lists")
+    inputs: str | Annotated[list[str | Annotated[list[str], StopAtFirst()]], StopAtFirst()] = Field(
+        description="a text, a pair, or a batch of lists"
+    )
     raw_scores: bool = False
     truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
@@ -26,13 +28,13 @@ def read(document: object) -> Request:
     try:
         body = Body.model_validate(document)
     except ValidationError as problem:
-        raise BadRequest(422, explain(problem)) from None
+        raise invalid(problem) from None
     inputs = body.inputs
     single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
     groups: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if single else list(inputs)
     if not groups:
         raise BadRequest(400, "`inputs` cannot be empty", "Empty")
-    rows = [_row(group) for group in groups]
+    rows = [_row(group, i, single) for i, group in enumerate(groups)]
     left = body.truncation_direction.lower() == "left"
     return Request(
         rows,
@@ -43,10 +45,12 @@ def read(document: object) -> Request:
     )
 
 
-def _row(group: list[str]) -> tuple[str, ...]:
-    if len(group) not in (1, 2):
-        raise BadRequest(422, f"an input is one text or a pair, found {len(group)}; a batch is a list of lists")
-    return tuple(group)
+def _row(group: Any, index: int, single: bool) -> tuple[str, ...]:
+    if isinstance(group, list) and all(isinstance(text, str) for text in group) and len(group) in (1, 2):
+        return tuple(group)
+    kind = len(group) if isinstance(group, list) else "a text"
+    problem = BadRequest(422, f"an input is one text or a pair, found {kind}; a batch is a list of lists")
+    raise problem if single else problem.at(index)
 
 
 def write(answer: Answer, request: Request) -> object:
@@ -56,4 +60,4 @@ def write(answer: Answer, request: Request) -> object:
 
 def error(problem: BadRequest) -> object:
     """Return the JSON of an error."""
-    return {"error": problem.message, "error_type": problem.kind}
+    return with_index({"error": problem.message, "error_type": problem.kind}, problem)

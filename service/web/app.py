@@ -1,17 +1,17 @@
 """App: the ASGI application with every route.
 
 It checks the key, reads the request, calls the inference service and writes the response. The modules in
-service/protocols parse and format the JSON of each protocol.
+service/protocols parse and format the JSON of each protocol, and service/web/dialects.py chooses among them.
 """
 
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from types import ModuleType
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
@@ -20,16 +20,21 @@ from service.operations.admin import Admin
 from service.operations.info import info
 from service.operations.tracing import Tracer
 from service.process.service_links import log_service_links
-from service.protocols import Answer, BadRequest, hf, native, oip, tei
+from service.protocols import BadRequest, hf, native, oip, openai, tei
 from service.settings import PREFIX
-from service.web import pages
+from service.web import dialects, pages
 from service.web.access import check_key, cors_headers, preflight
-from service.web.http import Call, ClientGone, Headers, Reply, json_reply, refusal
+from service.web.dialects import Choose, only
+from service.web.http import Call, ClientGone, Reply, json_reply, refusal, with_replaced_surrogates
+from service.web.oip_routes import OipRoutes
 from service.web.openapi import openapi
+from service.web.token_routes import TokenRoutes
 
 log = logging.getLogger("prunella")
 Handler = Callable[[Call], Awaitable[Reply]]
 BENTOML_PATHS = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
+
+VLLM_KEYS = ("input", "messages")  # of requests to /classify that are not from BentoML's clients
 
 
 class BentoApp(Protocol):
@@ -50,6 +55,7 @@ class Route:
     methods: dict[str, Handler]
     error: Callable[[BadRequest], object] = native.error
     is_open: bool = False  # needs no API key
+    statuses: dict[int, int] = field(default_factory=dict)  # status codes of errors that the protocol replaces
 
 
 class App:
@@ -63,30 +69,60 @@ class App:
         self._default_seconds = inference.settings.request_timeout_ms / 1e3
         admin = Admin(inference)
         document = openapi(inference.settings)
+        with_input = dialects.of_input(inference.settings)
+        tokens = TokenRoutes(inference, self._context)
+        open_inference = OipRoutes(inference, self._context, tracer)
+        self._root = inference.settings.root_path
         probe: dict[str, Handler] = {"GET": self._live}
         self._routes = {
-            "/v1/classify": Route("native", {"POST": self._classify(native)}),
-            "/predict": Route("tei", {"POST": self._classify(tei, tei_headers)}, tei.error),
-            "/": Route("hf", {"POST": self._classify(hf), "GET": _redirect_to_playground}, hf.error),
+            "/v1/classify": Route("native", {"POST": self._classify(dialects.native_or(with_input))}),
+            "/predict": Route("tei", {"POST": self._classify(only(dialects.TEI))}, tei.error),
+            "/": Route(
+                "hf", {"POST": self._classify(only(dialects.HF)), "GET": self._redirect_to_playground}, hf.error
+            ),
+            **dict.fromkeys(("/score", "/v1/score"), _openai_route("score", self._classify(only(dialects.SCORE)))),
+            **dict.fromkeys(
+                ("/rerank", "/v1/rerank", "/v2/rerank"),
+                _openai_route("rerank", self._classify(dialects.choose_rerank)),
+            ),
+            "/tokenize": _openai_route("tokenize", tokens.tokenize),
+            "/detokenize": _openai_route("tokenize", tokens.detokenize),
+            "/v1/models": Route("info", {"GET": tokens.models}, openai.error),
             "/livez": Route("probe", probe, is_open=True),
             "/healthz": Route("probe", probe, is_open=True),
             "/health": Route("probe", {"GET": self._ready}, is_open=True),
             "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
+            "/ping": Route("probe", {"GET": self._ready}, is_open=True),
+            "/invocations": Route("sagemaker", {"POST": self._classify(dialects.by_keys(with_input))}, tei.error),
             "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
             "/info": Route("info", {"GET": self._info}),
             "/openapi.json": Route("page", {"GET": _constant(json_reply(document))}, is_open=True),
             "/ui": Route("page", {"GET": _constant(pages.playground())}, is_open=True),
-            "/v2": Route("oip", {"GET": self._oip_server}, oip.error, is_open=True),
+            "/v2": Route("oip", {"GET": open_inference.server}, oip.error, is_open=True),
             "/v2/health/live": Route("probe", {"GET": self._live}, oip.error, is_open=True),
             "/v2/health/ready": Route("probe", {"GET": self._ready}, oip.error, is_open=True),
             "/admin/models": Route("admin", {"GET": admin.models, "POST": admin.swap}, is_open=True),
             "/admin/rollback": Route("admin", {"POST": admin.roll_back}, is_open=True),
             "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
-        self._oip_metadata_route = Route("oip", {"GET": self._oip_model}, oip.error)
-        self._oip_infer_route = Route("oip", {"POST": self._classify(oip)}, oip.error)
+        self._add_vertex_routes(dialects.by_keys(with_input))
+        self._oip_metadata_route = Route("oip", {"GET": open_inference.model}, oip.error)
+        self._oip_infer_route = Route("oip", {"POST": open_inference.infer}, oip.error)
         self._unknown_route = Route("other", {}, is_open=True)
         self._bentoml_route = Route("bentoml", {})
+        self._with_input = Route(
+            with_input.label, {"POST": self._classify(only(with_input))}, openai.error, statuses=openai.STATUSES
+        )
+
+    def _add_vertex_routes(self, choose: Choose) -> None:
+        """Add the paths that Vertex AI calls; one that is a route already also takes Vertex AI's requests."""
+        health, predict = self._settings.health_route, self._settings.predict_route
+        if health and health not in self._routes:
+            self._routes[health] = Route("probe", {"GET": self._ready}, is_open=True)
+        if predict:
+            if predict == "/predict":
+                choose = only(dialects.TEI)
+            self._routes[predict] = Route("vertex", {"POST": self._classify(dialects.instances_or(choose))}, hf.error)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's start and shutdown."""
@@ -99,39 +135,59 @@ class App:
 
     async def _answer(self, call: Call, send: Send) -> None:
         arrived = time.perf_counter()
+        if self._root:
+            call.path = self._below_root(call.path)
         route = self._routes.get(call.path) or self._other_route(call.path)
         try:
             reply = preflight(call, self._origins)
             if reply is None and not route.is_open:
                 check_key(call, self._settings.api_key)
             if reply is None and route is self._bentoml_route:
-                await self._forward_to_bentoml(call, send)
-                return
+                if not await self._has_input(call):
+                    await self._forward_to_bentoml(call, send)
+                    return
+                route = self._with_input
             if reply is None:
                 reply = await self._handler(call, route)(call)
         except BadRequest as problem:
-            reply = refusal(problem, route.error(problem))
+            form = call.dialect or route
+            problem.status = form.statuses.get(problem.status, problem.status)
+            reply = refusal(problem, form.error(problem))
         except ClientGone:
             self.inference.telemetry.shed.labels("gone").inc()
             return
         except Exception:
             log.exception("%s %s failed", call.method, route.label)
             failure = BadRequest(500, "the server failed on this request; its log says why", "Internal")
-            reply = refusal(failure, route.error(failure))
+            reply = refusal(failure, (call.dialect or route).error(failure))
         if self._origins:
             reply.headers = [*reply.headers, *cors_headers(call.header(b"origin"), self._origins)]
         reply.close = reply.close or self.inference.draining
         await call.send(reply, send)
-        self.inference.telemetry.count(route.label, reply.status)
+        self._record(call.dialect or route, reply.status, arrived)
+
+    def _record(self, form: Any, status: int, arrived: float) -> None:
+        """Count the answer, and log it if the settings say so; `form` has the label of the protocol."""
+        self.inference.telemetry.count(form.label, status)
         if self._settings.access_log:
-            seconds = time.perf_counter() - arrived
-            log.info("answered", extra={"dialect": route.label, "code": reply.status, "ms": round(seconds * 1e3, 3)})
+            milliseconds = round((time.perf_counter() - arrived) * 1e3, 3)
+            log.info("answered", extra={"dialect": form.label, "code": status, "ms": milliseconds})
+
+    def _below_root(self, path: str) -> str:
+        """Return a path without PRUNELLA_ROOT_PATH, which the proxy may also have removed already."""
+        if path == self._root or path.startswith(self._root + "/"):
+            return path.removeprefix(self._root) or "/"
+        return path
 
     def _other_route(self, path: str) -> Route:
         """Return the route of a path that is not in the table of fixed paths."""
         if path.startswith("/v2/models/"):
             return self._oip_infer_route if path.endswith("/infer") else self._oip_metadata_route
-        return self._bentoml_route if path in BENTOML_PATHS and self._bentoml is not None else self._unknown_route
+        if path not in BENTOML_PATHS:
+            return self._unknown_route
+        if self._bentoml is not None:
+            return self._bentoml_route
+        return self._with_input if path == "/classify" else self._unknown_route
 
     def _handler(self, call: Call, route: Route) -> Handler:
         handler = route.methods.get(call.method)
@@ -143,23 +199,26 @@ class App:
             raise BadRequest(404, "Not Found", "NotFound")
         return _constant(_not_allowed(route))
 
-    def _classify(self, protocol: ModuleType, headers: Callable[[Answer], Headers] | None = None) -> Handler:
-        """Return the handler that classifies texts in one protocol; `headers` makes its response headers."""
+    def _classify(self, choose: Choose) -> Handler:
+        """Return the handler that classifies texts, in the protocol that `choose` returns for a request."""
 
         async def handle(call: Call) -> Reply:
-            if protocol is oip:
-                self._check_model(call, "/infer")
-            arrived = time.perf_counter()
-            seconds = self._timeout_seconds(call)
-            request = protocol.read(await call.document(self._settings.max_body_bytes))
-            answer = await self.inference.answer(
-                request, RequestContext(arrived, arrived + seconds, call.is_gone(), call.is_alone())
-            )
+            context = self._context(call)
+            document = await call.document(self._settings.max_body_bytes)
+            dialect = call.dialect = choose(document)
+            request = dialect.read(document)
+            answer = await self.inference.answer(request, context)
             if self._tracer is not None:
-                self._tracer.span(protocol.__name__, answer, call.header(b"traceparent"))
-            return json_reply(protocol.write(answer, request), 200, headers(answer) if headers else None)
+                self._tracer.span(dialect.label, answer, call.header(b"traceparent"))
+            headers = dialect.headers(answer) if dialect.headers is not None else None
+            return json_reply(dialect.write(answer, request), 200, headers)
 
         return handle
+
+    def _context(self, call: Call) -> RequestContext:
+        """Return the deadline of a request that arrives now, and the state of its connection."""
+        arrived = time.perf_counter()
+        return RequestContext(arrived, arrived + self._timeout_seconds(call), call.is_gone(), call.is_alone())
 
     def _timeout_seconds(self, call: Call) -> float:
         """Return how long the client waits for an answer."""
@@ -189,35 +248,25 @@ class App:
     async def _info(self, _: Call) -> Reply:
         return json_reply(info(self.inference))
 
-    async def _oip_server(self, _: Call) -> Reply:
-        return json_reply({"name": "prunella", "version": pages.version(), "extensions": []})
+    async def _redirect_to_playground(self, _: Call) -> Reply:
+        return Reply(b"", 307, [(b"location", self._root.encode() + b"/ui")], b"text/plain")
 
-    async def _oip_model(self, call: Call) -> Reply:
-        engine = self.inference.model_slots.current
-        ending = self._check_model(call, "/ready", "")
-        if ending == "/ready":
-            return json_reply({"ready": not self.inference.draining, "name": engine.bundle.info.name})
-        return json_reply(oip.metadata(engine.bundle.task, engine.bundle.info.name, engine.bundle.id))
-
-    def _check_model(self, call: Call, *endings: str) -> str:
-        """Return what follows /v2/models/{name}[/versions/{version}] in the path.
-
-        Raises:
-            BadRequest: 404, the model is not the one that is served, or what follows is not among `endings`.
-        """
-        bundle = self.inference.model_slots.current.bundle
-        rest = call.path.removeprefix("/v2/models/")
-        for name in (f"{bundle.info.name}/versions/{bundle.id}", bundle.info.name):
-            if rest == name or rest.startswith(name + "/"):
-                if (ending := rest.removeprefix(name)) in endings:
-                    return ending
-                raise BadRequest(404, "Not Found", "NotFound")
-        raise BadRequest(404, f"no such model: this server has {bundle.info.name}, version {bundle.id}", "NotFound")
+    async def _has_input(self, call: Call) -> bool:
+        """Whether a request to one of BentoML's paths is one of vLLM's or infinity's clients: it has `input`."""
+        if call.method != "POST" or call.path != "/classify":
+            return False
+        call.check_json()  # BentoML also accepts other content types, and answers some of them with 500
+        body = await call.body(self._settings.max_body_bytes)
+        if not any(b'"%s"' % key.encode() in body for key in VLLM_KEYS):
+            return False
+        document = await call.document(self._settings.max_body_bytes)
+        return isinstance(document, dict) and any(key in document for key in VLLM_KEYS)
 
     async def _forward_to_bentoml(self, call: Call, send: Send) -> None:
-        if call.method == "POST" and call.path == "/classify":
-            call.check_json()  # BentoML also accepts other content types, and answers some of them with 500
         body = await call.body(self._settings.max_body_bytes)
+        replaced = with_replaced_surrogates(body)
+        if replaced is not None:
+            body = orjson.dumps(replaced)
         assert self._bentoml is not None, "the route is used only if there is a BentoML application"
 
         async def send_counted(message: Any) -> None:
@@ -227,7 +276,7 @@ class App:
                 message = {**message, "headers": [*message.get("headers", []), *cors]}
             await send(message)
 
-        await self._bentoml(call.scope, body, send_counted)
+        await self._bentoml({**call.scope, "path": call.path, "raw_path": call.path.encode()}, body, send_counted)
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
@@ -243,19 +292,9 @@ class App:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def tei_headers(answer: Answer) -> Headers:
-    """Return the x-compute-* headers of text-embeddings-inference; times are whole milliseconds."""
-    times = {name: b"%d" % round(ms) for name, ms in answer.times_ms.items()}
-    return [
-        (b"x-compute-type", answer.compute.encode()),
-        (b"x-compute-time", times["total"]),
-        (b"x-compute-characters", b"%d" % answer.characters),
-        (b"x-compute-tokens", b"%d" % answer.tokens),
-        (b"x-total-time", times["total"]),
-        (b"x-tokenization-time", times["tokenize"]),
-        (b"x-queue-time", times["queue"]),
-        (b"x-inference-time", times["infer"]),
-    ]
+def _openai_route(label: str, handler: Handler) -> Route:
+    """Return a route whose errors have OpenAI's form, whatever the request is."""
+    return Route(label, {"POST": handler}, openai.error, statuses=openai.STATUSES)
 
 
 def _constant(reply: Reply) -> Handler:
@@ -265,10 +304,6 @@ def _constant(reply: Reply) -> Handler:
         return Reply(reply.body, reply.status, reply.headers, reply.content_type)
 
     return handle
-
-
-async def _redirect_to_playground(_: Call) -> Reply:
-    return Reply(b"", 307, [(b"location", b"/ui")], b"text/plain")
 
 
 def _not_allowed(route: Route) -> Reply:

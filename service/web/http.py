@@ -4,6 +4,7 @@ A web framework's router, request and response objects cost as much time as toke
 """
 
 import asyncio
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,12 +57,14 @@ def refusal(problem: BadRequest, document: object) -> Reply:
 class Call:
     """One HTTP request."""
 
-    __slots__ = ("_body_read", "connection", "path", "receive", "scope")
+    __slots__ = ("_body", "_body_read", "connection", "dialect", "path", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
         self.path: str = scope["path"]
         self.connection: Any = (scope.get("extensions") or {}).get(CONNECTION)
+        self.dialect: Any = None  # the protocol of the request, where its path alone does not say it
+        self._body: bytes | None = None
         self._body_read = False
 
     @property
@@ -91,12 +94,14 @@ class Call:
         return self.connection.is_alone if self.connection is not None else _never
 
     async def body(self, max_bytes: int) -> bytes:
-        """Return the body.
+        """Return the body; a second call returns it again.
 
         Raises:
             BadRequest: the body is larger than `max_bytes`; the rest is not read. Or it is compressed.
             ClientGone: the client closed the connection.
         """
+        if self._body is not None:
+            return self._body
         if self.header(b"content-encoding") not in (None, b"identity"):
             raise BadRequest(415, "compressed bodies are not accepted: send it without Content-Encoding", close=True)
         announced = self.header(b"content-length")
@@ -110,6 +115,7 @@ class Call:
         self._body_read = True
         if len(body) > max_bytes:
             raise BadRequest(413, f"the body is larger than {max_bytes} bytes", close=True)
+        self._body = body
         return body
 
     async def _read_parts(self, message: Any, max_bytes: int) -> bytes:
@@ -125,13 +131,16 @@ class Call:
             message = await self.receive()
         raise ClientGone
 
-    def check_json(self) -> None:
+    def check_json(self, may_be_missing: bool = False) -> None:
         """Check that the request's Content-Type is JSON.
 
         Raises:
-            BadRequest: 415, the body has another type.
+            BadRequest: 415, the body has another type, or has none and it must not be missing.
         """
-        content_type = (self.header(b"content-type") or b"").split(b";")[0].strip().lower()
+        header = self.header(b"content-type")
+        if header is None and may_be_missing:
+            return
+        content_type = (header or b"").split(b";")[0].strip().lower()
         if content_type != JSON:
             name = content_type.decode("latin-1") or "missing"
             raise BadRequest(415, f"Content-Type is {name[:80]}: it must be application/json", close=True)
@@ -144,10 +153,7 @@ class Call:
             ClientGone: the client closed the connection.
         """
         self.check_json()
-        try:
-            return orjson.loads(await self.body(max_bytes))
-        except orjson.JSONDecodeError as error:
-            raise BadRequest(400, f"the body is not valid JSON: {error}") from None
+        return parse_json(await self.body(max_bytes))
 
     async def send(self, reply: Reply, send: Send) -> None:
         """Send the response.
@@ -184,6 +190,43 @@ class Call:
                     bytes_left -= len(message.get("body", b""))
         except TimeoutError:
             return  # the connection closes while the client is still sending
+
+
+def parse_json(body: bytes) -> object:
+    """Return the parsed JSON of a body.
+
+    Raises:
+        BadRequest: it is not valid JSON.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        document = with_replaced_surrogates(body)
+        if document is not None:
+            return document
+        raise BadRequest(400, f"the body is not valid JSON: {error}") from None
+
+
+def with_replaced_surrogates(body: bytes) -> Any:
+    r"""Return the JSON of a body with U+FFFD for each escape of an unpaired surrogate, such as `\ud800`.
+
+    Such an escape is no character. JavaScript and Java clients send it for a text that was cut inside a character
+    (RFC 8259, section 8.2), and it must not cost the other texts of the request their answers.
+
+    Returns:
+        None if no escape may be one, or if the body is not valid JSON for another reason.
+    """
+    if b"\\ud" not in body and b"\\uD" not in body:
+        return None
+    try:  # every step runs in C: this takes three times as long as parsing alone
+        text = json.dumps(json.loads(body, parse_constant=_no_constant), ensure_ascii=False)
+        return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _never() -> bool:

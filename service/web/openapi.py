@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.operations.admin import Swap, Try
-from service.protocols import hf, native, oip, tei
+from service.protocols import hf, native, oip, pair_scores, rerank, tei, tokens, vertex, vllm
 from service.settings import Settings
 from service.web.pages import version
 
@@ -24,7 +24,12 @@ BATCH = {"type": "array", "items": LABELS}
 ERROR = {
     "type": "object",
     "required": ["error"],
-    "properties": {"error": TEXT, "kind": TEXT, "error_type": TEXT},
+    "properties": {
+        "error": {"anyOf": [TEXT, {"type": "object"}]},
+        "kind": TEXT,
+        "error_type": TEXT,
+        "index": {"type": "integer", "description": "the text with the error, where there are several"},
+    },
 }
 TIMES = {"type": "object", "additionalProperties": NUMBER, "description": "milliseconds of each step"}
 NATIVE_ANSWER = {
@@ -68,6 +73,8 @@ BENTOML_BODY = {
     },
 }
 ANYTHING = {"type": "object"}
+INTEGER = {"type": "integer"}
+USAGE = {"type": "object", "additionalProperties": {"anyOf": [INTEGER, {"type": "null"}]}}
 REFUSALS = {
     400: "not JSON, or not this protocol",
     401: "the key is missing or wrong",
@@ -96,7 +103,13 @@ def openapi(settings: Settings) -> Document:
     document: Document = {
         "openapi": "3.1.0",
         "info": {"title": "Prunella", "version": version(), "description": "Text classification."},
-        "paths": {**_protocols(schemas, secured), **_operations(secured), **_admin(schemas)},
+        "servers": [{"url": settings.root_path or "/"}],
+        "paths": {
+            **_protocols(schemas, secured),
+            **_shared_paths(schemas, secured, settings),
+            **_operations(secured),
+            **_admin(schemas),
+        },
         "components": {
             "schemas": schemas,
             "securitySchemes": {
@@ -115,14 +128,10 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
     ready = _get("readiness of the model", ANYTHING, secured, missing=True)
     metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
-        "/v1/classify": _post(
-            "native protocol", _schema(schemas, "NativeRequest", native.Body), NATIVE_ANSWER, secured
-        ),
         "/predict": _post(
             "text-embeddings-inference", _schema(schemas, "TeiRequest", tei.Body), {"anyOf": [LABELS, BATCH]}, secured
         ),
         "/": _post("Hugging Face Inference API", _schema(schemas, "HfRequest", hf.Body), BATCH, secured),
-        "/classify": _post("BentoML's clients", BENTOML_BODY, {"anyOf": [ANYTHING, {"type": "array"}]}, secured),
         "/v2/models/{name}": {**metadata, "parameters": [name]},
         "/v2/models/{name}/ready": {**ready, "parameters": [name]},
         "/v2/models/{name}/infer": {**infer, "parameters": [name]},
@@ -130,7 +139,6 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
         "/v2/models/{name}/versions/{version}/ready": {**ready, "parameters": [name, model_version]},
         "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
     }
-    del paths["/classify"]["post"]["parameters"]  # BentoML's dispatcher does not support request deadlines
     paths["/"]["get"] = {
         "summary": "redirect to the playground",
         "responses": {"307": {"description": "redirect to /ui"}},
@@ -138,12 +146,68 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
     return paths
 
 
+def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> Document:
+    """Return the paths that clients of several protocols use; the keys of a request say which one it is in."""
+
+    def forms(summary: str, answer: Document, **bodies: type[BaseModel]) -> Document:
+        known = [_schema(schemas, name, body) for name, body in bodies.items()]
+        return _post(summary, known[0] if len(known) == 1 else {"anyOf": known}, answer, secured)
+
+    infinity = settings.classify_dialect == "infinity"
+    with_input: dict[str, type[BaseModel]] = (
+        {"InfinityRequest": vllm.InfinityBody} if infinity else {"VllmRequest": vllm.Body}
+    )
+    listed = _answer(id=TEXT, object=TEXT, created=INTEGER, model=TEXT, data={"type": "array"}, usage=USAGE)
+    ranking = _answer(id=TEXT, model=TEXT, results={"type": "array", "items": ANYTHING}, usage=USAGE)
+    native_or_listed = {"anyOf": [NATIVE_ANSWER, listed]}
+    scores = forms("scores of pairs", listed, ScoreRequest=pair_scores.Body)
+    ranks = forms(
+        "documents, best first", {"anyOf": [ranking, {"type": "array", "items": ANYTHING}]},
+        RerankRequest=rerank.Body, TeiRerankRequest=rerank.TeiBody,
+    )  # fmt: skip
+    classify = forms("vLLM's, infinity's and BentoML's clients", {"anyOf": [listed, ANYTHING]}, **with_input)
+    content = classify["post"]["requestBody"]["content"]["application/json"]
+    content["schema"] = {"anyOf": [content["schema"], BENTOML_BODY]}
+    every: dict[str, type[BaseModel]] = {
+        **with_input,
+        "NativeRequest": native.Body,
+        "TeiRequest": tei.Body,
+        "HfRequest": hf.Body,
+    }
+    every |= {"ScoreRequest": pair_scores.Body, "RerankRequest": rerank.Body, "VertexRequest": vertex.Body}
+    anything: Document = {}
+    predictions = _answer(predictions=BATCH)
+    token_ids = _answer(count=INTEGER, max_model_len=INTEGER, tokens={"type": "array", "items": INTEGER})
+    paths = {
+        "/v1/classify": forms("native, vLLM's form", native_or_listed, NativeRequest=native.Body, **with_input),
+        "/classify": classify,
+        **dict.fromkeys(("/score", "/v1/score"), scores),
+        **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), ranks),
+        "/tokenize": forms("token ids of a text", token_ids, TokenizeRequest=tokens.TokenizeBody),
+        "/detokenize": forms("text of token ids", _answer(prompt=TEXT), DetokenizeRequest=tokens.DetokenizeBody),
+        "/v1/models": _get(
+            "the served model, in OpenAI's form", _answer(object=TEXT, data={"type": "array"}), secured
+        ),
+        "/invocations": forms("SageMaker: every protocol, by its keys", anything, **every),
+    }
+    if settings.predict_route and settings.predict_route != "/predict":
+        paths[settings.predict_route] = forms("Vertex AI", predictions, VertexRequest=vertex.Body)
+    if settings.health_route:
+        paths[settings.health_route] = _get("probe", ANYTHING, [])
+    return paths
+
+
+def _answer(**properties: Document) -> Document:
+    """Return the schema of an object with these keys."""
+    return {"type": "object", "required": list(properties), "properties": properties}
+
+
 def _operations(secured: list[Any]) -> Document:
     paths: Document = {
         "/info": _get("the served model, its measured loss and speed-up, and the limits", ANYTHING, secured),
         "/schema.json": _get("schema for BentoML's clients", ANYTHING, secured, missing=True),
     }
-    for path in ("/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"):
+    for path in ("/livez", "/healthz", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"):
         paths[path] = _get("probe", ANYTHING, [])
         paths[path]["get"]["responses"]["503"] = _response("not live, or not ready", ANYTHING)
     for path in ("/v2", "/openapi.json"):

@@ -177,7 +177,7 @@ NATIVE_REFUSALS = {
     "a direction that does not exist": ({"text": "a", "truncation_direction": "up"}, 422, "truncation_direction"),
     "too many tokens where cutting is forbidden": ({"text": LONG, "truncate": False}, 422, "162 tokens"),
     "too many texts": ({"texts": ["a"] * 33}, 413, "33 texts"),
-    "too long a text": ({"text": "a " * 100_001}, 413, "200002 characters"),
+    "too long a text where cutting is forbidden": ({"text": "a " * 100_001, "truncate": False}, 413, "200002 char"),
 }
 
 
@@ -217,7 +217,6 @@ BODIES = {
     "cut off": b'{"text": "good',
     "nothing": b"",
     "not UTF-8": b'{"text": "caf\xe9"}',
-    "a lone surrogate": rb'{"text": "\ud800"}',
     "not a number": b'{"text": "a", "top_k": NaN}',
     "nested too deep": b'{"text": ' + b"[" * 5000 + b"]" * 5000 + b"}",
 }
@@ -229,6 +228,35 @@ def test_bodies_that_are_not_json(client, path, case):
     answer = client.post(path, content=BODIES[case], headers=JSON)
     assert answer.status_code == 400, answer.text
     assert "not valid JSON" in answer.json()["error"]
+
+
+LONE = {
+    "a lone surrogate": (rb'{"texts": ["good \ud800film", "plot"]}', ["good \ufffdfilm", "plot"]),
+    "the second half": (rb'{"texts": ["\udfffplot", "\ud83d\ude00"]}', ["\ufffdplot", "\U0001f600"]),
+    "the wrong order": (rb'{"texts": ["\uDC00\uD800 good", "a"]}', ["\ufffd\ufffd good", "a"]),
+    "no escape of one": (rb'{"texts": ["good \\ud800film", "\udbff"]}', ["good \\ud800film", "\ufffd"]),
+}
+
+
+@pytest.mark.parametrize("case", LONE)
+def test_an_unpaired_surrogate_is_replaced_and_costs_no_other_text_its_answer(client, case):
+    body, texts = LONE[case]
+    answer = client.post("/v1/classify", content=body, headers=JSON)
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["predictions"] == classify(client, texts=texts)
+
+
+@pytest.mark.parametrize("body", [rb'{"text": "\ud800", "top_k": NaN}', rb'{"text": "\ud800"', rb'["\ud800", 1e999]'])
+def test_an_unpaired_surrogate_in_what_is_not_json(client, body):
+    assert client.post("/v1/classify", content=body, headers=JSON).status_code in (400, 422)
+
+
+@pytest.mark.parametrize("direction", ["right", "left"])
+def test_a_text_over_the_limit_of_characters_is_cut(client, direction):
+    text = "good " + "plot " * 40_010 + "bad"  # 200,058 characters
+    document = {"truncation_direction": direction, "raw_scores": True}
+    found = classify(client, text=text, **document)
+    assert found == classify(client, text=text[:150] if direction == "right" else text[-300:], **document)
 
 
 @pytest.mark.parametrize("kind", [None, "text/plain", "application/x-www-form-urlencoded"])
@@ -287,6 +315,20 @@ class Slow:
         return self._engine.infer(encoded)
 
 
+def test_two_clients_with_lists_are_both_served_and_so_is_a_single_text(engine):
+    """Each list takes 0.8 s, more than a request may wait for the model if it is of one text."""
+    document = {"texts": [f"good film {'plot ' * (i % 4)}" for i in range(32)]}
+    settings = Settings(device="cpu", runners=1)
+    with TestClient(App(InferenceService(Slow(engine), settings))) as client, ThreadPoolExecutor(3) as pool:
+        lists = [pool.submit(client.post, "/v1/classify", json=document) for _ in range(3)]
+        while "prunella_queue_depth 0.0" in client.get("/metrics").text:
+            time.sleep(0.02)
+        assert client.post("/v1/classify", json={"text": "good film"}).status_code == 200
+        assert [answer.result().status_code for answer in lists] == [200, 200, 200]
+        late = client.post("/v1/classify", json=document, headers={"X-Request-Timeout-Ms": "150"})
+        assert late.status_code == 429
+
+
 def test_a_full_line_is_refused_with_retry_after(engine):
     narrow = Settings(max_queue=1, request_timeout_ms=600_000)
     body = json.dumps({"texts": ["good film"] * 20})  # keeps the model busy while the others arrive
@@ -325,7 +367,9 @@ def test_metrics(client, engine):
     assert 'prunella_requests_total{code="422",dialect="tei"} 1.0' in lines
     assert "prunella_infer_seconds_count 1.0" in lines
     assert "prunella_device_fallback 0.0" in lines
-    assert f'prunella_model_info{{device="cpu",id="{engine.bundle.id}",variant="cpu-int8"}} 1.0' in lines
+    assert (
+        f'prunella_model_info{{device="cpu",id="{engine.bundle.id}",name="prunella",variant="cpu-int8"}} 1.0' in lines
+    )
 
 
 @pytest.mark.parametrize("path", ["/livez", "/healthz", "/readyz", "/health", "/v2/health/live", "/v2/health/ready"])

@@ -1,0 +1,62 @@
+"""Vertex AI's prediction request: {"instances": [instance, …], "parameters"?} → {"predictions": [labels, …]}.
+
+An instance is a text, or an object with `inputs` or `text` (and `text_pair`); `parameters` are those of POST /.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from models.schema import Record
+from models.tokenizer import Row
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, hf, invalid
+from service.protocols.hf import Parameters
+
+
+class Instance(Record):
+    """A text, or a pair of texts."""
+
+    inputs: str | None = Field(None, description="the text; the same as `text`")
+    text: str | None = None
+    text_pair: str | None = None
+
+    def row(self) -> Row | None:
+        """Return the texts, None if there is not one of `inputs` and `text`."""
+        text = self.text if self.inputs is None else self.inputs
+        if text is None or None not in (self.text, self.inputs):
+            return None
+        return (text,) if self.text_pair is None else (text, self.text_pair)
+
+
+class Body(BaseModel):
+    """JSON of a request."""
+
+    instances: Annotated[list[str | Instance], StopAtFirst()] = Field(
+        min_length=1, description="texts, or objects with `inputs` or `text`"
+    )
+    parameters: Parameters | None = None
+
+
+def read(document: object) -> Request:
+    """Convert a parsed JSON document to a request."""
+    try:
+        body = Body.model_validate(document)
+        parameters = body.parameters or Parameters()
+        labels = parameters.zero_shot()
+    except ValidationError as problem:
+        raise invalid(problem) from None
+    rows: list[Row] = []
+    for i, instance in enumerate(body.instances):
+        row = (instance,) if isinstance(instance, str) else instance.row()
+        if row is None:
+            raise BadRequest(422, "an instance has one of `inputs` and `text`").at(i)
+        rows.append(row)
+    return hf.read_items(rows, False, parameters, labels)
+
+
+def write(answer: Answer, request: Request) -> dict[str, Any]:
+    """Return the JSON of the answer: the ranked labels of each instance."""
+    return {"predictions": hf.ranked(answer, request)}
+
+
+error = hf.error

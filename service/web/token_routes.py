@@ -1,0 +1,52 @@
+"""TokenRoutes: the handlers of GET /v1/models, POST /tokenize and POST /detokenize, in vLLM's form."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from service.inference.inference_service import InferenceService, RequestContext
+from service.protocols import tokens
+from service.protocols.openai import created
+from service.web.http import Call, Reply, json_reply
+
+
+class TokenRoutes:
+    """Handlers that use the model's tokenizer and name, and not the model."""
+
+    def __init__(self, inference: InferenceService, context: Callable[[Call], RequestContext]) -> None:
+        self._inference, self._context = inference, context
+        self._settings = inference.settings
+        self._started = created()
+
+    async def models(self, _: Call) -> Reply:
+        """Answer GET /v1/models."""
+        engine = self._inference.model_slots.current
+        model: dict[str, Any] = {
+            "id": self._inference.name(engine),
+            "object": "model",
+            "created": self._started,
+            "owned_by": "prunella",
+            "root": engine.bundle.id,
+            "parent": None,
+            "max_model_len": engine.bundle.task.max_tokens,
+            "permission": [],
+        }
+        return json_reply({"object": "list", "data": [model]})
+
+    async def tokenize(self, call: Call) -> Reply:
+        """Answer POST /tokenize."""
+        context = self._context(call)
+        body = tokens.read(await call.document(self._settings.max_body_bytes))
+        self._inference.check_name(body.named_model())
+        engine, encoded = await self._inference.tokenize(body.prompt, context)
+        before, after = engine.tokenizer.affixes
+        ids = encoded.ids if body.add_special_tokens else encoded.ids[before : len(encoded.ids) - after]
+        return json_reply(tokens.write(ids, body, engine.tokenizer, engine.bundle.task.max_tokens))
+
+    async def detokenize(self, call: Call) -> Reply:
+        """Answer POST /detokenize."""
+        engine = self._inference.model_slots.current
+        document = await call.document(self._settings.max_body_bytes)
+        body = tokens.read_ids(document, engine.bundle.architecture.vocabulary, self._settings.max_text_chars)
+        self._inference.check_name(body.named_model())
+        return json_reply({"prompt": await asyncio.to_thread(engine.tokenizer.decode, body.tokens)})
