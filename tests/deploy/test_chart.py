@@ -1,0 +1,190 @@
+"""The chart, rendered by Helm's own library and checked against the schemas of Kubernetes, without a cluster."""
+
+import re
+import shutil
+import subprocess
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from rendering import CHART, DIGEST, METRIC, environment, exported_metrics, render, server
+
+from service.operations.prometheus_metrics import SECONDS
+from service.process.launch import GRACE_SECONDS
+from service.settings import Settings
+
+S3 = {"source": "s3", "s3": {"uri": "s3://models/sentiment", "secretName": "aws", "endpoint": "https://minio:9000"}}
+OCI = {"source": "oci", "oci": {"reference": f"registry.example/bundle@{DIGEST}", "path": "bundle/"}}
+CASES = {
+    "default": {},
+    "digest": {"image": {"repository": "registry.example/prunella", "digest": DIGEST}},
+    "volume": {"model": {"source": "volume", "volume": {"claimName": "models", "path": "sentiment"}}},
+    "s3": {"model": S3},
+    "oci": {"model": OCI},
+    "gpu": {"gpu": {"enabled": True, "nodeSelector": {"gpu": "h100"}}, "nodeSelector": {"disk": "ssd"}},
+    "keda": {"autoscaling": {"kind": "keda"}},
+    "hpa": {"autoscaling": {"kind": "hpa"}},
+    "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
+    "secrets": {"apiKey": {"secretName": "keys"}, "adminToken": {"secretName": "keys"}},
+    "openshift": {"podSecurityContext": {"runAsUser": None, "fsGroup": None}},
+    "peers": {"networkPolicy": {"from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 4318}]}]}},
+    "bare": {
+        "topologySpreadConstraints": False,
+        "podDisruptionBudget": {"enabled": False},
+        "networkPolicy": {"enabled": False},
+        "serviceAccount": {"create": False, "name": "mine"},
+    },
+    "settings": {
+        "settings": {
+            "max_body_bytes": 2000000,
+            "drain_delay_s": 2.5,
+            "drain_s": 40,
+            "access_log": True,
+            "log": "text",
+        },
+        "extraEnv": [{"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": "http://collector:4318"}],
+        "podAnnotations": {"a": "b"},
+        "podLabels": {"c": "d"},
+        "imagePullSecrets": [{"name": "registry"}],
+        "tolerations": [{"key": "spot", "operator": "Exists"}],
+    },
+}
+WRONG = {
+    "half a core": {"resources": {"cpu": 0.5, "memory": "1Gi"}},
+    "cores as text": {"resources": {"cpu": "500m", "memory": "1Gi"}},
+    "unknown value": {"replicaCount": 3},
+    "no digest": {"image": {"digest": "latest"}},
+    "no claim": {"model": {"source": "volume"}},
+    "no bucket": {"model": {"source": "s3"}},
+    "no reference": {"model": {"source": "oci"}},
+    "unknown source": {"model": {"source": "git"}},
+    "key in the open": {"settings": {"api_key": "open-sesame"}},
+    "bundle twice": {"settings": {"bundle": "/elsewhere"}},
+    "root": {"podSecurityContext": {"runAsUser": 0}},
+    "no bucket boundary": {"monitoring": {"waitSeconds": 0.03}},
+    "unknown scaler": {"autoscaling": {"kind": "vpa"}},
+}
+
+
+def test_helm_lint_has_no_complaints():
+    found = helm_python.lint(str(CHART))
+    assert found["errors"] == []
+
+
+@pytest.mark.parametrize("version", ["1.37", "1.33"])
+@pytest.mark.parametrize("case", CASES)
+def test_manifests_are_valid_in_kubernetes(case, version):
+    manifests = render(CASES[case])
+    own = [m for m in manifests.values() if not re.search(r"keda|coreos", m["apiVersion"])]
+    assert {"Deployment", "Service", "Pod"} <= {manifest["kind"] for manifest in own}
+    for manifest in own:
+        kubernetes_validate.validate(manifest, version, strict=True)
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_values_are_refused(case):
+    with pytest.raises(helm_python.HelmError, match="schema"):
+        render(WRONG[case])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_pods_have_no_rights(case):
+    manifests = render(CASES[case])
+    for pod in (manifests["Deployment"]["spec"]["template"]["spec"], manifests["Pod"]["spec"]):
+        assert pod["automountServiceAccountToken"] is False
+        assert pod["enableServiceLinks"] is False
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            limits = container["resources"]
+            assert limits["requests"]["cpu"] == limits["limits"]["cpu"] == int(limits["limits"]["cpu"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_has_more_time_than_its_drain_takes(case):
+    manifests = render(CASES[case])
+    pod, container = manifests["Deployment"]["spec"]["template"]["spec"], server(manifests)
+    settings = Settings.from_environment(environment(container))
+    pause = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    needed = pause + settings.drain_delay_s + settings.drain_s + GRACE_SECONDS
+    assert pod["terminationGracePeriodSeconds"] > needed
+
+
+def test_settings_reach_the_server_as_they_were_written():
+    variables = environment(server(render(CASES["settings"])))
+    settings = Settings.from_environment(variables)
+    assert settings.model_dump(include=set(CASES["settings"]["settings"])) == CASES["settings"]["settings"]
+    assert variables["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://collector:4318"
+
+
+def test_the_image_is_named_by_its_digest():
+    assert server(render(CASES["digest"]))["image"] == f"registry.example/prunella@{DIGEST}"
+    assert server(render())["image"] == "prunella:0.1.0"
+    assert server(render({"image": {"tag": "x", "digest": DIGEST}}))["image"] == f"prunella@{DIGEST}"
+
+
+def test_each_source_of_the_model_mounts_it():
+    assert "PRUNELLA_BUNDLE" not in environment(server(render()))
+    for case, folder in (("volume", "/bundle/sentiment"), ("s3", "/bundle"), ("oci", "/bundle/bundle")):
+        manifests = render(CASES[case])
+        container = server(manifests)
+        assert environment(container)["PRUNELLA_BUNDLE"] == folder
+        assert {"name": "bundle", "mountPath": "/bundle", "readOnly": True} in container["volumeMounts"]
+        volumes = {v["name"]: v for v in manifests["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+        assert {"bundle", "tmp"} == volumes.keys()
+
+
+def test_gpu_pods_go_to_gpu_nodes_and_refuse_another_device():
+    manifests = render(CASES["gpu"])
+    pod, container = manifests["Deployment"]["spec"]["template"]["spec"], server(manifests)
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert pod["nodeSelector"] == {"gpu": "h100", "disk": "ssd"}
+    assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    settings = Settings.from_environment(environment(container))
+    assert (settings.device, settings.require_device) == ("cuda", True)
+
+
+def test_an_autoscaler_owns_the_number_of_replicas():
+    assert render()["Deployment"]["spec"]["replicas"] == 2
+    for case, kind in (("keda", "ScaledObject"), ("hpa", "HorizontalPodAutoscaler")):
+        manifests = render(CASES[case])
+        assert "replicas" not in manifests["Deployment"]["spec"]
+        assert manifests[kind]["spec"]["scaleTargetRef"]["name"] == manifests["Deployment"]["metadata"]["name"]
+
+
+def test_rules_and_scalers_name_metrics_that_the_service_exports():
+    text = yaml.dump_all(render({**CASES["monitoring"], **CASES["keda"]}).values())
+    used = set(METRIC.findall(text))
+    assert {"prunella_predicted_wait_seconds", "prunella_queue_depth", "prunella_requests_total"} <= used
+    assert used <= exported_metrics()
+    assert {float(bound) for bound in re.findall(r'le="([^"]+)"', text)} <= set(SECONDS)
+
+
+def test_alerts_burn_the_budget_at_the_rates_of_the_values():
+    values = {"enabled": True, "availability": 0.99, "waitSeconds": 0.1}
+    rules = render({"monitoring": values})["PrometheusRule"]["spec"]["groups"][0]["rules"]
+    bounds = {name: [] for name in ("PrunellaErrors", "PrunellaSlow")}
+    for rule in rules:
+        bounds.get(rule["alert"], []).extend(map(float, re.findall(r"> ([\d.]+)", rule["expr"])))
+    assert bounds == {name: [0.144, 0.144, 0.06, 0.06] for name in bounds}
+    assert 'le="0.1"' in next(rule["expr"] for rule in rules if rule["alert"] == "PrunellaSlow")
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian package prometheus)")
+def test_prometheus_accepts_the_rules(tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(yaml.dump(render(CASES["monitoring"])["PrometheusRule"]["spec"]))
+    subprocess.run(["promtool", "check", "rules", rules], check=True)
+
+
+def test_two_releases_do_not_share_anything():
+    names = [{m["metadata"]["name"] for m in render(release=release).values()} for release in ("demo", "prunella-b")]
+    assert not names[0] & names[1]
+    selectors = [str(render(release=release)["Service"]["spec"]["selector"]) for release in ("demo", "prunella-b")]
+    assert selectors[0] != selectors[1]
