@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-processors lint loadtest test-container clean
+.PHONY: demo test test-processors lint loadtest test-container image-check requirements clean
 
 demo: .venv/demo
 	$(BIN)/prunella demo $(ARGS)
@@ -30,14 +30,16 @@ loadtest: .venv/dev
 	$(BIN)/python -m loadtests.loadtest --url http://127.0.0.1:3000 --out out/loadtest
 
 test-container: .venv/dev
-	bash tests/container.sh
+	$(BIN)/python tests/container.py
 
-# a stamp file for each extra; torch goes first, because a looser request takes the CUDA build
-.venv/demo .venv/dev: pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(notdir $@)]"
-	touch $@
+image-check: .venv/dev
+	$(BIN)/python deploy/image/check.py
+
+# the packages of the image, with their hashes
+requirements: .venv/dev
+	$(BIN)/uv pip compile service/requirements.in --constraint constraints.txt --quiet --no-header --no-annotate \
+		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes \
+		--output-file service/requirements.txt
 
 clean:
 	rm -rf .venv store out

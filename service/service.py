@@ -26,6 +26,7 @@ from service.inference.inference_service import InferenceService, RequestContext
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.process import factory
 from service.process.factory import open_inference_service
+from service.process.image import container_image
 from service.process.launch import PORT, platform_port
 from service.process.publish import resolve
 from service.protocols import BadRequest, Request, native, ranked
@@ -51,7 +52,7 @@ if factory.shared is not None:  # in a Prunella worker, which has opened its bun
 else:
     with _exit_with_message():
         SETTINGS = Settings.from_environment()
-        resolve(SETTINGS.bundle)
+        RESOLVED = resolve(SETTINGS.bundle)
 # otherwise the bundle is a tag, which `bentoml build` must record and pack
 IS_FOLDER = factory.shared is not None or Path(SETTINGS.bundle).is_dir()
 
@@ -138,6 +139,7 @@ def _classify_by_bentoml() -> Any:
     tracing={"excluded_urls": ".*"},  # replaced by service/operations/tracing.py
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},  # /metrics is Prunella's
+    image=container_image(None if IS_FOLDER else RESOLVED),
 )
 class TextClassifier:
     """Serves one bundle. All routes except BentoML's own are answered by `App`, in the same process."""

@@ -163,10 +163,8 @@ def test_what_is_imported_is_declared(packages, extras):
 
 
 def test_the_base_install_and_the_image_hold_nothing_that_trains():
-    wanted = (ROOT / "service" / "requirements.txt").read_text().splitlines()
-    pinned = (ROOT / "constraints.txt").read_text().splitlines()
-    assert set(wanted) <= set(pinned)
-    assert not HEAVY & {line.split("==")[0] for line in wanted}
+    locked = (ROOT / "service" / "requirements.txt").read_text()  # tests/deploy/test_image.py checks the versions
+    assert not HEAVY & set(re.findall(r"^([\w.-]+)==", locked, re.MULTILINE))
 
 
 # of log lines, traces and answers: the time of day, rightly

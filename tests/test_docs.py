@@ -24,7 +24,7 @@ pytest_plugins = ["serving"]  # the fixture tiny_bundle
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PACKAGES = ("models", "service", "export", "bench", "compress", "prunella", "loadtests", "tools")
-FOLDERS = (*PACKAGES, "tests", "docs")
+FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 ALL_PAGES = [*PAGES, *sorted((DOCS / "results").glob("*.md"))]
 TASK = Task(labels=("negative", "positive"), max_tokens=32)

@@ -42,6 +42,7 @@ def serve(bundle_or_tag: str, host: str, port: int, environment: dict[str, str],
     variables = {**os.environ, **environment}
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, variables.get("PYTHONPATH")]))
     variables.setdefault("TOKENIZERS_PARALLELISM", "false")
+    variables.setdefault("ORT_DISABLE_TELEMETRY", "1")  # by default it reports to Microsoft
     workers = _number(variables, "PRUNELLA_WORKERS", 1)
     drain = _number(variables, "PRUNELLA_DRAIN_DELAY_S", 0) + _number(variables, "PRUNELLA_DRAIN_S", 30)
     scratch = _scratch_folder(workers)

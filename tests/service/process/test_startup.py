@@ -22,6 +22,7 @@ from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
 from service.inference.session import RuntimeSettings, choose_device, count_gpus
 from service.operations.tracing import Tracer
+from service.process import launch
 from service.process.cores import usable_cores
 from service.settings import Settings
 from service.web.app import App
@@ -297,3 +298,20 @@ def test_spans_are_sent_where_an_endpoint_is_set(tiny_bundle, monkeypatch):
     assert path == "/v1/traces"
     assert b"prunella.infer_ms" in body
     assert bytes.fromhex("0123456789abcdef0123456789abcdef") in body
+
+
+def test_workers_do_not_report_to_the_makers_of_onnx_runtime(monkeypatch):
+    seen = {}
+
+    class Supervisor:
+        def __init__(self, listener, lifecycle, variables, copies):
+            listener.close()
+            seen.update(variables)
+
+        def run(self, on_ready):
+            return 0
+
+    monkeypatch.delenv("ORT_DISABLE_TELEMETRY", raising=False)
+    monkeypatch.setattr(launch, "Supervisor", Supervisor)
+    assert launch.serve("bundle", "127.0.0.1", 0, {}, lambda: None) == 0
+    assert seen["ORT_DISABLE_TELEMETRY"] == "1"
