@@ -70,7 +70,9 @@ def _succeeds(*command: str) -> bool:
 class Container:
     """A running container of the image, removed at the end of the `with` block."""
 
-    def __init__(self, engine: Engine, image: str, *options: str, tmp: bool = True, **settings: str) -> None:
+    def __init__(
+        self, engine: Engine, image: str, *options: str, tmp: bool = True, bentoml: bool = False, **settings: str
+    ) -> None:
         self.engine, self.port = engine, _free_port()
         self.name, self.url = f"prunella-test-{self.port}", f"http://127.0.0.1:{self.port}"
         variables = [f"--env=PRUNELLA_{name.upper()}={value}" for name, value in settings.items()]
@@ -78,7 +80,8 @@ class Container:
             options = (*options, "--tmpfs", "/tmp")
         elif engine.name == "podman":
             options = (*options, "--read-only-tmpfs=false")
-        command = ["python", "-m", "service.process.launch", "--host", "127.0.0.1", "--port", str(self.port)]
+        command = ["serve"] if bentoml else ["python", "-m", "service.process.launch"]
+        command += ["--host", "127.0.0.1", "--port", str(self.port)]
         start = time.perf_counter()
         engine("run", "--detach", "--name", self.name, "--network", "host", *LOCKED, *options, *variables, image,
                *command)  # fmt: skip
@@ -298,6 +301,11 @@ def main() -> int:
             check(server.url, bundle)
             assert server.stop() == 0
         say("passed: a file system without any place to write")
+        with Container(engine, image, bentoml=True) as server:
+            check(server.url, bundle)
+            assert server.stop() == 0
+            measured["bentoml_seconds_to_ready"] = round(server.seconds_to_ready, 2)
+        say("passed: `bentoml serve` in the image")
         if reason := limits_work(engine, image):
             say(f"NOT RUN: 512 MB and half a core: {reason}")
         else:

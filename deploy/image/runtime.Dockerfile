@@ -19,7 +19,7 @@ RUN dpkg-query -W -f '${db:Status-Abbrev}${Package}\n' 'python3-pip*' 'python3-s
     rm -rf /usr/share/man /usr/share/info /usr/share/locale /usr/share/python-wheels /usr/lib/python3*/ensurepip \
         /usr/local/lib/python3*/ensurepip /usr/local/bin/uv /usr/local/bin/uvx /usr/local/lib/python3*/dist-packages/uv* \
         /var/lib/apt/lists/* /var/cache/* /var/log/* /root/.cache && \
-    mkdir -p /home/bentoml/bentos /home/bentoml/models /home/bentoml/tmp && chmod -R a+rX /app /home/bentoml
+    cd /home/bentoml && mkdir -p bentos models envs tmp && chmod -R a+rX /app /home/bentoml
 
 # Bytecode of the service, which a read-only file system could not store later. BentoML copies the sources again below.
 COPY ./src ./src/
