@@ -158,6 +158,16 @@ def test_an_autoscaler_owns_the_number_of_replicas():
         assert manifests[kind]["spec"]["scaleTargetRef"]["name"] == manifests["Deployment"]["metadata"]["name"]
 
 
+def test_the_network_policy_admits_the_pod_of_helm_test():
+    manifests = render(CASES["peers"])
+    peers = manifests["NetworkPolicy"]["spec"]["ingress"][0]["from"]
+    labels = manifests["Pod"]["metadata"]["labels"]
+    assert {"podSelector": {"matchLabels": labels}} in peers
+    assert (
+        not manifests["Service"]["spec"]["selector"].items() <= labels.items()
+    )  # and the service does not choose it
+
+
 def test_rules_and_scalers_name_metrics_that_the_service_exports():
     text = yaml.dump_all(render({**CASES["monitoring"], **CASES["keda"]}).values())
     used = set(METRIC.findall(text))
@@ -177,10 +187,29 @@ def test_alerts_burn_the_budget_at_the_rates_of_the_values():
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="no promtool (Debian package prometheus)")
-def test_prometheus_accepts_the_rules(tmp_path):
-    rules = tmp_path / "rules.yaml"
+def test_prometheus_raises_the_alert_for_errors_and_no_other(tmp_path):
+    rules, tests = tmp_path / "rules.yaml", tmp_path / "tests.yaml"
     rules.write_text(yaml.dump(render(CASES["monitoring"])["PrometheusRule"]["spec"]))
-    subprocess.run(["promtool", "check", "rules", rules], check=True)
+    labels = 'namespace="prod",service="demo-prunella"'
+    values = {  # of each minute: 2 % of the answers are 500, and 0.5 % of the requests wait too long
+        f'prunella_requests_total{{{labels},code="200"}}': "0+980x400",
+        f'prunella_requests_total{{{labels},code="500"}}': "0+20x400",
+        f'prunella_queue_seconds_bucket{{{labels},le="0.05"}}': "0+995x400",
+        f"prunella_queue_seconds_count{{{labels}}}": "0+1000x400",
+        f"prunella_workers{{{labels}}}": "1x400",
+        f"prunella_device_fallback{{{labels}}}": "0x400",
+    }
+    alerts = {rule["alert"]: [] for rule in yaml.safe_load(rules.read_text())["groups"][0]["rules"]}
+    for rate, severity in (("14.4", "critical"), ("6", "warning")):
+        summary = f"The share of answers with status 5xx spends the error budget {rate} times too fast."
+        alerts["PrunellaErrors"] += [{"exp_labels": {"severity": severity}, "exp_annotations": {"summary": summary}}]
+    case = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": numbers} for name, numbers in values.items()],
+        "alert_rule_test": [{"eval_time": "6h", "alertname": k, "exp_alerts": v} for k, v in alerts.items()],
+    }
+    tests.write_text(yaml.dump({"rule_files": [str(rules)], "tests": [case]}))
+    subprocess.run(["promtool", "test", "rules", tests], check=True)
 
 
 def test_two_releases_do_not_share_anything():
