@@ -44,5 +44,5 @@ def exported_metrics() -> set[str]:
     telemetry.count("native", 200)
     telemetry.shed.labels("queue")
     telemetry.swaps.labels("done")
-    telemetry.info.labels("id", "variant", "device")
+    telemetry.info.labels("id", "name", "variant", "device")
     return set(re.findall(r"^([a-z_]+)[ {]", generate_latest(telemetry.registry).decode(), re.MULTILINE))
