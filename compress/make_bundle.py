@@ -30,7 +30,7 @@ from models.task import Task
 from service.inference import bundle as bundle_file
 from service.inference.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
-VERSION = 5
+VERSION = 6
 AGREEMENT = "agreement.json"  # file with the comparisons of the graphs
 # Limits of |Δlogit| for logits of usual size; they grow with the logits (`QuantizationContext.magnitude`, `.spread`).
 FP32_LIMIT = 1e-4  # torch and ONNX fp32 differ by rounding only

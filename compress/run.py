@@ -1,6 +1,6 @@
 """compress(): `prunella compress` as a function."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,9 +19,11 @@ from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.search.search_to_target import Target
 from models.checkpoint import read_architecture
+from models.data.label_map import LabelMap
 from models.data.texts import Columns
 from models.distributed import by_main
 from models.errors import InputError
+from models.forms.adapter import resolve_model
 from models.schema import Record, wrong_values
 from models.store.delivery import check_target
 from models.store.folder import identity
@@ -72,9 +74,11 @@ def compress(  # noqa: PLR0913 (the options of the command)
     text_column: str = "text",
     pair_column: str = "text_pair",
     label_column: str = "label",
+    labels: str | Mapping[str, str] | None = None,
     trim_vocabulary: bool | None = None,
     embedding_bits: int | str = "auto",
     hidden_width: int | None = None,
+    base: str | Path | None = None,
     weak_teacher: bool = False,
     any_text: bool = False,
     remeasure: bool = False,
@@ -115,9 +119,11 @@ def compress(  # noqa: PLR0913 (the options of the command)
         text_column: column of the text, or of the first text of a pair.
         pair_column: column of the second text of a pair.
         label_column: column of the label.
+        labels: the model's name for each label of the files: `{"0": "negative"}`, or as text, `0=negative`.
         trim_vocabulary: whether unused tokens are removed; None: only for `size_mb`.
         embedding_bits: bits of the token table: 8, 4, or `auto`.
         hidden_width: reduced hidden width, a multiple of 32.
+        base: model of an adapter (LoRA) folder; None: the folder that the adapter names.
         weak_teacher: continue with a model that is not better than guessing.
         any_text: continue with texts whose tokens are mostly unknown to the tokenizer.
         remeasure: measure latency again instead of using the measurements of this machine in the store.
@@ -129,9 +135,10 @@ def compress(  # noqa: PLR0913 (the options of the command)
         InputError: an option or a file is invalid; the message says what is expected.
         TargetError: no architecture reaches the target, or every bundle loses more than `max_loss`.
     """
-    store, model = Path(store), Path(model)
+    store = Path(store)
     if out is not None:
         check_target(Path(out))
+    model = resolve_model(Path(model), None if base is None else Path(base), store)
     speedups = family if family is None or isinstance(family, str) else ",".join(f"{value:g}" for value in family)
     targets = read_targets(speedup, latency_ms, size_mb, speedups)
     _check_limits(max_loss, threads)
@@ -145,7 +152,10 @@ def compress(  # noqa: PLR0913 (the options of the command)
     }  # fmt: skip
     with wrong_values():
         config = make_config(mode, healing, settings, len(targets))
-        columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+        names = LabelMap.parse(labels)
+        columns = Columns(
+            text=text_column, text_pair=pair_column, label=label_column, labels=names.names if names else None
+        )
     inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
     if config.hidden_width is not None:
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width

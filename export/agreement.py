@@ -79,7 +79,8 @@ def measure_agreement(
     }  # fmt: skip
     if task.kind == "regression":
         distances |= {"decisions": 0, "flips": 0, "rows_changed": 0}
-        return Agreement(**distances, **_regression_loss(reference[:, 0], candidate[:, 0], truth))
+        scored = task.scores(reference)[:, 0], task.scores(candidate)[:, 0]
+        return Agreement(**distances, **_regression_loss(*scored, truth))
     scores = task.scores(reference)
     before, after = task.decide(scores), task.decide(task.scores(candidate))
     flipped = before != after

@@ -52,7 +52,8 @@ class DebertaLayers(Layers):
         index = graph.node("Cast", [wide], "index", to=TensorProto.INT32)  # half of the memory, once expanded
         turned = graph.node("Transpose", [index], "index.turned", perm=[1, 0])
         batch = graph.node("Shape", ["input_ids"], "places.batch", start=0, end=1)
-        for heads in sorted({layer.heads for layer in self.shape.layers[:-1]} - {0}):
+        whole = {layer.heads for at, layer in enumerate(self.shape.layers) if not self.shape.first_only(at)}
+        for heads in sorted(whole - {0}):
             count = graph.weight(f"index.{heads}.heads", np.array([heads], dtype=np.int64))
             shape = graph.node("Concat", [batch, count, "length", "length"], f"index.{heads}.shape", axis=0)
             for part, source in (("c2p", index), ("p2c", turned)):

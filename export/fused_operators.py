@@ -44,10 +44,10 @@ def expected_operators(shape: Architecture, precision: Precision, static: bool) 
     if shape.modern is not None:
         return _expected_modern(shape, precision, static)
     expected: Counter[str] = Counter({"LayerNormalization": 1 + 2 * len(shape.layers)})
-    expected["Gelu"] += shape.head_activation == "gelu"
+    expected["Gelu"] += shape.head_activation == "gelu" and shape.head == "dense"
     product = "MatMulIntegerToFloat" if static else "DynamicQuantizeMatMul"
     for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
-        last = index == len(shape.layers) - 1
+        last = shape.first_only(index)
         if layer.heads:
             # QAttention takes no bias of scores, and the fused Attention no product of DeBERTa's positions
             unfused = shape.deberta is not None or (shape.relative is not None and kinds.attention == "int8")
@@ -63,7 +63,8 @@ def expected_operators(shape: Architecture, precision: Precision, static: bool) 
 
 def _expected_modern(shape: Architecture, precision: Precision, static: bool) -> Counter[str]:
     """Return the counts for ModernBERT; of a dropped sublayer at most a bias is left, which is not counted."""
-    expected = Counter({"Gelu": 1, "LayerNormalization": 3})  # GELU: head; norms: embeddings, encoder, head
+    has_dense = int(shape.head == "dense")
+    expected = Counter({"Gelu": has_dense, "LayerNormalization": 2 + has_dense})  # norms: embeddings, encoder, head
     product = "MatMulIntegerToFloat" if static else "DynamicQuantizeMatMul"
     for index, (layer, kinds) in enumerate(zip(shape.layers, precision.layers, strict=True)):
         first_only = shape.first_only(index)
@@ -83,12 +84,13 @@ def expected_half(shape: Architecture) -> Counter[str]:
     """Return how often each fused operator must occur in a graph of `export.writer.write_fp16`."""
     if shape.modern is not None:
         return _expected_modern(shape, Precision.all_fp32(shape), static=True)
-    *others, last = shape.layers
+    first_only = [layer for index, layer in enumerate(shape.layers) if shape.first_only(index)]
+    others = shape.layers[: len(shape.layers) - len(first_only)]
     fused = "MultiHeadAttention" if shape.deberta else "Attention"
     sublayers = sum((layer.heads > 0) + (layer.ffn > 0) for layer in shape.layers)
     attentions = Counter({fused: sum(layer.heads > 0 for layer in others)})
     return attentions + Counter({
-        "MultiHeadAttention": int(last.heads > 0),
+        "MultiHeadAttention": sum(layer.heads > 0 for layer in first_only),
         "SkipLayerNormalization": sublayers, "LayerNormalization": 1 + 2 * len(shape.layers) - sublayers,
         "BiasGelu": sum(layer.ffn > 0 for layer in shape.layers),
     })  # fmt: skip

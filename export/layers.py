@@ -53,10 +53,10 @@ class Layers:
     def write(self, index: int, hidden: str) -> str:
         """Add layer `index` and return the name of its output, (batch, tokens, width).
 
-        The output of the last layer is the first token only, (batch, 1, width), because the head reads no other
-        token; of the other tokens only keys and values are computed there.
+        If the head reads the first token only, so is the output of the last layer, (batch, 1, width); of the other
+        tokens only keys and values are computed there.
         """
-        name, module, last = f"layer{index}", f"encoder.layers.{index}", index == len(self.shape.layers) - 1
+        name, module, last = f"layer{index}", f"encoder.layers.{index}", self.shape.first_only(index)
         kinds, layer = self.precision.layers[index], self.shape.layers[index]
         residual = self.graph.node("Gather", [hidden, "zero"], "first", axis=1) if last else hidden
         added = None

@@ -128,6 +128,11 @@ def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: s
         pooled = _mean(graph, hidden, one)
     else:
         pooled = graph.node("Squeeze", [hidden, one], "first.token")
+    result = "logits.half" if graph.half else "logits"
+    if shape.head == "unit":
+        pooled = _unit(graph, pooled, one)
+    if shape.head != "dense":
+        return _linear(graph, state, "head.out", pooled, result)
     dense = _linear(graph, state, "head.dense", pooled, "head.biased")
     match shape.head_activation:
         case "tanh":
@@ -138,18 +143,34 @@ def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: s
             activated = graph.node("Gelu", [dense], "head.gelu", FUSED)
     if "head.norm.weight" in state:
         activated = graph.norm(activated, state, "head.norm", "head.normed", shape.norm_epsilon)
-    return _linear(graph, state, "head.out", activated, "logits.half" if graph.half else "logits")
+    return _linear(graph, state, "head.out", activated, result)
 
 
 def _mean(graph: Graph, hidden: str, axis: str) -> str:
-    """Add the mean over the tokens that are not padding, (batch, width)."""
-    to = TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT
+    """Add the mean over the tokens that are not padding, (batch, width).
+
+    It is summed in fp64: the order in which ONNX Runtime adds depends on the length of the batch, and a text must
+    have the same answer in every batch. A `half` graph, for GPUs, sums in fp32.
+    """
+    to = TensorProto.FLOAT if graph.half else TensorProto.DOUBLE
     real = graph.node("Cast", ["attention_mask"], "real", to=to)
     column = graph.node("Unsqueeze", [real, graph.weight("last.axis", np.array([2], dtype=np.int64))], "real.column")
-    masked = graph.node("Mul", [hidden, column], "real.states")
+    states = graph.node("Cast", [hidden], "states.wide", to=to)
+    masked = graph.node("Mul", [states, column], "real.states")
     total = graph.node("ReduceSum", [masked, axis], "real.total", keepdims=0)
     count = graph.node("ReduceSum", [real, axis], "real.count", keepdims=1)
-    return graph.node("Div", [total, count], "real.mean")
+    mean = graph.node("Div", [total, count], "real.mean")
+    return graph.node("Cast", [mean], "pooled", to=TensorProto.FLOAT16 if graph.half else TensorProto.FLOAT)
+
+
+def _unit(graph: Graph, pooled: str, axis: str) -> str:
+    """Add the pooled states divided by their L2 norms, (batch, width), which are summed in fp32."""
+    if graph.half:
+        pooled = graph.node("Cast", [pooled], "pooled.fp32", to=TensorProto.FLOAT)
+    squares = graph.node("Mul", [pooled, pooled], "pooled.squares")
+    norm = graph.node("Sqrt", [graph.node("ReduceSum", [squares, axis], "pooled.square", keepdims=1)], "pooled.norm")
+    unit = graph.node("Div", [pooled, norm], "pooled.unit")
+    return graph.node("Cast", [unit], "pooled.unit.half", to=TensorProto.FLOAT16) if graph.half else unit
 
 
 def _linear(graph: Graph, state: Mapping[str, Any], module: str, hidden: str, result: str) -> str:

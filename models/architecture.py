@@ -1,9 +1,9 @@
 """Architecture: the shape of an encoder, layer by layer, before or after pruning."""
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from models.schema import Record
 from models.sublayer import SublayerId
@@ -13,6 +13,9 @@ SHAPE = ", heads/ffn "  # separates the shape from the rest of a summary
 FamilyName = Literal[
     "bert", "ernie", "roberta", "xlm-roberta", "mpnet", "distilbert", "electra", "modernbert", "deberta-v2"
 ]  # fmt: skip
+
+
+Pooling = Literal["cls", "mean"]
 
 
 class LayerShape(Record):
@@ -81,7 +84,10 @@ class Architecture(Record):
     layers: tuple[LayerShape, ...]
     norm_epsilon: float = Field(1e-12, gt=0)
     pad_id: int = Field(0, ge=0, description="id of the padding token")
-    pooling: Literal["cls", "mean"] = Field("cls", description="input of the head: the first token or the mean")
+    pooling: Pooling = Field("cls", description="input of the head: the first token or the mean")
+    head: Literal["dense", "linear", "unit"] = Field(
+        "dense", description="two layers with an activation; one layer; one layer on the input divided by its L2 norm"
+    )
     modern: ModernSettings | None = Field(None, description="settings of modernbert; None for all other families")
     relative: RelativeBias | None = Field(None, description="the bias table of mpnet; None for all other families")
     deberta: DebertaSettings | None = Field(None, description="settings of deberta-v2; None for all other families")
@@ -102,9 +108,14 @@ class Architecture(Record):
             raise ValueError(f"a {self.family} cannot have {self.token_types} token types")
         if self.embedding_width is not None and self.family != "electra":
             raise ValueError(f"a {self.family} has no `embedding_width`: only electra has one")
-        if self.pooling != "cls" and self.family != "modernbert":
-            raise ValueError(f"the head of a {self.family} pools the first token: only modernbert can pool the mean")
         return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if self.head == "dense":  # the ids of folders may depend on this dump: it stays as it was before the field
+            fields.pop("head", None)
+        return fields
 
     @property
     def table_width(self) -> int:
@@ -148,6 +159,11 @@ class Architecture(Record):
         if self.relative is not None and self.relative.heads != first.heads:
             return False
         return len(set(self.layers)) == 1 and first.heads * self.head_size == self.width and first.ffn > 0
+
+    def is_in_transformers(self) -> bool:
+        """Whether transformers has a class for this shape and this head."""
+        has_head = self.head == "dense" and (self.pooling == "cls" or self.family == "modernbert")
+        return has_head and self.is_uniform()
 
     def shape(self) -> str:
         """Return heads/neurons of each layer, separated by spaces."""

@@ -15,13 +15,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from models import architecture as architecture_file
-from models.architecture import Architecture
+from models.architecture import Architecture, Pooling
 from models.classifier import Classifier, Head, make_encoder
 from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
 from models.families.unread import check_unread
+from models.forms.embedding_classifier import EmbeddingClassifier
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
@@ -49,7 +50,9 @@ def read_architecture(folder: Path) -> Architecture:
     if family is None:
         known = ", ".join((*FAMILIES, *ALIASES))
         raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {known}")
-    return family.read_config(config, str(folder / CONFIG))
+    shape = family.read_config(config, str(folder / CONFIG))
+    embedding = EmbeddingClassifier.open(folder)
+    return shape if embedding is None else embedding.shaped(shape)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -106,8 +109,13 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def load_checkpoint(
-    folder: Path, labels: int | None = None, seed: int = 0, dropout: float = 0.1, new_output: bool = False
+def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)
+    folder: Path,
+    labels: int | None = None,
+    seed: int = 0,
+    dropout: float = 0.1,
+    new_output: bool = False,
+    pooling: Pooling | None = None,
 ) -> Classifier:
     """Return the classifier whose weights are in `folder`, in evaluation mode.
 
@@ -118,6 +126,7 @@ def load_checkpoint(
         seed: random seed of the new head.
         dropout: dropout rate in training.
         new_output: initialize the last layer of the head anew, even if the checkpoint has one of this size.
+        pooling: input of the head; None: as in the checkpoint. A head of another pooling is initialized anew.
 
     Raises:
         FolderError: the weights are missing, are not those of the config, or have no head and `labels` is None.
@@ -125,6 +134,9 @@ def load_checkpoint(
     """
     folder = Path(folder)
     shape, state = _read_state(folder)
+    if pooling is not None and pooling != shape.pooling:
+        shape = shape.model_copy(update={"pooling": pooling, "head": "dense"})
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     output = state.get("head.out.weight")
     if labels is None and output is None:
         raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
@@ -153,7 +165,7 @@ def save_checkpoint(model: Classifier, task: Task, folder: Path) -> None:
     """Write `model.safetensors`, `config.json` and `architecture.json` into `folder`."""
     shape = model.architecture
     family = FAMILIES[shape.family]
-    name = f"{family.classes}ForSequenceClassification" if shape.is_uniform() else "PrunellaClassifier"
+    name = f"{family.classes}ForSequenceClassification" if shape.is_in_transformers() else "PrunellaClassifier"
     config = {
         "architectures": [name],
         **family.write_config(shape),
@@ -178,7 +190,10 @@ def save_encoder(
     shape = encoder.architecture
     family = FAMILIES[shape.family]
     name = architectures or f"{family.classes}Model"
-    config = {"architectures": [name if shape.is_uniform() else "PrunellaEncoder"], **family.write_config(shape)}
+    config = {
+        "architectures": [name if shape.is_in_transformers() else "PrunellaEncoder"],
+        **family.write_config(shape),
+    }
     state = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
     extra_tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in (extra or {}).items()}
     _write(folder, family.write_tensors(state, shape) | extra_tensors, config, shape)
@@ -198,13 +213,21 @@ def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     family = FAMILIES[shape.family]
     tensors = family.fold(tensors, read_config(folder), str(folder / CONFIG))
     check_unread(tensors, family.names, len(shape.layers), folder)
-    return shape, family.read_tensors(tensors, shape)
+    state = family.read_tensors(tensors, shape)
+    if shape.head != "dense":  # the pooler of a bare encoder is not part of the classifier
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(("head.dense.", "head.norm."))}
+    if (folder / architecture_file.FILE).is_file():
+        return shape, state
+    embedding = EmbeddingClassifier.open(folder)
+    return shape, state if embedding is None else state | embedding.head_tensors(shape)
 
 
 def _initialize_head(head: Head, whole: bool) -> None:
     """Initialize a head as BERT does: its output layer only, or also its dense layer if `whole`."""
     matrices = [head.out]
-    if whole:  # the dense layer of a bare encoder was trained for another task, or not at all
+    if (
+        whole and head.dense is not None
+    ):  # the dense layer of a bare encoder was trained for another task, or not at all
         matrices.append(head.dense)
     for matrix in matrices:
         nn.init.normal_(matrix.weight, std=0.02)

@@ -38,16 +38,18 @@ def make_encoder(architecture: Architecture, dropout: float = 0.1) -> LayeredEnc
 class Head(nn.Module):
     """Classification head: pooled hidden state → dense → activation → (ModernBERT only: norm) → dropout → logits.
 
-    The pooled state is the first token's, or the mean over the real tokens, depending on the architecture.
+    The pooled state is the first token's, or the mean over the real tokens, depending on the architecture. A linear
+    head has the last layer only; it may divide the pooled state by its L2 norm before (`unit`).
     """
 
     def __init__(self, architecture: Architecture, labels: int, dropout: float) -> None:
         super().__init__()
         width, modern = architecture.width, architecture.modern
-        self.pooling = architecture.pooling
+        self.pooling, self.form = architecture.pooling, architecture.head
         self.activation = ACTIVATIONS[architecture.head_activation]
-        self.dense = nn.Linear(width, width, bias=modern is None or modern.head_bias)
-        self.norm = make_norm(architecture) if modern is not None else None
+        has_dense = self.form == "dense"
+        self.dense = nn.Linear(width, width, bias=modern is None or modern.head_bias) if has_dense else None
+        self.norm = make_norm(architecture) if modern is not None and has_dense else None
         self.dropout = Dropout(dropout)
         self.out = nn.Linear(width, labels)
 
@@ -56,7 +58,9 @@ class Head(nn.Module):
         pooled = hidden[:, 0]
         if self.pooling == "mean":
             pooled = (hidden * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
-        features = self.activation(self.dense(pooled))
+        if self.form == "unit":
+            pooled = functional.normalize(pooled)
+        features = pooled if self.dense is None else self.activation(self.dense(pooled))
         return self.out(self.dropout(features if self.norm is None else self.norm(features)))
 
 

@@ -29,6 +29,10 @@ class Task(Record):
         None, description="multi: lowest score at which a label is predicted, one per label; None: 0.5 for all"
     )
 
+    activation: Literal["sigmoid"] | None = Field(
+        None, description="regression: function of the output that gives the score, such as a cross-encoder's"
+    )
+
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
         if len(set(self.labels)) != len(self.labels):
@@ -37,6 +41,8 @@ class Task(Record):
             raise ValueError(f"a single-label task needs two labels or more, found {len(self.labels)}")
         if self.kind == "regression" and len(self.labels) != 1:
             raise ValueError(f"a regression has one output, found {len(self.labels)} labels")
+        if self.activation is not None and self.kind != "regression":
+            raise ValueError(f"an activation is for a task with one number, and this one is {self.kind}")
         if not self.labels:
             raise ValueError("a multi-label task needs one label or more, found none")
         return self
@@ -54,16 +60,28 @@ class Task(Record):
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        # the ids of folders depend on this dump: without thresholds it must stay as it was before they existed
-        if self.thresholds is None:
-            fields.pop("thresholds", None)
+        # the ids of folders depend on this dump: without these fields it must stay as it was before they existed
+        for name in ("thresholds", "activation"):
+            if getattr(self, name) is None:
+                fields.pop(name, None)
         return fields
 
+    @property
+    def function(self) -> Literal["softmax", "sigmoid", "none"]:
+        """Function of the logits that gives the scores."""
+        match self.kind:
+            case "single":
+                return "softmax"
+            case "multi":
+                return "sigmoid"
+            case "regression":
+                return self.activation or "none"
+
     def scores(self, logits: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return scores of the same shape (rows, labels): probabilities; for a regression the logits themselves."""
-        if self.kind == "regression":
+        """Return scores of the same shape (rows, labels): probabilities; for a regression usually the logits."""
+        if self.function == "none":
             return logits
-        if self.kind == "multi":
+        if self.function == "sigmoid":
             return sigmoid(logits)
         shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True), dtype=np.float32)

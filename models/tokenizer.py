@@ -179,7 +179,8 @@ class Tokenizer:
 def read_backend(folder: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer in `tokenizer.json` of a folder, with the settings of the file.
 
-    A Hugging Face folder without that file gets the one that transformers makes of its vocabulary files.
+    A Hugging Face folder without that file gets the one that transformers makes of its vocabulary files, and one
+    whose files disagree the one that transformers makes of them.
 
     Raises:
         FolderError: the file is not a tokenizer file, or is missing and cannot be made.
@@ -190,9 +191,14 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
 
         return build_fast_tokenizer(Path(folder))
     try:
-        return tokenizers.Tokenizer.from_file(str(path))
+        backend = tokenizers.Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception for every kind of bad file
         raise FolderError(f"{path} is not a tokenizer file: {error}") from None
+    if _is_own(path.parent):
+        return backend
+    from models.forms.tokenizer_check import agreed_backend
+
+    return agreed_backend(path.parent, backend)
 
 
 def copy_file(source: Path, target: Path) -> None:
@@ -201,10 +207,15 @@ def copy_file(source: Path, target: Path) -> None:
     Raises:
         FolderError: there is none, and it cannot be made.
     """
-    if (source / FILE).is_file():
+    if (source / FILE).is_file() and _is_own(source):
         shutil.copyfile(source / FILE, target / FILE)
     else:
         read_backend(source).save(str(target / FILE))
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether a folder is no Hugging Face folder, or one that Prunella made: its tokenizer was checked at import."""
+    return (folder / "manifest.json").is_file() or not (folder / "config.json").is_file()
 
 
 def _pad_id(backend: tokenizers.Tokenizer) -> int:

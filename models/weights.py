@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,12 +36,37 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         FolderError: there are no weights, a file is missing, or one holds something else.
     """
     tensors: dict[str, Tensor] = {}
+    for path in _tensor_files(folder):
+        tensors |= _read_file(path)
+    return tensors
+
+
+def read_shape(folder: Path, name: str) -> tuple[int, ...] | None:
+    """Return the shape of one tensor, without reading safetensors files whole; None: there is none of this name.
+
+    Raises:
+        FolderError: there are no weights, a file is missing, or one holds something else.
+    """
+    for path in _tensor_files(folder):
+        if path.suffix != ".safetensors":
+            tensors = _read_file(path)
+            if name in tensors:
+                return tuple(tensors[name].shape)
+            continue
+        try:
+            with safe_open(str(path), "pt") as file:
+                if name in file.keys():  # noqa: SIM118 (it is not a dictionary)
+                    return tuple(file.get_slice(name).get_shape())
+        except (SafetensorError, OSError) as error:
+            raise FolderError(f"{path} cannot be read as weights: {error}") from None
+    return None
+
+
+def _tensor_files(folder: Path) -> list[Path]:
     files = [path for path in weight_files(folder) if not path.name.endswith(INDEX)]
     if not files:
         raise FolderError(f"{folder} has neither {' nor '.join(NAMES)}, nor an index of several such files")
-    for path in files:
-        tensors |= _read_file(path)
-    return tensors
+    return files
 
 
 def _shards(index: Path) -> list[Path]:

@@ -142,7 +142,8 @@ def declared(project: dict, extra: str | None = None) -> set[str]:
 @pytest.mark.parametrize(
     ("packages", "extras"),
     [
-        (["service"], ["otel"]), (["models", "export", "bench", "compress", "prunella"], ["demo", "hub", "peers"]),
+        (["service"], ["otel"]),
+        (["models", "export", "bench", "compress", "prunella"], ["demo", "hub", "peers", "peft", "skops"]),
         (["loadtests"], ["loadtest", "loadtest-peers"]),
     ],
 )  # fmt: skip

@@ -6,12 +6,14 @@ from pathlib import Path
 
 from bench.measure.engine_spec import DESCRIPTIONS, EngineSpec
 from export import baselines, optimum_export
+from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
 from models.store.folder import ModelFolder
 from service.inference.bundle import Bundle
 
 GRAPHS = {"ort_fp32": optimum_export.FP32, "stock_int8": optimum_export.INT8}  # optimum's graphs on ONNX Runtime
+LOADED_BY_TRANSFORMERS = ("pytorch", "torch_compile", "ctranslate2")
 FILES = {**GRAPHS, "openvino": baselines.OPENVINO, "ctranslate2": baselines.HEAD}
 
 
@@ -67,6 +69,8 @@ def engine_specs(inputs: Inputs, against: Sequence[str], store: Path) -> Specs:
 
 def _folder(name: str, inputs: Inputs, store: Path) -> Path:
     reference = inputs.reference
+    if name in LOADED_BY_TRANSFORMERS and not read_architecture(reference.path).is_in_transformers():
+        raise InputError("transformers has no class for this head: it reads a mean, or has one layer only")
     if name in GRAPHS:
         return optimum_export.stock_export(reference, store).folder.path
     if name == "ctranslate2":

@@ -20,19 +20,14 @@ from compress.inputs.validate_texts import check_texts
 from export.optimum_export import check_stock
 from models import task as task_file
 from models import tokenizer as tokenizer_file
-from models.checkpoint import (
-    CONFIG,
-    PROBLEMS,
-    label_names,
-    load_checkpoint,
-    read_architecture,
-    read_config,
-    save_checkpoint,
-)
+from models.architecture import Architecture
+from models.checkpoint import CONFIG, load_checkpoint, read_architecture, save_checkpoint
 from models.compatibility import check_fit, check_tokenizer
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.finetuning.predict import predict
+from models.forms.head_task import HeadTask, read_head_task
+from models.forms.tokenizer_check import model_max_length
 from models.messages import say
 from models.store.folder import MANIFEST, REPORT, ModelFolder
 from models.store.stage import Stage, run_stage
@@ -41,9 +36,8 @@ from models.tokenizer import Tokenizer
 from models.train.starting_point import load_source_id
 from models.weights import SAFETENSORS
 
-VERSION = 2  # version 1 dropped tensors silently
+VERSION = 3  # version 1 dropped tensors silently, 2 had no activation of the score
 DEFAULT_MAX_TOKENS = 512  # of a model with more positions, or without position embeddings (ModernBERT)
-DEFAULT_LABELS = ("LABEL_0", "LABEL_1")  # the labels in transformers of a config.json without label names
 MEMORIZED_P = 0.001  # p-value of Fisher's test below which a model seems to have been trained on the rows
 GUESSING_P = 0.1  # p-value of the permutation test above which answers count as no better than guessing
 LONG_SHARE = 0.01  # of the training texts must be as long as the median served text
@@ -53,8 +47,7 @@ def source_kind(path: Path) -> Kind:
     """Return the task kind of a classifier folder of Prunella or Hugging Face: it decides how labels are read."""
     if (path / task_file.FILE).is_file():
         return Task.read(path / task_file.FILE).kind
-    config = read_config(path)
-    return _kind(config, len(config.get("id2label") or DEFAULT_LABELS), path)
+    return _head_task(path).kind
 
 
 def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | None = None) -> ModelFolder:
@@ -75,25 +68,37 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
         return _open_own(path, max_tokens)
     if not (path / CONFIG).is_file():
         raise FolderError(f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's")
-    shape = read_architecture(path)
-    limit = max_tokens or min(DEFAULT_MAX_TOKENS, shape.positions)
+    shape, head = read_architecture(path), _head_task(path)
+    limit = max_tokens or default_max_tokens(path, shape)
     check_tokenizer(path, Tokenizer.open(path, limit), shape, pair)
     settings: dict[str, Any] = {"source": load_source_id(path), "max_tokens": max_tokens}
     if pair:
         settings |= {"pair": True}
 
     def make(target: Path) -> None:
-        model = load_checkpoint(path)
-        config = read_config(path)
-        kind = _kind(config, model.labels, path)
-        task = Task(kind=kind, labels=label_names(config, model.labels), pair=pair, max_tokens=limit)
         rows = "pairs" if pair else "single texts"
-        say(f"{path}: imported as a model of {rows} of at most {limit} tokens; longer ones are cut (--max-tokens)")
-        save_checkpoint(model, task, target)
+        say(
+            f"{path}: imported as a model of {rows} of at most {limit} tokens; longer ones are cut (--max-tokens)"
+            f"{head.score_sentence()}"
+        )
+        task = head.task(pair, limit)
+        save_checkpoint(load_checkpoint(path), task, target)
         task.write(target / task_file.FILE)
         tokenizer_file.copy_file(path, target)
 
     return run_stage(Stage("import", VERSION, settings), [], store, make).folder
+
+
+def default_max_tokens(path: Path, shape: Architecture) -> int:
+    """Return the maximum input length of a Hugging Face folder: what its tokenizer says, within its positions."""
+    return min(DEFAULT_MAX_TOKENS, shape.positions, model_max_length(path) or DEFAULT_MAX_TOKENS)
+
+
+def _head_task(path: Path) -> HeadTask:
+    head = read_head_task(path)
+    if head is None:
+        raise FolderError(f"{path} is an encoder without a classification head: fine-tune it first")
+    return head
 
 
 def _open_own(path: Path, max_tokens: int | None) -> ModelFolder:
@@ -177,16 +182,6 @@ def _weakness(kind: Kind, truth: NDArray[Any], predictions: NDArray[Any]) -> str
         f"is not better than guessing (informedness {informed:.2f}, where 0 is any constant answer and 1 is all "
         f"correct; its answers in random order are as good in {p_value:.0%} of draws)"
     )
-
-
-def _kind(config: dict[str, Any], outputs: int, path: Path) -> Kind:
-    """Return the task kind of a Hugging Face folder from its config.json, by the rules of transformers."""
-    problem = config.get("problem_type")
-    if problem == PROBLEMS["multi"]:
-        return "multi"
-    if problem == PROBLEMS["regression"] and outputs > 1:
-        raise FolderError(f"{path} answers with {outputs} numbers: wanted labels, or one number")
-    return "regression" if outputs == 1 else "single"
 
 
 def _check_lengths(inputs: CompressionInputs, encoded: EncodedInputs) -> None:

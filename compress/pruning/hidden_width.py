@@ -51,6 +51,8 @@ def narrowed(shape: Architecture, width: int) -> Architecture:
         raise InputError(f"{shape.family} has norms before its sublayers: its hidden state cannot be made narrower")
     if shape.deberta is not None:
         raise InputError(f"{shape.family} has a table of positions that all layers read: it cannot be made narrower")
+    if shape.pooling != "cls" or shape.head != "dense":
+        raise InputError("the head reads a mean, or has one layer only: the hidden state cannot be made narrower")
     if not 0 < width < shape.width or width % STEP:
         raise InputError(f"the hidden width is {width}: wanted a multiple of {STEP} below {shape.width}")
     if shape.embedding_width in (shape.width, width):
@@ -171,6 +173,7 @@ def _readers(model: Classifier) -> dict[str, nn.Linear]:
         matrix = sublayer.qkv if name.endswith("attention") else sublayer.rise
         if isinstance(matrix, nn.Linear):
             readers[name] = matrix
+    assert model.head.dense is not None, "narrowed() refuses a model without it"
     return {**readers, "head": model.head.dense}
 
 

@@ -76,8 +76,13 @@ def _number(value: Any, as_text: bool) -> float:
     return float(value)
 
 
+def is_whole_number(name: str) -> bool:
+    """Whether a label is a whole number, as `int()` reads one."""
+    return INTEGER.fullmatch(name) is not None
+
+
 def _sort_key(name: str) -> tuple[bool, int, str]:
-    is_integer = INTEGER.fullmatch(name) is not None
+    is_integer = is_whole_number(name)
     return (not is_integer, int(name) if is_integer else 0, name)
 
 

@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from models.data.builtin import read_bbc_news
 from models.data.csv_jsonl import READERS, LocatedRecord, read_records
+from models.data.label_map import LabelMap, label_problem
 from models.data.labels import SURROGATE, Label, label_names, label_positions, parse_label
 from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
@@ -42,6 +43,7 @@ class Columns(Record):
     text: str = Field("text", description="column of the text, or of the first text of a pair")
     text_pair: str = Field("text_pair", description="column of the second text of a pair")
     label: str = Field("label", description="column of the label")
+    labels: dict[str, str] | None = Field(None, description="label of the file → label of the model; None: the same")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -76,6 +78,7 @@ class Texts:
     labels: Sequence[Label] | None
     source: str  # name of the file or data set, for messages and reports
     kind: Kind = "single"
+    label_map: LabelMap | None = None  # the map of --labels, if the labels were renamed by one
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.rows):
@@ -140,6 +143,8 @@ class Texts:
             raise InputError(f"{self.source} was read for a {self.kind} task, and the model's task is {task.kind}")
         if task.kind == "regression":
             return np.array(labels, dtype=np.float32)
+        if self.label_map is not None:
+            self.label_map.check(task.labels)
         index_of = {name: index for index, name in enumerate(task.labels)}
         names = label_names(labels, self.kind)
         if (positions := label_positions(task.labels)) and not index_of.keys() & set(names):
@@ -147,7 +152,7 @@ class Texts:
             _say_positions(self.source, len(positions))
         for name in names:
             if name not in index_of:
-                raise InputError(f"{self.source}: label {name!r} is not the model's ({', '.join(task.labels)})")
+                raise InputError(f"{self.source}: {label_problem(name, names, task.labels)}")
         if task.kind == "single":
             return np.array([index_of[str(label)] for label in labels], dtype=np.int64)
         targets = np.zeros((len(labels), len(index_of)), dtype=np.float32)
@@ -159,7 +164,7 @@ class Texts:
         """Return the rows at `indices`, in that order."""
         chosen = list(indices)
         labels = [self.labels[i] for i in chosen] if self.labels is not None else None
-        return Texts([self.rows[i] for i in chosen], labels, self.source, self.kind)
+        return replace(self, rows=[self.rows[i] for i in chosen], labels=labels)
 
     def split(self, fraction: float, seed: int) -> tuple["Texts", "Texts"]:
         """Return two disjoint stratified parts, the second with `fraction` of the rows (see `split_rows`).
@@ -194,7 +199,7 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         return columns.find(name, names)
 
     if name.startswith(BUILTIN):
-        return _read_builtin(name, kind)
+        return _read_builtin(name, columns, kind)
     if name.startswith(HUB):
         return _validate(name, read_hub(name, choose), columns, kind, as_text=False)
     path = Path(source)
@@ -239,13 +244,14 @@ def _check_distinct(train: Texts) -> None:
         raise InputError(f"{train.source} has one {noun} only ({labels.pop()}): wanted two or more")
 
 
-def _read_builtin(name: str, kind: Kind) -> Texts:
+def _read_builtin(name: str, columns: Columns, kind: Kind) -> Texts:
     if name not in BUILTIN_SETS:
         raise InputError(f"{name} is not built in: there are {', '.join(BUILTIN_SETS)}")
     if kind != "single":
         raise InputError(f"{name} has one label per row: wanted a set for a {kind} task")
     pairs = read_bbc_news(name.rsplit(":", 1)[1])
-    return Texts([(text,) for text, _ in pairs], [label for _, label in pairs], name)
+    records = ((name, {"text": text, "label": label}) for text, label in pairs)
+    return _validate(name, records, Columns(labels=columns.labels), kind, as_text=False)
 
 
 def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:
@@ -254,6 +260,9 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
     if first is None:
         raise InputError(f"{source} has no rows: wanted one text or more")
     present = columns.find(source, list(first[1]))
+    label_map = LabelMap(columns.labels) if columns.labels is not None else None
+    if label_map is not None and kind == "regression":
+        raise InputError("--labels is for labels, and the model answers with a number: leave it out")
     text_columns = [column for column in present if column != columns.label]
     rows: list[Row] = []
     labels: list[Label] = []
@@ -266,11 +275,12 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
         rows.append(tuple(_text(where, column, record[column]) for column in text_columns))
         if columns.label in present:
             try:
-                labels.append(parse_label(record[columns.label], kind, as_text))
+                label = parse_label(record[columns.label], kind, as_text)
+                labels.append(label if label_map is None else label_map.apply(label))
             except ValueError as error:
                 excerpt = repr(record[columns.label])[:80]
                 raise InputError(f"{where}: {columns.label!r} holds {excerpt}, {error}") from None
-    return Texts(rows, labels if columns.label in present else None, source, kind)
+    return Texts(rows, labels if columns.label in present else None, source, kind, label_map)
 
 
 def _text(where: str, column: str, value: Any) -> str:

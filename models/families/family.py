@@ -81,7 +81,7 @@ class Family:
 
     def write_config(self, shape: Architecture) -> dict[str, Any]:
         """Return config.json for a shape; for a pruned one, without the keys whose value differs between layers."""
-        uniform = shape.is_uniform()
+        uniform = shape.is_in_transformers()
         fields = shape.model_dump(exclude={"layers"})
         fields |= {"depth": len(shape.layers), "positions": shape.positions + self._unused_positions(shape.pad_id)}
         if uniform:

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import nn
 
 from models import task as task_file
+from models.architecture import Pooling
 from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
 from models.classifier import Classifier
 from models.compatibility import check_tokenizer
@@ -45,6 +46,7 @@ class FinetuneConfig(Settings):
 
     max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are truncated, and counted")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero during training")
+    pooling: Pooling | None = Field(None, description="input of the head; None: as the encoder's folder says")
     one_of_several: bool = Field(False, description="whether the best of several models is selected")
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
@@ -89,6 +91,8 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         **config.model_dump(mode="json", exclude={"one_of_several": True, "training": {"snapshot_minutes"}}),
         **processes(), **computed_on(),
     }  # fmt: skip
+    if config.pooling is None:  # folders from before the setting keep their ids
+        settings.pop("pooling")
     if _selects(train.kind, config):
         settings |= {"choosing": "half"}
     result = run_stage(
@@ -121,7 +125,9 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
     tokenizer = Tokenizer.open(folder, config.max_tokens)
     keeps_output = _has_same_outputs(folder, task)
     seed = config.training.seed
-    model = load_checkpoint(folder, len(task.labels), seed, config.dropout, new_output=not keeps_output)
+    model = load_checkpoint(
+        folder, len(task.labels), seed, config.dropout, new_output=not keeps_output, pooling=config.pooling
+    )
     _check_tokenizer(folder, tokenizer, model, task.pair)
     roles = RowRoles(splits.validation, None)
     if selects := _selects(task.kind, config):

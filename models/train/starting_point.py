@@ -14,6 +14,8 @@ from models.data.mpnet_base import MPNET, mpnet_folder
 from models.data.texts import BUILTIN
 from models.errors import InputError
 from models.families.fast_tokenizer import VOCABULARIES
+from models.forms.embedding_classifier import read_files
+from models.forms.tokenizer_check import changed_tokenizer
 from models.store.folder import MANIFEST, ModelFolder, sha256_of
 from models.weights import weight_files
 
@@ -55,8 +57,12 @@ def load_source_id(folder: Path) -> str:
     others = [CONFIG, architecture_file.FILE, task_file.FILE, *TOKENIZER_FILES]
     if not (folder / tokenizer_file.FILE).is_file():
         others += VOCABULARIES
+    others += read_files(folder)
     files = [*weights, *(name for name in others if (folder / name).is_file())]
-    return sha256(json.dumps({name: sha256_of(folder / name) for name in files}).encode()).hexdigest()
+    hashes = {name: sha256_of(folder / name) for name in files}
+    if (changed := changed_tokenizer(folder)) is not None:
+        hashes["tokenizer of transformers"] = sha256(changed.encode()).hexdigest()
+    return sha256(json.dumps(hashes).encode()).hexdigest()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

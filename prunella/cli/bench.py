@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from models.errors import CheckError, InputError
-from prunella.cli.options import STORE, LabelColumn, PairColumn, Store, TextColumn
+from prunella.cli.options import STORE, Base, LabelColumn, Labels, PairColumn, Store, TextColumn, merged, read_columns
 from prunella.cli.output import need, show
 
 OWN = 0  # stands for the actual length of each text
@@ -27,6 +27,8 @@ def evaluate(
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
+    labels: Labels = None,
+    base: Base = None,
     store: Store = STORE,
 ) -> dict[str, Any]:
     """Measure accuracy and F1, or a regression's correlations, on labelled rows.
@@ -34,16 +36,17 @@ def evaluate(
     MODEL is a bundle, a classifier folder, or a fine-tuned Hugging Face folder, which is imported into the store.
     """
     from bench.measure.accuracy.evaluate import evaluate_on, read_task
-    from models.data.texts import Columns, read_texts
+    from models.data.texts import read_texts
 
     start = time.perf_counter()
-    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
-    if is_hugging_face(model):
+    columns = read_columns(text_column, pair_column, label_column, labels)
+    if base is not None or is_hugging_face(model):
         need("torch", "train")
         from compress.inputs.source import open_source, source_kind
 
-        rows = read_texts(data, columns, source_kind(model))
-        evaluated = open_source(model, store, rows.pair).path
+        folder = merged(model, base, store)
+        rows = read_texts(data, columns, source_kind(folder))
+        evaluated = open_source(folder, store, rows.pair).path
     else:
         rows, evaluated = read_texts(data, columns, read_task(model).kind), model
     evaluation = evaluate_on(evaluated, rows, device)
@@ -57,7 +60,8 @@ def is_hugging_face(model: Path) -> bool:
     """Whether a folder is a Hugging Face folder that no command of Prunella made."""
     from models.store.folder import MANIFEST
 
-    return (model / "config.json").is_file() and not (model / MANIFEST).is_file()
+    is_theirs = any((model / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return is_theirs and not (model / MANIFEST).is_file()
 
 
 def bench(
@@ -67,6 +71,7 @@ def bench(
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
+    labels: Labels = None,
     reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: found in --store")] = None,
     against: Annotated[
         str, typer.Option(help="engines to compare with, separated by commas")
@@ -103,7 +108,7 @@ def bench(
     need("torch", "train")
     from bench.report.build import BenchConfig, Inputs, find_reference, run_bench, summary
     from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
-    from models.data.texts import Columns, read_texts
+    from models.data.texts import read_texts
     from models.store.folder import ModelFolder
     from service.inference.bundle import Bundle
 
@@ -122,7 +127,7 @@ def bench(
     )
     unpruned = ModelFolder.open(reference) if reference else find_reference(opened, store)
     kind = opened.task.kind
-    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    columns = read_columns(text_column, pair_column, label_column, labels)
     rows, train_rows = read_texts(data, columns, kind), read_texts(train, columns, kind) if train else None
     inputs = Inputs(opened, unpruned, rows, train_rows)
     folder = out or store / f"report-{opened.id}"

@@ -7,7 +7,7 @@ import typer
 
 from models.errors import TargetError
 from prunella.cli.config_file import ConfigFile, PrintConfig, print_config
-from prunella.cli.options import STORE, Out, Store
+from prunella.cli.options import LABELS_HELP, STORE, Out, Store
 from prunella.cli.output import need, show
 
 
@@ -53,6 +53,7 @@ def compress(
     text_column: Annotated[str, _hidden("column of the text, or of the first text of a pair")] = "text",
     pair_column: Annotated[str, _hidden("column of the second text of a pair")] = "text_pair",
     label_column: Annotated[str, _hidden("column of the label")] = "label",
+    labels: Annotated[str | None, _hidden(LABELS_HELP)] = None,
     trim_vocabulary: Annotated[
         bool | None, _hidden("remove tokens that the texts do not use; default: only with --size-mb")
     ] = None,
@@ -60,6 +61,7 @@ def compress(
         Literal["auto", "8", "4"], _hidden("bits of the token table; auto: 8, or 4 if that loses less for --size-mb")
     ] = "auto",
     hidden_width: Annotated[int | None, _hidden("width of the hidden state, a multiple of 32")] = None,
+    base: Annotated[Path | None, _hidden("model of an adapter (LoRA) folder; default: the one it names")] = None,
     weak_teacher: Annotated[bool, _hidden("continue with a model that is not better than guessing")] = False,
     any_text: Annotated[bool, _hidden("continue with texts whose tokens are mostly unknown")] = False,
     remeasure: Annotated[
@@ -86,9 +88,9 @@ def compress(
         family=family, max_loss=max_loss, metric=metric, mode=mode, epochs=epochs, minutes=minutes,
         learning_rate=learning_rate, augment=augment, tolerance=tolerance, batch=batch, threads=threads,
         max_tokens=max_tokens, text_column=text_column, pair_column=pair_column, label_column=label_column,
-        trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
-        hidden_width=hidden_width, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure, seed=seed,
-        store=store, out=out,
+        labels=labels, trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
+        hidden_width=hidden_width, base=base, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure,
+        seed=seed, store=store, out=out,
     )  # fmt: skip
     show(result.report)
     if result.missed:

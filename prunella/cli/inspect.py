@@ -15,6 +15,7 @@ T = TypeVar("T")
 Facts = dict[str, Any]
 BUNDLE_USES: tuple[str, ...] = ("serve", "publish", "bench", "evaluate")
 CLASSIFIER_USES = ("compress", "quantize", "export", "evaluate", "finetune --encoder")
+ADAPTER_USES = ("compress", "quantize", "export", "evaluate")
 ENCODER_USES = ("finetune --encoder", "pretrain --encoder")
 
 
@@ -38,7 +39,9 @@ def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, 
     from service.inference.bundle import FILE
 
     problems = _Problems()
-    if (folder / FILE).is_file():
+    if (folder / "adapter_config.json").is_file():
+        facts, uses = _adapter(folder, problems), ADAPTER_USES
+    elif (folder / FILE).is_file():
         facts, uses = _bundle(folder, problems), BUNDLE_USES
     else:
         facts, uses = _checkpoint(folder, problems)
@@ -63,9 +66,24 @@ def _bundle(folder: Path, problems: _Problems) -> Facts:
     }  # fmt: skip
 
 
+def _adapter(folder: Path, problems: _Problems) -> Facts:
+    need("torch", "train")
+    from models.checkpoint import refuse_adapter
+    from models.forms.adapter import find_base, is_adapter, read_adapter
+
+    if not is_adapter(folder):  # a model of its own, too
+        problems.check("adapter", lambda: refuse_adapter(folder))
+        return {"kind": "adapter"}
+    config = problems.check("adapter", lambda: read_adapter(folder))
+    if config is None:
+        return {"kind": "adapter"}
+    base = problems.check("base", lambda: find_base(folder, config, None))
+    return {"kind": "adapter", "adapter": config["peft_type"], "base": None if base is None else str(base)}
+
+
 def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:
     need("torch", "train")
-    from compress.inputs.source import DEFAULT_MAX_TOKENS
+    from compress.inputs.source import default_max_tokens
     from models.checkpoint import read_architecture
     from models.compatibility import check_tokenizer
     from models.tokenizer import Tokenizer
@@ -76,41 +94,45 @@ def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ..
         return facts, ()
     facts |= {
         "family": shape.family, "architecture": shape.summary(), "vocabulary": shape.vocabulary,
-        "positions": shape.positions, "pruned": not shape.is_uniform(),
+        "positions": shape.positions, "pooling": shape.pooling, "head_form": shape.head,
+        "pruned": not shape.is_uniform(),
     }  # fmt: skip
     weights, uses = _weights(folder, problems)
     facts |= weights
-    limit = min(DEFAULT_MAX_TOKENS, shape.positions)
+    limit = default_max_tokens(folder, shape)
     tokenizer = problems.check("tokenizer", lambda: Tokenizer.open(folder, limit))
     if tokenizer is not None:
         problems.check("tokenizer", lambda: check_tokenizer(folder, tokenizer, shape, facts.get("pair", False)))
-        facts |= {"tokenizer": {"segments": tokenizer.segments, "padding_id": tokenizer.pad_id}}
+        facts |= {"tokenizer": {"segments": tokenizer.segments, "padding_id": tokenizer.pad_id, "max_tokens": limit}}
     return facts, uses
 
 
 def _weights(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:
     """Return facts of the weights and of the head, and the commands that take such a folder."""
-    from compress.inputs.source import source_kind
     from models import task as task_file
-    from models.checkpoint import label_names, load_checkpoint, load_encoder, read_config, read_tensors
+    from models.checkpoint import load_checkpoint, load_encoder, read_tensors
+    from models.forms.head_task import read_head_task
     from models.task import Task
 
     tensors = problems.check("weights", lambda: read_tensors(folder))
     if tensors is None:
         return {}, ()
     facts: Facts = {"parameters": sum(tensor.numel() for tensor in tensors.values())}
-    if not any("classifier" in name for name in tensors):
+    is_ours, before = (folder / task_file.FILE).is_file(), len(problems.all)
+    head = None if is_ours else problems.check("head", lambda: read_head_task(folder))
+    if len(problems.all) > before:
+        return facts, ()
+    if head is None and not is_ours:
         problems.check("weights", lambda: load_encoder(folder))
         return facts | {"head": None}, ENCODER_USES
     model = problems.check("weights", lambda: load_checkpoint(folder))
     if model is None:
         return facts, ()
-    if (folder / task_file.FILE).is_file():
+    if head is None:
         facts |= _task(Task.read(folder / task_file.FILE))
     else:
-        kind = problems.check("head", lambda: source_kind(folder))
-        labels = label_names(read_config(folder), model.labels)
-        facts |= {"task": kind, "labels": [] if kind == "regression" else list(labels)}
+        labels = [] if head.kind == "regression" else list(head.labels)
+        facts |= {"task": head.kind, "labels": labels, "score": head.function}
     return facts | {"head": model.labels}, CLASSIFIER_USES
 
 
@@ -118,7 +140,8 @@ def _kind_of(folder: Path, problems: _Problems) -> str:
     from models.store.folder import MANIFEST, Manifest
 
     if is_hugging_face(folder):
-        return "Hugging Face folder"
+        marks = {"config_setfit.json": "SetFit folder", "modules.json": "sentence-transformers folder"}
+        return next((kind for name, kind in marks.items() if (folder / name).is_file()), "Hugging Face folder")
     if not (folder / MANIFEST).is_file():
         return "unknown"
     manifest = problems.check("manifest", lambda: Manifest.read(folder / MANIFEST))

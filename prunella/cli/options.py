@@ -1,11 +1,14 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from models.store.delivery import check_target
+
+if TYPE_CHECKING:
+    from models.data.texts import Columns
 
 STORE = Path("store")
 Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="folder that keeps finished stages for reuse")]
@@ -18,10 +21,38 @@ MaxTokens = Annotated[
     ),
 ]
 
-
+Base = Annotated[
+    Path | None, typer.Option(help="model of an adapter (LoRA) folder; default: the folder that the adapter names")
+]
 TextColumn = Annotated[str, typer.Option(help="column of the text, or of the first text of a pair")]
 PairColumn = Annotated[str, typer.Option(help="column of the second text of a pair")]
 LabelColumn = Annotated[str, typer.Option(help="column of the label")]
+LABELS_HELP = "the model's name for each label of the files, such as 0=negative,1=positive, or a JSON object"
+Labels = Annotated[str | None, typer.Option(help=LABELS_HELP)]
+
+
+def read_columns(text: str, pair: str, label: str, labels: str | None = None) -> "Columns":
+    """Return the columns of the files, and the names of their labels.
+
+    Raises:
+        InputError: `labels` is not the value of --labels.
+    """
+    from models.data.label_map import LabelMap
+    from models.data.texts import Columns
+
+    label_map = LabelMap.parse(labels)
+    return Columns(text=text, text_pair=pair, label=label, labels=label_map and label_map.names)
+
+
+def merged(model: Path, base: Path | None, store: Path) -> Path:
+    """Return the folder of the model; for the folder of an adapter, that of the merged model in the store.
+
+    Raises:
+        InputError: `base` is given, and the folder has a model of its own; or the adapter cannot be merged.
+    """
+    from models.forms.adapter import resolve_model
+
+    return resolve_model(model, base, store)
 
 
 def check_out(out: Path | None) -> Path | None:

@@ -7,7 +7,19 @@ import typer
 
 from models.errors import FolderError, InputError
 from models.store.results import Delivered, deliver
-from prunella.cli.options import STORE, LabelColumn, MaxTokens, Out, PairColumn, Store, TextColumn
+from prunella.cli.options import (
+    STORE,
+    Base,
+    LabelColumn,
+    Labels,
+    MaxTokens,
+    Out,
+    PairColumn,
+    Store,
+    TextColumn,
+    merged,
+    read_columns,
+)
 from prunella.cli.output import need
 
 if TYPE_CHECKING:
@@ -70,7 +82,9 @@ def quantize(
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
+    labels: Labels = None,
     any_text: AnyText = False,
+    base: Base = None,
     remeasure: Annotated[
         bool, typer.Option(help="measure the recipes again; default: use the measurements in the store")
     ] = False,
@@ -87,14 +101,19 @@ def quantize(
     from compress.inputs.source import open_source, source_kind
     from compress.make_bundle import BundleConfig, make_bundle
     from compress.remeasure import forget_times
-    from models.data.texts import Columns
+    from models import task as task_file
+    from models.task import Task
 
     refuse_bundle(model)
+    model = merged(model, base, store)
     kind = source_kind(model)
-    columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
+    columns = read_columns(text_column, pair_column, label_column, labels)
     texts = read_rows(kind, calibration, data, calibration_rows, test, columns)
     texts.roles.announce("precisions and recipe")
     source = open_source(model, store, texts.calibration.pair, max_tokens)
+    for rows in (texts.roles.choosing, texts.roles.judged):
+        if rows.labels is not None:
+            rows.targets(Task.read(source.path / task_file.FILE))  # raises for a label that the model does not have
     config = BundleConfig.model_validate({
         "recipe": recipe, "method": calibrator, "smooth": smooth, "max_loss": max_loss, "weight_bits": weight_bits,
         "embedding_bits": int(embedding_bits) if embedding_bits else None, "timed": True,
@@ -123,6 +142,7 @@ def export(
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     any_text: AnyText = False,
+    base: Base = None,
     store: Store = STORE,
     out: Out = None,
 ) -> Delivered:
@@ -140,6 +160,7 @@ def export(
     if unknown := sorted(variants - set(VARIANTS)):
         raise InputError(f"--variant is {unknown[0]!r}: choose from {', '.join(VARIANTS)}")
     refuse_bundle(model)
+    model = merged(model, base, store)
     columns = Columns(text=text_column, text_pair=pair_column)
     texts = read_rows(source_kind(model), data, None, CALIBRATION_ROWS, columns=columns) if data else None
     if texts is None and "cpu-int8" in variants:

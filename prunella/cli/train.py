@@ -1,7 +1,7 @@
 """The commands that train: `prunella finetune` and `prunella pretrain`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -42,6 +42,13 @@ def finetune(
     task: Annotated[
         Kind, typer.Option(help="single: one label per row; multi: any number of labels; regression: a number")
     ] = "single",
+    pooling: Annotated[
+        Literal["cls", "mean"] | None,
+        typer.Option(
+            help="input of the head: the first token or the mean of all; default: what the folder says, as one of "
+            "sentence-transformers does, else the model's"
+        ),
+    ] = None,
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
@@ -97,7 +104,7 @@ def finetune(
     rows, held_out = (rows, read_texts(validation, columns, task)) if validation else rows.split(0.1, seed)
     splits = Splits(rows, held_out, read_texts(test, columns, task) if test else None)
     config = FinetuneConfig.model_validate({
-        "max_tokens": max_tokens, "dropout": dropout,
+        "max_tokens": max_tokens, "dropout": dropout, "pooling": pooling,
         "loss": {"class_weights": class_weights, "label_smoothing": label_smoothing},
         "training": {
             "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,

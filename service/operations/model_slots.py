@@ -143,10 +143,11 @@ class ModelSlots:
 def meaning(task: Task) -> tuple[object, ...]:
     """Return the properties that two models must share for clients to interpret their answers in the same way.
 
-    `kind` says whether scores share one softmax, are independent, or are a number; the order of labels is that of the
-    scores in the Open Inference Protocol. Thresholds and the maximum input length may differ.
+    `kind` and `function` say whether scores share one softmax, are independent, or are a number, and of which range;
+    the order of labels is that of the scores in the Open Inference Protocol. Thresholds and the maximum input length
+    may differ.
     """
-    return task.kind, task.labels, task.pair
+    return task.kind, task.function, task.labels, task.pair
 
 
 def _description(task: Task) -> str:

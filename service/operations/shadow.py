@@ -20,7 +20,7 @@ from service.inference.scheduler import Job
 from service.inference.tokenizer_queue import count_chars
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
-from service.protocols import FUNCTIONS, BadRequest, Request, score
+from service.protocols import BadRequest, Request, score
 
 log = logging.getLogger("prunella")
 MOST = 256  # texts that wait in the background; further texts are not compared
@@ -94,7 +94,7 @@ class Shadow:
         if len(live_logits) != len(candidate_logits):
             self._skip(1)  # a model with other labels has been swapped in
             return
-        function = FUNCTIONS[candidate.bundle.task.kind]
+        function = candidate.bundle.task.function
         live, shadow = score(function, live_logits), score(function, candidate_logits)
         drift = max(abs(a - b) for a, b in zip(live, shadow, strict=True))
         disagrees = max(range(len(live)), key=live.__getitem__) != max(range(len(shadow)), key=shadow.__getitem__)

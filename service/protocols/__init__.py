@@ -19,7 +19,6 @@ from models.tokenizer import Row
 
 Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # {"label": …, "score": …}
-FUNCTIONS: dict[str, Function] = {"single": "softmax", "multi": "sigmoid", "regression": "none"}  # by kind of task
 TEXT_KEYS = ("inputs", "input", "texts", "pairs", "documents", "queries", "instances")  # lists of texts in requests
 
 
@@ -133,7 +132,7 @@ def score(function: Function, logits: list[float]) -> list[float]:
 
 def ranked(task: Task, logits: list[float], request: Request) -> list[Prediction]:
     """Return labels and scores in descending order of score: at most `top_k`, none below `threshold`."""
-    function = "none" if request.raw_scores else request.function or FUNCTIONS[task.kind]
+    function = "none" if request.raw_scores else request.function or task.function
     scores, labels = score(function, logits), task.labels
     order = sorted(range(len(scores)), key=scores.__getitem__, reverse=True)[: request.top_k]
     if request.threshold is not None:

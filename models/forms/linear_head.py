@@ -1,0 +1,190 @@
+"""read_linear_head(): the logistic regression on sentence embeddings of a SetFit or sentence-transformers folder.
+
+It is read from `model_head.safetensors` (this project's names), an ONNX file (skl2onnx), or a skops file. SetFit
+writes a pickle, `model_head.pkl`, which can run code when it is read: it is refused with the lines that convert it.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.errors import FolderError, InputError, MissingExtraError
+
+SETFIT = "config_setfit.json"
+PICKLE = "model_head.pkl"
+SAFETENSORS, ONNX, SKOPS = "model_head.safetensors", "model_head.onnx", "model_head.skops"
+FILES = (SAFETENSORS, ONNX, SKOPS)  # in the order of preference
+MULTI_LABEL = ("OneVsRestClassifier", "MultiOutputClassifier")  # SetFit's strategies for several labels of a text
+CONVERT = (
+    'import joblib, json, numpy; from safetensors.numpy import save_file; head = joblib.load("model_head.pkl"); '
+    'parts = getattr(head, "estimators_", [head])',
+    'save_file({"coef": numpy.ascontiguousarray(numpy.vstack([p.coef_ for p in parts])), "intercept": '
+    'numpy.hstack([p.intercept_ for p in parts])}, "model_head.safetensors", metadata={"type": type(head).__name__, '
+    '"classes": json.dumps(numpy.asarray(head.classes_).tolist())})',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LinearHead:
+    """Logits = embedding · coefᵀ + intercept, (labels,)."""
+
+    kind: Literal["single", "multi"]
+    labels: tuple[str, ...]
+    coef: NDArray[np.float32]  # (labels, width)
+    intercept: NDArray[np.float32]  # (labels,)
+
+
+def head_file(folder: Path) -> Path | None:
+    """Return the file of the linear head that would be read; None: there is none."""
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def normalizes(folder: Path) -> bool:
+    """Return whether a SetFit folder divides embeddings by their L2 norm."""
+    return bool(_setfit(folder).get("normalize_embeddings"))
+
+
+def read_linear_head(folder: Path) -> LinearHead | None:
+    """Return the linear head of a folder; None: it has none.
+
+    Raises:
+        FolderError: the file is not such a head, or there is a pickle only.
+        InputError: the head computes something that is not supported.
+        MissingExtraError: the package that reads the file is not installed.
+    """
+    path = head_file(folder)
+    if path is None:
+        if (folder / PICKLE).is_file():
+            lines = "\n".join(CONVERT)
+            raise FolderError(
+                f"{folder / PICKLE} is a pickle, which can run any code when it is read: it is not read. If you "
+                f"trust it, convert it in its folder with these two lines of Python:\n{lines}"
+            )
+        return None
+    read = {SAFETENSORS: _read_safetensors, ONNX: _read_onnx, SKOPS: _read_skops}[path.name]
+    coef, intercept, classes, is_multi = read(path)
+    return _make(path, np.atleast_2d(coef), np.ravel(intercept), _names(folder, classes), is_multi)
+
+
+def _make(path: Path, coef: Any, intercept: Any, labels: tuple[str, ...], is_multi: bool) -> LinearHead:
+    if not is_multi and len(coef) == 1 and len(labels) == 2:
+        # a binary logistic regression has one row: softmax of (0, z) is (1 - sigmoid(z), sigmoid(z))
+        coef, intercept = (np.concatenate([np.zeros_like(part), part]) for part in (coef, intercept))
+    if not len(coef) == len(intercept) == len(labels) or coef.ndim != 2:
+        raise FolderError(
+            f"{path} has coefficients of the shape {coef.shape}, {len(intercept)} intercepts and {len(labels)} "
+            f"labels ({', '.join(labels[:5])}): wanted one row, one intercept and one label for each output"
+        )
+    if len(set(labels)) < len(labels):
+        raise FolderError(f"{path} has two labels with the same name: write different names as `labels` of {SETFIT}")
+    if not np.isfinite(coef).all() or not np.isfinite(intercept).all():
+        raise FolderError(f"{path} has coefficients that are not finite")
+    kind: Literal["single", "multi"] = "multi" if is_multi else "single"
+    return LinearHead(kind, labels, coef.astype(np.float32), intercept.astype(np.float32))
+
+
+_Parts = tuple[NDArray[Any], NDArray[Any], list[Any], bool]
+
+
+def _read_safetensors(path: Path) -> _Parts:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), "np") as file:
+            metadata = file.metadata() or {}
+            coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
+        classes = json.loads(metadata.get("classes", "null"))
+    except (SafetensorError, OSError, ValueError) as error:
+        raise FolderError(f"{path}: wanted the tensors coef and intercept: {error}") from None
+    if not isinstance(classes, list):
+        raise FolderError(f"{path} has no list of labels: wanted metadata `classes`, a list as JSON")
+    name = metadata.get("type", "LogisticRegression")
+    if name not in ("LogisticRegression", *MULTI_LABEL):
+        raise InputError(f"{path} is of a {name}: supported are LogisticRegression and {', '.join(MULTI_LABEL)}")
+    return coef, intercept, classes, name in MULTI_LABEL
+
+
+def _read_onnx(path: Path) -> _Parts:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        graph = onnx.load(str(path), load_external_data=False).graph
+    except (DecodeError, OSError, ValueError) as error:
+        raise FolderError(f"{path} is not an ONNX file: {error}") from None
+    nodes = [node for node in graph.node if node.op_type not in ("Cast", "Normalizer", "ZipMap", "Identity")]
+    if [node.op_type for node in nodes] != ["LinearClassifier"]:
+        operators = ", ".join(node.op_type for node in nodes)
+        raise InputError(f"{path} computes {operators}: wanted one LinearClassifier, as skl2onnx writes it")
+    values = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
+    strings = [name.decode() for name in values.get("classlabels_strings", [])]
+    classes = strings or list(values.get("classlabels_ints", []))
+    intercept = np.array(values["intercepts"])
+    coef = np.array(values["coefficients"]).reshape(len(intercept), -1)
+    post = values.get("post_transform", b"NONE").decode()
+    if post == "LOGISTIC" and len(coef) == 2:  # rows of -w and w
+        coef, intercept = coef[1:], intercept[1:]
+    elif post == "LOGISTIC":
+        raise InputError(
+            f"{path} normalizes one logistic score for each of {len(coef)} labels (one-vs-rest): train the head as "
+            "one multinomial logistic regression"
+        )
+    elif post != "SOFTMAX":
+        raise InputError(f"{path} has post_transform {post}: wanted SOFTMAX or LOGISTIC")
+    return coef, intercept, classes, False
+
+
+def _read_skops(path: Path) -> _Parts:
+    try:
+        from skops import io
+    except ModuleNotFoundError:
+        raise MissingExtraError(
+            f"{path} is read with skops, which is not installed: pip install 'prunella[skops]', or "
+            f"convert it to {SAFETENSORS}"
+        ) from None
+    try:
+        untrusted = io.get_untrusted_types(file=path)
+        if untrusted:
+            raise InputError(f"{path} has types that are not trusted: {', '.join(sorted(untrusted)[:5])}")
+        head = io.load(path, trusted=[])
+    except InputError:
+        raise
+    except Exception as error:  # skops raises many kinds for a broken file
+        raise FolderError(f"{path} cannot be read by skops: {error}") from None
+    name = type(head).__name__
+    if name not in ("LogisticRegression", *MULTI_LABEL):
+        raise InputError(f"{path} is a {name}: supported are LogisticRegression and {', '.join(MULTI_LABEL)}")
+    parts = getattr(head, "estimators_", [head])
+    coef, intercept = np.vstack([p.coef_ for p in parts]), np.hstack([p.intercept_ for p in parts])
+    return coef, intercept, np.asarray(head.classes_).tolist(), name in MULTI_LABEL
+
+
+def _names(folder: Path, classes: list[Any]) -> tuple[str, ...]:
+    """Return the names of the classes: SetFit's `labels` for whole numbers, else the classes as text."""
+    names = _setfit(folder).get("labels")
+    if not names:
+        return tuple(str(one) for one in classes)
+    if not all(isinstance(one, int) for one in classes):  # of several labels of a text, the classes are lists of 0, 1
+        if all(isinstance(one, str) for one in classes):
+            return tuple(classes)
+        return tuple(map(str, names))
+    if not all(0 <= one < len(names) for one in classes):
+        raise FolderError(f"{folder / SETFIT} has {len(names)} labels, and the head the classes {classes[:5]}")
+    return tuple(str(names[one]) for one in classes)
+
+
+def _setfit(folder: Path) -> dict[str, Any]:
+    path = folder / SETFIT
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FolderError(f"{path} cannot be read: {error}") from None
+    if not isinstance(document, dict):
+        raise FolderError(f"{path} holds {type(document).__name__}, wanted an object")
+    return document

@@ -1,0 +1,114 @@
+"""agreed_backend(): the tokenizer that transformers makes of a folder, which counts where its files disagree.
+
+transformers changes what `tokenizer.json` says: by `do_lower_case`, `strip_accents`, `add_prefix_space` and the added
+tokens of `tokenizer_config.json`, or by the defaults of the class of tokenizer.
+"""
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from models.errors import FolderError
+from models.forms.probe_texts import probe_texts
+from models.messages import say
+
+CONFIG, FILE = "tokenizer_config.json", "tokenizer.json"
+SHOWN = 60  # maximum number of characters of a text in a message
+MOST_TOKENS = 500  # of the added tokens are compared
+PAIR = "and a second text"
+
+
+def agreed_backend(folder: Path, backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
+    """Return the tokenizer that answers as transformers' does for the folder.
+
+    Args:
+        folder: a Hugging Face folder.
+        backend: what its tokenizer.json holds.
+
+    Raises:
+        FolderError: also the tokenizer that transformers made of the files gives other ids than transformers.
+    """
+    changed = changed_tokenizer(folder)
+    return backend if changed is None else tokenizers.Tokenizer.from_str(changed)
+
+
+def changed_tokenizer(folder: Path) -> str | None:
+    """Return what transformers makes of a folder's tokenizer, as JSON, if it gives other ids than tokenizer.json.
+
+    Raises:
+        FolderError: also the tokenizer that transformers made of the files gives other ids than transformers.
+    """
+    if not (folder / FILE).is_file():
+        return None
+    names = (FILE, CONFIG, "config.json", "special_tokens_map.json", "added_tokens.json")
+    times = tuple((folder / name).stat().st_mtime_ns if (folder / name).is_file() else 0 for name in names)
+    return _made_by_transformers(folder, times)
+
+
+def model_max_length(folder: Path) -> int | None:
+    """Return the maximum input length in tokens that the files of the tokenizer or sentence-transformers name."""
+    limits = [
+        _number(folder / name, key)
+        for name, key in ((CONFIG, "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
+    ]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+@cache
+def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
+    """Return the tokenizer that transformers makes, as JSON, if tokenizer.json gives other ids; else None."""
+    del times  # a changed file is another key
+    try:
+        import transformers
+    except ModuleNotFoundError:
+        return None
+    try:
+        theirs = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        text = first_difference(tokenizers.Tokenizer.from_file(str(folder / FILE)), theirs)
+    except Exception as error:  # of many kinds: a class that is not there, a missing package, a broken file
+        reason = " ".join(str(error).split())[:200]
+        say(f"WARNING: {folder}: transformers cannot use the tokenizer ({reason}): {FILE} is taken as it is")
+        return None
+    if theirs.truncation_side == "left":
+        say(f"{folder}: transformers cuts long texts at the left; here they are cut at the right end")
+    if text is None:
+        return None
+    changed_by = f"{CONFIG} and the class" if (folder / CONFIG).is_file() else "the class"
+    backend = getattr(theirs, "backend_tokenizer", None)
+    document = None if backend is None else str(backend.to_str())
+    other = text if document is None else first_difference(tokenizers.Tokenizer.from_str(document), theirs)
+    if other is not None:
+        raise FolderError(
+            f"{folder}: the tokenizer of transformers ({type(theirs).__name__}) splits {other[:SHOWN]!r} otherwise "
+            f"than {FILE}: save the tokenizer again with transformers (tokenizer.save_pretrained)"
+        )
+    say(
+        f"{folder}: in transformers, {changed_by} {type(theirs).__name__} change what {FILE} says, for example of "
+        f"{text[:SHOWN]!r}: texts are split as transformers splits them"
+    )
+    return document
+
+
+def first_difference(backend: tokenizers.Tokenizer, theirs: Any) -> str | None:
+    """Return the first text for which a tokenizer and one of transformers give different ids; None: there is none."""
+    backend = tokenizers.Tokenizer.from_str(backend.to_str())
+    backend.no_truncation()
+    backend.no_padding()
+    added = [token.content for token in [*theirs.added_tokens_decoder.values()][:MOST_TOKENS]]
+    for text in [*probe_texts(), *(f"a {token} b{token}" for token in added)]:
+        if list(backend.encode(text).ids) != theirs(text, verbose=False)["input_ids"]:
+            return text
+    if list(backend.encode(PAIR, PAIR).ids) != theirs(PAIR, PAIR, verbose=False)["input_ids"]:
+        return PAIR
+    return None
+
+
+def _number(path: Path, key: str) -> int | None:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8")).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return int(value) if isinstance(value, int | float) and 4 <= value < 1_000_000 else None
