@@ -95,7 +95,7 @@ def scores_here(folder, task):
         return task.scores(torch.cat([model(batch)[0] for batch in batches]).numpy())
 
 
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert", "mpnet", "deberta-v2"])
 @pytest.mark.parametrize(("pooling", "normalize"), [(OLD_MEAN, False), (NEW_MEAN, True), (OLD_CLS, True)])
 def test_a_setfit_folder_answers_as_its_parts_do(tmp_path, family, pooling, normalize):
     body = make_body(tmp_path, family, pooling)
