@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from models.errors import InputError
 from models.pretraining.masked_lm import MaskedBatch
 from models.pretraining.masking import IGNORED, MaskingConfig, generator_of, mask_tokens
 from models.pretraining.wordpiece import Vocabulary
@@ -55,6 +56,23 @@ class MaskedObjective:
         return int(batch.mask.sum())
 
 
+def maskable_rows(rows: NDArray[Any], vocabulary: Vocabulary, count: int) -> NDArray[Any]:
+    """Return the first `count` sequences (rows, length) that have a token to mask; fewer if there are not as many.
+
+    A sequence of unknown and special tokens only, as of another script, has none: nothing is measured on it.
+
+    Raises:
+        InputError: no sequence has one.
+    """
+    maskable = np.flatnonzero((~vocabulary.special[np.asarray(rows)]).any(1))[:count]
+    if not len(maskable):
+        raise InputError(
+            f"none of the {len(rows)} held-out sequences has a token that can be masked, because all of their tokens "
+            "are unknown to the tokenizer: give other --validation files, or another --tokenizer"
+        )
+    return np.asarray(rows[maskable])
+
+
 @torch.inference_mode()
 def measure(model: nn.Module, objective: MaskedObjective, size: int) -> dict[str, float]:
     """Return `held_out_loss` (nats per masked token), `masked_accuracy`, and `hidden_tokens` (masked tokens).
@@ -63,7 +81,7 @@ def measure(model: nn.Module, objective: MaskedObjective, size: int) -> dict[str
 
     Args:
         model: evaluated on its device, without dropout.
-        objective: the held-out sequences.
+        objective: the held-out sequences; at least one has a token to mask (`maskable_rows`).
         size: rows per batch.
     """
     was_training = model.training

@@ -27,7 +27,7 @@ from models.pretraining.masked_lm import (
     save_masked_model,
 )
 from models.pretraining.masking import MaskingConfig
-from models.pretraining.objective import MaskedObjective, measure
+from models.pretraining.objective import MaskedObjective, maskable_rows, measure
 from models.pretraining.paragraphs import identify_files
 from models.pretraining.wordpiece import Vocabulary, open_backend, train_wordpiece
 from models.schema import Settings
@@ -171,7 +171,8 @@ def _fill_folder(
     else:
         model = new_masked_model(initial, config.dropout, config.training.seed)
     vocabulary, device = Vocabulary.of(open_backend(tokenizer)), join().device
-    held_out = MaskedObjective(corpus.held_out[: config.held_out_rows], vocabulary, config.masking, HELD_OUT_SEED)
+    rows = maskable_rows(corpus.held_out, vocabulary, config.held_out_rows)
+    held_out = MaskedObjective(rows, vocabulary, config.masking, HELD_OUT_SEED)
     before = measure(model.to(device), held_out, _micro_batch_size(config.training))
     history = _train(model, corpus, held_out, config, scratch_folder(target))
     save_masked_model(model, target)

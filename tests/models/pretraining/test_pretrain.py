@@ -19,7 +19,7 @@ from models.errors import InputError
 from models.pretraining.corpus import Packing
 from models.pretraining.masked_lm import MaskedBatch, load_masked_model, new_masked_model
 from models.pretraining.masking import MaskingConfig
-from models.pretraining.objective import MaskedObjective
+from models.pretraining.objective import MaskedObjective, maskable_rows
 from models.pretraining.pretrain import ENDLESS, SIZES, PretrainConfig, Sources, pretrain, resolve_size
 from models.pretraining.wordpiece import SPECIAL, open_backend
 from models.train.loop import DRY_RUNS, Run, TrainingConfig, fit
@@ -264,3 +264,31 @@ def test_whole_words_need_pieces_that_tell_them(tmp_path, corpus_file):
     config = CONFIG.model_copy(update={"masking": MaskingConfig(whole_words=True)})
     with pytest.raises(InputError, match="no pieces that begin with ##"):
         pretrain(Sources((corpus_file,), tokenizer=str(tmp_path)), config, tmp_path / "store")
+
+
+UNKNOWN = "天气很好我们去公园散步然后回家吃饭"
+
+
+def write_held_out(path: Path, texts: list[str]) -> Path:
+    path.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    return path
+
+
+def test_held_out_sequences_of_unknown_tokens_only_are_not_measured(tmp_path, corpus_file, tokenizer_folder):
+    """The first held-out sequences were all unknown, and the mean over no tokens was a division by zero."""
+    size = write_shape(tmp_path / "architecture.json")
+    config = CONFIG.model_copy(update={"held_out_rows": 2, "training": TRAINING.model_copy(update={"steps": 1})})
+    known = [" ".join(GOOD + OTHER + BAD + OTHER)] * 12
+    mixed = write_held_out(tmp_path / "mixed.txt", [" ".join(UNKNOWN) * 3, *known])
+    sources = Sources((corpus_file,), (mixed,), tokenizer=str(tokenizer_folder), size=size)
+    folder = pretrain(sources, config, tmp_path / "store").folder.path
+    assert report_of(folder)["hidden_tokens"] == 3  # in one sequence of both scripts, and one of known tokens
+
+
+def test_nothing_to_measure_is_one_sentence(vocabulary):
+    with pytest.raises(InputError, match="none of the 3 held-out sequences has a token that can be masked"):
+        maskable_rows(np.full((3, LENGTH), vocabulary.unknown), vocabulary, 2)
+    rows = objective_of(4, vocabulary).rows
+    mixed = np.concatenate([np.full((3, LENGTH), vocabulary.unknown), rows])
+    assert np.array_equal(maskable_rows(mixed, vocabulary, 3), rows[:3])
+    assert np.array_equal(maskable_rows(rows, vocabulary, 9), rows)
