@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from models.errors import InputError
-from prunella.cli.output import show
+from prunella.cli.output import print_json
 
 OWN_OPTIONS = {"config", "show_config"}
 
@@ -41,7 +41,7 @@ def print_config(context: typer.Context, show_config: bool) -> None:
     if show_config:
         names = [str(option.name) for option in context.command.params if option.name not in OWN_OPTIONS | {"help"}]
         options = {name: context.params.get(name) for name in names}
-        show({name: str(v) if isinstance(v, Path) else v for name, v in options.items() if v is not None})
+        print_json({name: str(v) if isinstance(v, Path) else v for name, v in options.items() if v is not None})
         raise typer.Exit
 
 

@@ -15,7 +15,7 @@ from prunella.cli.bench import bench, evaluate
 from prunella.cli.compress import compress
 from prunella.cli.demo import demo
 from prunella.cli.inspect import inspect
-from prunella.cli.output import prints
+from prunella.cli.output import begin, prints
 from prunella.cli.quantize import export, quantize
 from prunella.cli.serve import loadtest, publish, serve
 from prunella.cli.store import app as store_app
@@ -84,6 +84,7 @@ def _begin(
     verbose: Annotated[bool, typer.Option("--verbose", help="also which finished stages are reused")] = False,
     log_json: Annotated[bool, typer.Option("--log-json", help="messages as JSON lines, no progress bars")] = False,
 ) -> None:
+    begin()
     configure(quiet, verbose, log_json)
     command = context.invoked_subcommand
     if command in SINGLE_PROCESS and world_size() > 1:

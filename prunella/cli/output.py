@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec
@@ -14,7 +15,23 @@ from models.store.results import Delivered
 P = ParamSpec("P")
 
 
+_began = [time.perf_counter()]  # when the command began; at first, when this module was imported
+
+
+def begin() -> None:
+    """Set the start of the `seconds` of `show`: a command begins."""
+    _began[0] = time.perf_counter()
+
+
 def show(result: dict[str, Any]) -> None:
+    """Print the result of a command as the last line on stdout; with several processes, only the main one prints.
+
+    `seconds` is added where the command has no time of its own: the time since the command began.
+    """
+    print_json({**result, "seconds": result.get("seconds", round(time.perf_counter() - _began[0], 1))})
+
+
+def print_json(result: dict[str, Any]) -> None:
     """Print one JSON object on stdout; with several processes, only the main one prints."""
     if rank() == 0:
         sys.stdout.write(json.dumps(result) + "\n")

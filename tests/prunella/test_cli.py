@@ -12,6 +12,7 @@ from tiny import make_tiny_checkpoint, tiny_texts
 from verbs import run
 
 from models.store.folder import ModelFolder
+from prunella.cli import output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,6 +50,22 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
     assert (code, again["reused"], again["id"]) == (0, True, made_bundle["id"])
     code, found, _ = run(capsys, monkeypatch, "evaluate", made_bundle["folder"], "--data", data)
     assert (code, found["rows"]) == (0, 48)
+
+
+def test_every_command_prints_how_long_it_took(made, tmp_path, capsys, monkeypatch):
+    classifier = made[2]
+    results = [run(capsys, monkeypatch, *command) for command in (
+        ("inspect", classifier), ("store", "list", "--store", tmp_path),
+        ("store", "clean", "--partial", "--store", tmp_path),
+    )]  # fmt: skip
+    for code, printed, err in results:
+        assert code == 0, err
+        assert 0 <= printed["seconds"] < 600
+    monkeypatch.setattr(output, "_began", [time.perf_counter() - 5])
+    output.show({"verb": "compress"})
+    assert json.loads(capsys.readouterr().out)["seconds"] == pytest.approx(5, abs=1)
+    output.show({"verb": "finetune", "seconds": 1.5})  # a command's own time is kept
+    assert json.loads(capsys.readouterr().out)["seconds"] == 1.5
 
 
 def swapped(lines: str) -> str:

@@ -40,6 +40,7 @@ def test_what_is_printed_is_what_a_file_may_hold(capsys, monkeypatch, tmp_path, 
     flags = ["--train", "texts.csv", "--size-mb", "8", "--no-trim-vocabulary", "--store", tmp_path]
     code, printed, _ = run(capsys, monkeypatch, "compress", "model", *flags, "--print-config")
     assert (code, printed["size_mb"], printed["trim_vocabulary"]) == (0, 8.0, False)
+    assert "seconds" not in printed
     assert not options
     (tmp_path / "run.json").write_text(json.dumps(printed))
     run(capsys, monkeypatch, "compress", "model", "--config", tmp_path / "run.json")
