@@ -8,6 +8,7 @@ changed under load).
 import argparse
 import json
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -66,6 +67,7 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
     Returns:
         The phases of all servers with the figures of the first one, and the summary.
     """
+    start = time.perf_counter()
     settings = ScenarioSettings(options.users, options.duration, options.rate, options.slo_ms, options.requests)
     headers = f"Authorization: Bearer {options.key}\r\n" if options.key else ""
     combined, baselines = Outcome(), []
@@ -90,6 +92,7 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
     summary = {
         "verb": "loadtest", "scenario": options.scenario, "dialect": options.dialect, **combined.figures,
         "users": options.users, "duration_s": options.duration, "against": baselines,
+        "seconds": round(time.perf_counter() - start, 1),
         "report": str(options.out / "report.html"), "report_json": str(options.out / "report.json"),
     }  # fmt: skip
     return combined, summary
@@ -112,13 +115,15 @@ def _figures(outcome: Outcome, scenario: str) -> dict[str, Any]:
 
 
 def _run_with_locust(options: argparse.Namespace, texts: list[str]) -> int:
+    start = time.perf_counter()
     load = LocustLoad(options.users, options.duration, options.timeout)
     result = run_locust(options.url, texts, load, options.out)
     if result is None:
         return _refuse("locust ended without a result: its output is above")
     report = options.out / "report.json"
     summary = {"verb": "loadtest", "scenario": "steady", "client": "locust", **result, "users": options.users}
-    summary |= {"report": str(options.out / "locust.html"), "report_json": str(report)}
+    seconds = round(time.perf_counter() - start, 1)
+    summary |= {"report": str(options.out / "locust.html"), "report_json": str(report), "seconds": seconds}
     report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(summary) + "\n")
     return 0 if summary["requests"] and not summary["failures"] else 1

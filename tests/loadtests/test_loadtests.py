@@ -119,6 +119,7 @@ def test_a_server_that_answers(tmp_path):
     told = json.loads(ended.stdout.splitlines()[-1])
     assert set(told) >= KEYS
     assert told["failures"] == 0
+    assert 1 <= told["seconds"] < 60
     asked = len(bodies) - 1  # one asked whether a server is there
     report = json.loads(Path(told["report_json"]).read_text())
     (phase,) = report["phases"]
