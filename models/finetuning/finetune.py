@@ -5,64 +5,38 @@ decision thresholds of a multi-label task, and writes report.json.
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
 from torch import nn
 
 from models import task as task_file
-from models.architecture import Pooling
 from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
 from models.classifier import Classifier
-from models.compatibility import check_tokenizer
 from models.data.roles import RowRoles
-from models.data.texts import Texts, check_labels
+from models.data.texts import Texts
 from models.distributed import join, processes, rank
-from models.errors import InputError
-from models.finetuning.losses import LossConfig, check_loss, loss_for
-from models.finetuning.metrics import LOWER_IS_BETTER, Score, check_metric, choose_thresholds, metric_values, score
+from models.finetuning.losses import loss_for
+from models.finetuning.metrics import LOWER_IS_BETTER, Score, choose_thresholds, metric_values, score, standard_error
 from models.finetuning.predict import predict
+from models.finetuning.settings import FinetuneConfig, Splits, check_encoder, complete
 from models.finetuning.text_objective import TextObjective
 from models.messages import say
-from models.schema import Settings
 from models.store.atomic import write_text
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage, scratch_folder
 from models.task import Kind, Task
 from models.tokenizer import Encoded, Tokenizer
 from models.train.history import History, keep_logs
-from models.train.loop import Run, TrainingConfig, fit
+from models.train.loop import Run, fit
 from models.train.precision import computed_on, settle_precision
-from models.train.starting_point import PADDED_ROWS, copy_tokenizer, load_source_id, resolve_encoder
+from models.train.starting_point import copy_tokenizer, load_source_id, resolve_encoder
 
+__all__ = ["FinetuneConfig", "Splits", "finetune"]
 VERSION = 3
-
-
-class FinetuneConfig(Settings):
-    """Settings of fine-tuning."""
-
-    max_tokens: int = Field(128, ge=4, description="longest input in tokens; longer texts are truncated, and counted")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of activations set to zero during training")
-    pooling: Pooling | None = Field(None, description="input of the head; None: as the encoder's folder says")
-    one_of_several: bool = Field(False, description="whether the best of several models is selected")
-    loss: LossConfig = LossConfig()
-    training: TrainingConfig = TrainingConfig()
-
-
-@dataclass(frozen=True, slots=True)
-class Splits:
-    """Training rows, validation rows, and test rows that are used once, after everything is decided.
-
-    If a step, thresholds or one of several models is selected on the validation rows, one half of them is used for
-    the selection, and the score on the other half is reported. Fewer than 100 rows serve both purposes (`RowRoles`).
-    """
-
-    train: Texts
-    validation: Texts
-    test: Texts | None = None
+LATER = {"while_it_helps", "minutes", "pooling"}  # settings that older folders in a store do not have
 
 
 def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> StageResult:
@@ -77,22 +51,14 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
         InputError: the data, the encoder or the settings do not fit together.
         CheckError: the loss is not finite, or a snapshot cannot be written.
     """
-    folder = resolve_encoder(encoder, store)
-    train, validation = splits.train, splits.validation
-    for evaluated in (validation, splits.test):
-        if evaluated is not None:
-            check_labels(train, evaluated)
-    _check_settings(train.kind, config)
+    folder, train = resolve_encoder(encoder, store), splits.train
+    config = complete(encoder, splits, config, store)
     config = config.model_copy(update={"training": settle_precision(config.training, store)})
     task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
     settings = {
-        "encoder": load_source_id(folder), "train": train.sha256, "held_out": validation.sha256,
-        "task": task.model_dump(mode="json"),
-        **config.model_dump(mode="json", exclude={"one_of_several": True, "training": {"snapshot_minutes"}}),
-        **processes(), **computed_on(),
+        "encoder": load_source_id(folder), "train": train.sha256, "held_out": splits.validation.sha256,
+        "task": task.model_dump(mode="json"), **_identity(config), **processes(), **computed_on(),
     }  # fmt: skip
-    if config.pooling is None:  # folders from before the setting keep their ids
-        settings.pop("pooling")
     if _selects(train.kind, config):
         settings |= {"choosing": "half"}
     result = run_stage(
@@ -104,15 +70,20 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     return result
 
 
-def _check_settings(kind: Kind, config: FinetuneConfig) -> None:
-    """Refuse a setting that the training would ignore."""
-    training = config.training
-    metric = check_metric(kind, training.metric)
-    check_loss(kind, config.loss)
-    if training.patience is not None and training.metric is None:
-        raise InputError(
-            f"--patience is {training.patience} and no metric is watched: give one, such as --metric {metric}"
-        )
+def _error_of(config: FinetuneConfig, rows: int) -> Callable[[float], float] | None:
+    """Return the function from a value of the watched metric on `rows` rows to its standard error."""
+    metric = config.training.metric
+    if metric is None or not config.while_it_helps:
+        return None
+    return lambda value: standard_error(metric, value, rows)
+
+
+def _identity(config: FinetuneConfig) -> dict[str, Any]:
+    """Return the settings that decide the result; those added later are left out unless they are used."""
+    settings = config.model_dump(
+        mode="json", exclude={"one_of_several": True, "automatic": True, "training": {"snapshot_minutes"}}
+    )
+    return {name: value for name, value in settings.items() if name not in LATER or value}
 
 
 def _selects(kind: Kind, config: FinetuneConfig) -> bool:
@@ -128,7 +99,7 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
     model = load_checkpoint(
         folder, len(task.labels), seed, config.dropout, new_output=not keeps_output, pooling=config.pooling
     )
-    _check_tokenizer(folder, tokenizer, model, task.pair)
+    check_encoder(folder, tokenizer, model.architecture, task.pair)
     roles = RowRoles(splits.validation, None)
     if selects := _selects(task.kind, config):
         roles = RowRoles.of(splits.validation)
@@ -143,6 +114,9 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
         scratch=scratch,
         evaluate=lambda current: metric_values(_score(task, truth, predict(current, held_out, tokenizer))),  # type: ignore[arg-type]
         lower_is_better=config.training.metric in LOWER_IS_BETTER,
+        minutes=config.minutes,
+        while_it_helps=config.while_it_helps,
+        error_of=_error_of(config, len(held_out)),
         describe="fine-tune",
     )
     objective = TextObjective(encoded, tokenizer, loss_for(task, train_targets, config.loss))
@@ -217,16 +191,6 @@ def _add_test_scores(folder: ModelFolder, test: Texts) -> None:
     report |= {"test_rows": len(test), "test_sha256": test.sha256}
     report["details"]["test"] = scores.model_dump(mode="json")
     write_text(path, json.dumps(report, indent=2) + "\n")
-
-
-def _check_tokenizer(folder: Path, tokenizer: Tokenizer, model: Classifier, pair: bool) -> None:
-    check_tokenizer(folder, tokenizer, model.architecture, pair)
-    rows, tokens = model.architecture.vocabulary, tokenizer.vocabulary
-    if rows - tokens > PADDED_ROWS:
-        raise InputError(
-            f"{folder}: the tokenizer has {tokens} tokens and the embedding table {rows} rows: "
-            "they belong to different models"
-        )
 
 
 def _share_at_max_tokens(encoded: list[Encoded], max_tokens: int) -> float:

@@ -1,5 +1,6 @@
 """score(): the metrics of a model's scores, by kind of task; choose_thresholds(): a decision threshold per label."""
 
+import math
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ METRICS: dict[Kind, tuple[str, ...]] = {
     "regression": ("spearman", "pearson", "rmse"),
 }
 LOWER_IS_BETTER = frozenset({"rmse"})
+CORRELATIONS = frozenset({"spearman", "pearson", "matthews"})
 Scores = NDArray[np.float32]  # (rows, labels)
 
 
@@ -109,6 +111,20 @@ def check_metric(kind: Kind, metric: str | None) -> str:
     if metric is not None and metric not in known:
         raise InputError(f"unknown metric {metric!r} for a {kind} task; choose from {', '.join(known)}")
     return metric or known[0]
+
+
+def standard_error(metric: str, value: float, rows: int) -> float:
+    """Return about the standard error of a metric's value on `rows` rows, in the unit of the metric.
+
+    That of a correlation is Fisher's (1915), that of the root of a mean square that of normal errors; shares of rows
+    and F1 are treated as shares of independent rows.
+    """
+    if metric in CORRELATIONS:
+        return (1 - min(value**2, 1.0)) / math.sqrt(rows)
+    if metric in LOWER_IS_BETTER:
+        return value / math.sqrt(2 * rows)
+    share = min(max(value, 0.0), 1.0)
+    return math.sqrt(share * (1 - share) / rows)
 
 
 def choose_thresholds(targets: NDArray[Any], probabilities: Scores) -> tuple[float, ...]:

@@ -2,11 +2,13 @@
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.finetuning.metrics import METRICS
+from models.finetuning.settings import complete
 from models.store.folder import REPORT
 from models.store.stage import StageResult
 
@@ -21,6 +23,8 @@ def finetune_seeds(
         the seeds, the folders in the same order, and for each metric the mean, the sample standard deviation and the
         values on the rows that are reported.
     """
+    config = complete(encoder, splits, config, store)
+    splits = replace(splits, is_held_out=False)  # said once
     first = config.training.seed
     numbers = range(first, first + seeds)
     results = [finetune(encoder, splits, _with_seed(config, seed), store) for seed in numbers]

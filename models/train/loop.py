@@ -18,6 +18,7 @@ from models.distributed import by_main, rank, world_size
 from models.errors import InputError
 from models.messages import progress
 from models.train.history import Evaluation, History, Log, draw_training
+from models.train.optimizer import warmup_steps
 from models.train.precision import choose_precision
 from models.train.snapshot import Counters, Snapshot, load_snapshot, moments_of, restore, save_snapshot
 from models.train.step import Place, StepMetrics, Stepper
@@ -25,6 +26,7 @@ from models.train.training_config import Objective, TrainingConfig
 
 __all__ = ["Objective", "Run", "TrainingConfig", "fit"]
 LOG_STEPS = 20  # steps between two entries of the log
+PATIENCE = 2  # evaluations without a better metric that end the phase of constant rate
 DRY_RUNS = 2  # of the first step, if minutes are given: the first allocates memory and threads, the last is timed
 
 
@@ -36,6 +38,8 @@ class Run:
     evaluate: Callable[[nn.Module], dict[str, float]] | None = None
     lower_is_better: bool = False  # refers to the watched metric
     minutes: float | None = None  # limit on the time spent in steps; at least one step is taken; other work is extra
+    while_it_helps: bool = False  # the rate falls only when the metric stops improving; the steps are a maximum
+    error_of: Callable[[float], float] | None = None  # standard error of a value of the watched metric; None: 0
     describe: str = "train"
 
 
@@ -47,7 +51,11 @@ def fit(model: nn.Module, objective: Objective, config: TrainingConfig, run: Run
         objective: rows, batches and loss.
         config: how long and how fast. A resumed run keeps the precision that `auto` chose at its start.
         run: where the snapshot is kept, how the model is evaluated, and the time limit. If the time ends before the
-            steps do, the learning rate falls to 0 with the time.
+            steps do, the learning rate falls to 0 with the time. With `while_it_helps` the rate stays at its peak
+            until `config.patience` (default: PATIENCE) evaluations have not improved the metric, at the longest for
+            half of the steps; then it falls to 0 in as many steps as were taken. Of the evaluated steps that are
+            worse than the best one by at most `error_of`, the last is kept: smaller differences are chance, and a
+            step at a lower rate is better in general.
 
     Raises:
         CheckError: the loss is not finite (names the step and the rows), or a snapshot cannot be written.
@@ -98,7 +106,7 @@ class _Training:
         ) as bar:  # fmt: skip
             for epoch, rows, ends_epoch in self._remaining_steps():
                 start = time.perf_counter()
-                metrics = self.stepper.take(rows, Place(counters.step, self.steps, epoch))
+                metrics = self.stepper.take(rows, self._place(epoch))
                 self._count(metrics, len(rows), time.perf_counter() - start, bar)
                 if ends_epoch or counters.step >= self.steps:
                     counters.losses.append(counters.epoch_loss / counters.epoch_steps)
@@ -106,7 +114,9 @@ class _Training:
                 every = self.config.evaluate_every
                 if counters.step >= self.steps or (counters.step % every == 0 if every else ends_epoch):
                     self._evaluate()
-                if counters.worse_in_a_row >= (self.config.patience or self.steps + 1):
+                if self.run.while_it_helps:
+                    self._decide_decay(bar)
+                elif counters.worse_in_a_row >= (self.config.patience or self.steps + 1):
                     break
                 if time.monotonic() - self.saved_at >= 60 * self.config.snapshot_minutes:
                     self._save()
@@ -116,6 +126,20 @@ class _Training:
         if self.run.scratch and rank() == 0:
             draw_training(self.run.scratch, self.config.metric)
         return self._history()
+
+    def _place(self, epoch: int) -> Place:
+        holds, decay_from = self.run.while_it_helps, self.counters.decay_from
+        return Place(self.counters.step, self.steps, epoch, holds, decay_from)
+
+    def _decide_decay(self, bar: Any) -> None:
+        """Let the learning rate fall from here, if the metric does not improve or half of the steps are taken."""
+        counters = self.counters
+        if counters.decay_from is not None or counters.step < warmup_steps(self.steps, self.config.warmup):
+            return
+        no_better = counters.worse_in_a_row >= (self.config.patience or PATIENCE)
+        if no_better or 2 * counters.step >= self.steps:
+            counters.decay_from = counters.step
+            bar.total = self.steps = self._total_steps()
 
     def _remaining_steps(self) -> Iterator[tuple[int, Sequence[int], bool]]:
         """Yield (epoch, rows, whether it is the last step of the epoch) for each step not yet taken."""
@@ -148,13 +172,14 @@ class _Training:
         faster changes the number of steps and not the time. A resumed run has the time that its snapshot had left.
         """
         minutes, counters = self.run.minutes, self.counters
+        limit = self.max_steps if counters.decay_from is None else min(self.max_steps, 2 * counters.decay_from)
         if minutes is None:
-            return self.max_steps
+            return limit
 
         def steps_in_time() -> int:
             step_seconds = counters.seconds / counters.step if counters.step else self.dry_run_seconds
             left = math.ceil((60 * minutes - counters.seconds) / max(step_seconds, 1e-9))
-            return min(self.max_steps, counters.step + max(left, 0 if counters.step else 1))
+            return min(limit, counters.step + max(left, 0 if counters.step else 1))
 
         return by_main(steps_in_time)  # all processes must stop at the same step, and each has its own clock
 
@@ -194,13 +219,16 @@ class _Training:
         if watched not in metrics:
             raise InputError(f"{watched!r} is not measured here; choose from {', '.join(metrics)}")
         value = -metrics[watched] if self.run.lower_is_better else metrics[watched]
-        if counters.best_value is None or value > counters.best_value:
-            counters.best_value, counters.best_step, counters.worse_in_a_row = value, counters.step, 0
+        is_better = counters.best_value is None or value > counters.best_value
+        counters.worse_in_a_row = 0 if is_better else counters.worse_in_a_row + 1
+        best_value = value if counters.best_value is None else max(value, counters.best_value)
+        error = self.run.error_of(abs(best_value)) if self.run.error_of else 0.0
+        counters.best_value = best_value
+        if is_better or (self.run.while_it_helps and value >= best_value - error):
+            counters.best_step = counters.step
             self.best = {
                 name: tensor.detach().cpu().clone() for name, tensor in self.stepper.model.state_dict().items()
             }
-        else:
-            counters.worse_in_a_row += 1
 
     def _save(self) -> None:
         if self.run.scratch and rank() == 0:

@@ -1,4 +1,8 @@
-"""AdamW with its parameter groups, and the learning-rate schedule of BERT (Devlin et al. 2019).
+"""AdamW with its parameter groups, and the learning-rate schedules.
+
+`warm_then_linear` is the schedule of BERT (Devlin et al. 2019); its number of steps is known from the start.
+`warm_hold_linear` decides during the training when the rate begins to fall; it reaches what a schedule of the same
+length does (Hägele et al. 2024, "Scaling laws and compute-optimal training beyond fixed training durations").
 
 The embedding table holds most weights of a small encoder, and a batch contains few of its tokens. With sparse
 gradients only the rows of these tokens are updated, which takes a tenth of the time. The moments of all other rows
@@ -89,8 +93,27 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, factor: float) -> float:
 
 def warm_then_linear(step: int, steps: int, warmup: float) -> float:
     """Return the factor on the peak rate: it rises over the share `warmup` of the steps, then falls linearly to 0."""
-    warmup_steps = max(1, round(steps * warmup))
-    return min((step + 1) / warmup_steps, max(0.0, (steps - step) / max(1, steps - warmup_steps)))
+    rising = warmup_steps(steps, warmup)
+    return min((step + 1) / rising, max(0.0, (steps - step) / max(1, steps - rising)))
+
+
+def warm_hold_linear(step: int, steps: int, warmup: float, decay_from: int | None) -> float:
+    """Return the factor on the peak rate: it rises as in `warm_then_linear`, stays at 1, then falls linearly to 0.
+
+    Args:
+        step: from 0.
+        steps: of the whole training.
+        warmup: share of the steps over which the rate rises.
+        decay_from: the first step of the decay; None: it has not begun.
+    """
+    if decay_from is None:
+        return min(1.0, (step + 1) / warmup_steps(steps, warmup))
+    return max(0.0, (steps - step) / max(1, steps - decay_from))
+
+
+def warmup_steps(steps: int, warmup: float) -> int:
+    """Return the number of steps over which the rate rises, 1 or more."""
+    return max(1, round(steps * warmup))
 
 
 def _levels_below_head(name: str, depth: int) -> int:

@@ -33,6 +33,7 @@ class Counters:
     best_step: int = 0
     best_value: float | None = None
     worse_in_a_row: int = 0
+    decay_from: int | None = None  # the step from which the learning rate falls, if that is decided while training
     seconds: float = 0.0  # spent in steps
     texts: int = 0
     tokens: int = 0

@@ -16,7 +16,7 @@ from torch import nn
 
 from models.distributed import join, rank, world_size
 from models.errors import CheckError
-from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_then_linear
+from models.train.optimizer import clip, make_optimizer, set_learning_rate, warm_hold_linear, warm_then_linear
 from models.train.precision import choose_precision
 from models.train.training_config import Objective, TrainingConfig
 
@@ -28,6 +28,14 @@ class Place:
     step: int  # from 0
     steps: int  # of the whole training
     epoch: int
+    holds: bool = False  # whether the rate stays at its peak until `decay_from`
+    decay_from: int | None = None  # the step from which the rate falls; None: not decided yet
+
+    def rate(self, warmup: float) -> float:
+        """Return the factor on the peak learning rate; `warmup` is the share of the steps over which it rises."""
+        if self.holds:
+            return warm_hold_linear(self.step, self.steps, warmup, self.decay_from)
+        return warm_then_linear(self.step, self.steps, warmup)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Stepper:
         Raises:
             CheckError: the loss is not finite.
         """
-        rate = set_learning_rate(self.optimizer, warm_then_linear(place.step, place.steps, self._config.warmup))
+        rate = set_learning_rate(self.optimizer, place.rate(self._config.warmup))
         loss, tokens = self._add_gradients(rows, place)
         norm = clip(self._trained, self._config.clip)
         self.optimizer.step()

@@ -52,16 +52,22 @@ def finetune(
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
-    epochs: int = 3,
+    epochs: Annotated[
+        int | None, typer.Option(help="passes over the training rows; default: as many as help, chosen from the data")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="limit on the training time in minutes")] = None,
     max_tokens: Annotated[
         int, typer.Option(help="maximum text length in tokens; longer texts are truncated and counted")
     ] = 128,
     batch_size: Batch = 32,
     accumulate: Accumulate = 1,
-    learning_rate: float = 1e-4,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="peak learning rate; default: chosen from the data and the encoder")
+    ] = None,
     layer_decay: Annotated[
-        float, typer.Option(help="factor of the learning rate from each layer to the layer below")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="factor of the learning rate from each layer to the layer below; default: chosen"),
+    ] = None,
     warmup: Warmup = 0.1,
     weight_decay: WeightDecay = 0.01,
     dropout: float = 0.1,
@@ -70,8 +76,8 @@ def finetune(
         str, typer.Option(help="none, or balanced (rare labels have a larger weight in the loss)")
     ] = "none",
     freeze_embeddings: Annotated[
-        bool, typer.Option(help="do not train the embedding tables, which is faster")
-    ] = True,
+        bool | None, typer.Option(help="do not train the embedding tables, which is faster; default: chosen")
+    ] = None,
     sparse_embeddings: Annotated[
         bool,
         typer.Option(
@@ -102,17 +108,18 @@ def finetune(
     columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     rows = read_texts(train, columns, task)
     rows, held_out = (rows, read_texts(validation, columns, task)) if validation else rows.split(0.1, seed)
-    splits = Splits(rows, held_out, read_texts(test, columns, task) if test else None)
+    splits = Splits(rows, held_out, read_texts(test, columns, task) if test else None, not validation)
+    training = {
+        "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,
+        "layer_decay": layer_decay, "warmup": warmup, "weight_decay": weight_decay, "metric": metric,
+        "freeze_embeddings": freeze_embeddings, "sparse_embeddings": sparse_embeddings, "patience": patience,
+        "evaluate_every": evaluate_every, "precision": precision, "snapshot_minutes": snapshot_minutes,
+        "seed": seed,
+    }  # fmt: skip
     config = FinetuneConfig.model_validate({
-        "max_tokens": max_tokens, "dropout": dropout, "pooling": pooling,
+        "max_tokens": max_tokens, "dropout": dropout, "pooling": pooling, "minutes": minutes, "automatic": True,
         "loss": {"class_weights": class_weights, "label_smoothing": label_smoothing},
-        "training": {
-            "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,
-            "layer_decay": layer_decay, "warmup": warmup, "weight_decay": weight_decay, "metric": metric,
-            "freeze_embeddings": freeze_embeddings, "sparse_embeddings": sparse_embeddings, "patience": patience,
-            "evaluate_every": evaluate_every, "precision": precision, "snapshot_minutes": snapshot_minutes,
-            "seed": seed,
-        },
+        "training": {name: value for name, value in training.items() if value is not None},
     })  # fmt: skip
     if seeds > 1:
         best, spread = finetune_seeds(encoder, splits, config, store, seeds)

@@ -117,6 +117,23 @@ def test_every_flag_of_the_recipe_decides_the_folder(prune):
     assert (found["freeze_embeddings"], found["class_weights"]) == (False, "balanced")
 
 
+def test_without_flags_a_recipe_is_chosen_and_said(capsys, monkeypatch, given, tmp_path):
+    rows = write_csv(tmp_path / "rows.csv", make_texts(count=300, seed=4))
+    flags = ("--train", rows, "--test", given["test"], "--encoder", given["encoder"], "--max-tokens", 32)
+    code, out, err = run_plain(
+        capsys, monkeypatch, "finetune", *flags, "--minutes", 0.1, "--precision", "fp32", "--store", tmp_path
+    )
+    assert code == 0, err
+    line = the_line(out)
+    config = ModelFolder.open(Path(line["folder"])).manifest.lineage[-1].config
+    assert (config["training"]["learning_rate"], config["training"]["freeze_embeddings"]) == (5e-4, False)
+    assert f"30 of 300 rows of {rows} are held out for validation" in err
+    recipe = r"recipe for .*: 40 epochs, learning rate 0\.0005, .*, 0\.1 minutes at most; chosen from 270 rows"
+    assert re.search(recipe, err)
+    assert str(given["encoder"]) in err
+    assert line["test_rows"] == 40
+
+
 def test_no_progress_stops_and_the_best_step_is_kept(prune):
     still = {"learning_rate": 1e-12, "epochs": 50}  # every evaluation is like the first
     code, out, err = prune("--metric", "accuracy", "--patience", 2, "--evaluate-every", 3, **still)
@@ -208,7 +225,7 @@ def mixed_up(given: dict[str, Path], folder: Path) -> Path:
         ({"metric": "rmse"}, "unknown metric 'rmse' for a single task"),
         ({"encoder": "{tmp}/mixed"}, "the tokenizer makes 3 tokens beyond the token table of 82 rows"),
         ({"max_tokens": 49}, "--max-tokens is 49, and {given}/encoder has 48 positions"),
-        ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere is not a model folder"),
+        ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere has no config.json: wanted a Hugging Face model folder"),
         ({"validation": "{tmp}/empty.csv"}, "{tmp}/empty.csv has no rows"),
         ({"validation": "{tmp}/bare.csv"}, "{tmp}/bare.csv has no label column: wanted labelled rows"),
         ({"validation": "{tmp}/pairs.csv"}, "{tmp}/pairs.csv has pairs, {given}/train.csv single texts"),

@@ -1,4 +1,4 @@
-"""training_table() and speed_table(): Markdown tables of the archived runs in docs/results/training."""
+"""training_table(), defaults_table() and speed_table(): Markdown tables of the archived runs in docs/results."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from tools.archive_run import archived_runs, command_line
 
 METRICS = ("accuracy", "macro_f1")
+DEFAULTS_SUFFIXES = ("-before", "-best")
 
 
 def training_table(folder: Path) -> str:
@@ -22,6 +23,27 @@ def training_table(folder: Path) -> str:
     trainings = {name: run for name, run in runs.items() if run["result"].get("verb") == "finetune"}
     lines += [_line(name, run["result"]) for name, run in trainings.items()]
     return "\n".join([*lines, "", *[command_line(name, run) for name, run in trainings.items()]])
+
+
+def defaults_table(folder: Path) -> str:
+    """Return a Markdown table of the defaults of `finetune`, with a line for each set, and the commands below it.
+
+    Of a set NAME the runs are NAME (without flags), NAME-before (without flags, before the recipe was chosen from the
+    data) and NAME-best (the best recipe known), if they were made. A cell gives the accuracy on the test rows as in
+    `training_table`, and the number of steps.
+    """
+    runs = archived_runs(folder)
+    names = [name for name in runs if not name.endswith(DEFAULTS_SUFFIXES)]
+    lines = [
+        "| set | test rows | defaults before | defaults now | best recipe known | now minus best, points |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name in names:
+        now, before, best = (runs.get(name + suffix, {}).get("result") for suffix in ("", *DEFAULTS_SUFFIXES))
+        difference = f"{100 * (_mean(now) - _mean(best)):+.2f}" if best else ""
+        cells = [name, str(now["test_rows"]), *(_with_steps(one) for one in (before, now, best)), difference]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", *[command_line(name, run) for name, run in runs.items()]])
 
 
 def speed_table(folder: Path) -> str:
@@ -43,6 +65,14 @@ def speed_table(folder: Path) -> str:
         ]  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", *[f"- `{run['command']}` ({run['result']['precision']})" for run in runs]])
+
+
+def _mean(result: dict[str, Any]) -> float:
+    return float(result.get("spread", {}).get("test_accuracy", {}).get("mean", result["test_accuracy"]))
+
+
+def _with_steps(result: dict[str, Any] | None) -> str:
+    return f"{_score(result, 'test_accuracy')} ({result['steps']} steps)" if result else ""
 
 
 def _range(spread: dict[str, float], form: str) -> str:

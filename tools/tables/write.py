@@ -18,13 +18,14 @@ from tools.archive_run import public
 from tools.tables.compression import ablation_table, compression_table
 from tools.tables.compression_plot import draw_compression
 from tools.tables.gpu import gpu_table
-from tools.tables.training import speed_table, training_table
+from tools.tables.training import defaults_table, speed_table, training_table
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "docs" / "results"
 FOLDERS = {  # by name of the table: the folder of its runs, and the function that makes the table
     "training": ("training", training_table),
     "training-speed": ("training", speed_table),
+    "defaults": ("defaults", defaults_table),
     "compression": ("compression", compression_table),
     "ablation": ("ablation", ablation_table),
     "gpu": ("gpu", gpu_table),

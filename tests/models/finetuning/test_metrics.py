@@ -8,7 +8,15 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from models.errors import CheckError, FolderError, InputError
-from models.finetuning.metrics import LOWER_IS_BETTER, METRICS, check_metric, choose_thresholds, metric_values, score
+from models.finetuning.metrics import (
+    LOWER_IS_BETTER,
+    METRICS,
+    check_metric,
+    choose_thresholds,
+    metric_values,
+    score,
+    standard_error,
+)
 from models.task import Task
 
 SINGLE = Task(labels=("a", "b", "c", "never"))
@@ -219,3 +227,16 @@ def test_thresholds_are_written_and_old_files_are_read(tmp_path):
 def test_tasks_that_cannot_be_are_refused(settings, told):
     with pytest.raises(ValidationError, match=told):
         Task(**settings)
+
+
+def test_the_standard_error_is_that_of_drawn_rows():
+    draw = np.random.default_rng(0)
+    shares = (draw.random((4_000, 250)) < 0.9).mean(1)
+    assert standard_error("accuracy", 0.9, 250) == pytest.approx(shares.std(), rel=0.05)
+    one = draw.normal(size=(4_000, 250))
+    other = 0.8 * one + 0.6 * draw.normal(size=one.shape)
+    correlations = [stats.pearsonr(a, b).statistic for a, b in zip(one[:1_000], other[:1_000], strict=True)]
+    assert standard_error("pearson", 0.8, 250) == pytest.approx(np.std(correlations), rel=0.1)
+    errors = np.sqrt((draw.normal(scale=3, size=one.shape) ** 2).mean(1))
+    assert standard_error("rmse", 3.0, 250) == pytest.approx(errors.std(), rel=0.05)
+    assert standard_error("micro_f1", 1.0, 10) == standard_error("spearman", -1.0, 10) == 0.0

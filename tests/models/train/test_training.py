@@ -1,6 +1,7 @@
 """The training loop: what is random depends on the seed and the step only, however the work is cut or interrupted."""
 
 import dataclasses
+import itertools
 import json
 import os
 import subprocess
@@ -26,7 +27,7 @@ from models.tokenizer import Tokenizer
 from models.train.batches import length_batches, training_batches
 from models.train.history import read_log
 from models.train.loop import Run, TrainingConfig, fit
-from models.train.optimizer import make_optimizer, warm_then_linear
+from models.train.optimizer import make_optimizer, warm_hold_linear, warm_then_linear
 from models.train.precision import AUTO, choose_precision
 from models.train.snapshot import load_snapshot
 
@@ -101,6 +102,16 @@ def test_learning_rate_rises_then_falls_to_zero():
     assert factors[:10] == sorted(factors[:10])
     assert factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[100] == 0.0
+
+
+def test_learning_rate_stays_until_the_decay_begins():
+    held = [warm_hold_linear(step, 100, 0.1, None) for step in range(50)]
+    assert held[:10] == [warm_then_linear(step, 100, 0.1) for step in range(10)]
+    assert set(held[9:]) == {1.0}
+    falling = [warm_hold_linear(step, 100, 0.1, 40) for step in range(40, 101)]
+    assert falling[0] == 1.0
+    assert falling == sorted(falling, reverse=True)
+    assert falling[60] == 0.0
 
 
 def test_layers_further_from_the_head_learn_more_slowly_and_norms_are_not_decayed(folder):
@@ -178,6 +189,55 @@ def test_best_weights_are_kept_and_no_progress_stops(folder):
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in seen[1].items())
 
 
+@pytest.mark.parametrize(
+    ("values", "steps", "best"),
+    [
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95], 80, 80),  # it helps: all of the 10 epochs
+        ([0.5, 0.4, 0.5, 0.6, 0.6, 0.6], 48, 48),  # no better for two epochs: as many steps again, the last of equals
+        ([0.5, 0.4, 0.5, 0.4, 0.4, 0.3], 48, 24),
+        ([0.1, 0.9, 0.8, 0.9, 0.7, 0.7, 0.7, 0.7], 64, 32),
+    ],
+)
+def test_training_goes_on_while_it_helps(folder, tmp_path, values, steps, best):
+    left = iter(values)
+    run = Run(tmp_path, evaluate=lambda model: {"accuracy": next(left)}, while_it_helps=True)
+    _, history = trained(folder, change(epochs=10, metric="accuracy"), run)
+    assert (history.steps, history.best_step) == (steps, best)
+    assert len(history.evaluations) == len(values)
+    assert not history.stopped_early
+    rates = {line["step"]: line["learning_rate"] for line in read_log(tmp_path) if "loss" in line}
+    assert rates[steps] == pytest.approx(1e-3 / (steps / 2))  # the last step of a rate that falls to 0
+
+
+@pytest.mark.parametrize(("error", "best"), [(0.0, 32), (0.1, 32), (0.2, 56), (0.3, 64)])
+def test_steps_that_are_worse_by_chance_only_give_way_to_the_last(folder, error, best):
+    left = iter([0.1, 0.8, 0.7, 0.9, 0.5, 0.7, 0.75, 0.65])
+    errors = []
+
+    def error_of(value):
+        errors.append(value)
+        return error
+
+    run = Run(evaluate=lambda model: {"accuracy": next(left)}, while_it_helps=True, error_of=error_of)
+    _, history = trained(folder, change(epochs=8, metric="accuracy"), run)
+    assert (history.steps, history.best_step) == (64, best)
+    assert errors == [0.1, 0.8, 0.8, 0.9, 0.9, 0.9, 0.9, 0.9]  # of the best value so far
+
+
+def test_the_rate_does_not_fall_before_it_has_risen(folder):
+    config = change(epochs=10, metric="accuracy", warmup=0.4, evaluate_every=4)
+    run = Run(evaluate=lambda model: {"accuracy": 0.5}, while_it_helps=True)
+    assert trained(folder, config, run)[1].steps == 2 * 32
+
+
+def test_minutes_cap_a_training_that_helps(folder):
+    values = itertools.count()
+    run = Run(evaluate=lambda model: {"accuracy": next(values)}, while_it_helps=True, minutes=0.01)
+    history = trained(folder, change(epochs=10_000, metric="accuracy", evaluate_every=5), run)[1]
+    assert 1 <= history.steps < 80_000
+    assert history.seconds < 60 * 0.01 * 20
+
+
 def test_an_unknown_metric_is_told_with_the_known_ones(folder):
     with pytest.raises(InputError, match="'glory' is not measured here; choose from accuracy"):
         trained(folder, change(metric="glory"), Run(evaluate=lambda model: {"accuracy": 0.5}))
@@ -196,8 +256,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize(("metric", "frozen"), [(None, True), ("turn", False)])
-def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metric, frozen):
+@pytest.mark.parametrize(
+    ("metric", "frozen", "while_it_helps"), [(None, True, False), ("turn", False, False), ("turn", False, True)]
+)
+def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metric, frozen, while_it_helps):
     config = change(metric=metric, evaluate_every=3, freeze_embeddings=frozen, sparse_embeddings=True)
 
     def run_in(scratch: Path, break_at: int | None) -> Run:
@@ -209,7 +271,7 @@ def test_an_interrupted_run_ends_as_the_uninterrupted_one(folder, tmp_path, metr
             return {"turn": float(step)}
 
         evaluate.calls = 0
-        return Run(scratch=scratch, evaluate=evaluate)
+        return Run(scratch=scratch, evaluate=evaluate, while_it_helps=while_it_helps)
 
     straight, wanted = trained(folder, config, run_in(tmp_path / "straight", None))
     with pytest.raises(Interrupted):
