@@ -12,6 +12,7 @@ from tools import archive_run as module
 from tools.archive_run import archived_runs, record
 from tools.tables.compression import compression_table, students_table
 from tools.tables.compression_plot import draw_compression, mode_of
+from tools.tables.training import defaults_table
 
 POINT = {
     "asked": "8x", "accuracy": 0.8945, "loss_is": "accuracy", "loss_points": 0.46, "loss_interval": [-0.57, 1.49],
@@ -123,3 +124,16 @@ def test_a_command_that_fails_or_tells_nothing_leaves_no_file(results):
         with pytest.raises(CheckError, match=r"exit code 1|is no JSON"):
             record("compression/a", command)
     assert not list(results.rglob("*.json"))
+
+
+def test_the_table_of_the_defaults_compares_the_runs_of_a_set(results):
+    one = {"test_accuracy": 0.9, "test_rows": 500, "steps": 80}
+    several = {**one, "spread": {"test_accuracy": {"mean": 0.92, "deviation": 0.01}}}
+    for name, result in {"a": several, "a-best": one | {"test_accuracy": 0.925}, "b": one, "b-before": one}.items():
+        record(f"defaults/{name}", telling({"verb": "finetune", **result}))
+    lines = defaults_table(results / "defaults").splitlines()
+    assert lines[2:4] == [
+        "| a | 500 |  | 92.00 ± 1.00 (80 steps) | 92.50 (80 steps) | -0.50 |",
+        "| b | 500 | 90.00 (80 steps) | 90.00 (80 steps) |  |  |",
+    ]
+    assert [line.split("`")[1] for line in lines[5:]] == ["a", "a-best", "b", "b-before"]

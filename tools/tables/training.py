@@ -43,7 +43,7 @@ def defaults_table(folder: Path) -> str:
         difference = f"{100 * (_mean(now) - _mean(best)):+.2f}" if best else ""
         cells = [name, str(now["test_rows"]), *(_with_steps(one) for one in (before, now, best)), difference]
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *[command_line(name, run) for name, run in runs.items()]])
+    return "\n".join([*lines, "", *[command_line(name, run) for name, run in sorted(runs.items())]])
 
 
 def speed_table(folder: Path) -> str:
