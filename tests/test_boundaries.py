@@ -143,7 +143,10 @@ def declared(project: dict, extra: str | None = None) -> set[str]:
     ("packages", "extras"),
     [
         (["service"], ["otel"]),
-        (["models", "export", "bench", "compress", "prunella"], ["demo", "hub", "peers", "peft", "skops"]),
+        (
+            ["models", "export", "bench", "compress", "prunella"],
+            ["demo", "hub", "peers", "peft", "skops", "score", "spark", "ray"],
+        ),
         (["loadtests"], ["loadtest", "loadtest-peers"]),
     ],
 )  # fmt: skip

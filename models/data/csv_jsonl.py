@@ -100,10 +100,16 @@ def _jsonl_records(path: Path) -> Iterator[LocatedRecord]:
         if not line.strip():
             continue
         where = f"{path}, line {number}"
-        yield where, _json_object(where, line)
+        yield where, json_object(where, line)
 
 
-def _json_object(where: str, line: str) -> dict[str, Any]:
+def json_object(where: str, line: str) -> dict[str, Any]:
+    """Return the JSON object in a line; `where` begins the messages.
+
+    Raises:
+        InputError: it is not an object, or has two keys of the same name.
+    """
+
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         check_header(where, [name for name, _ in pairs])
         return dict(pairs)

@@ -17,6 +17,7 @@ from prunella.cli.demo import demo
 from prunella.cli.inspect import inspect
 from prunella.cli.output import begin, prints
 from prunella.cli.quantize import export, quantize
+from prunella.cli.score import score
 from prunella.cli.serve import loadtest, publish, serve
 from prunella.cli.store import app as store_app
 from prunella.cli.train import finetune, pretrain
@@ -34,7 +35,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 # commands that run in one process only
-SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "publish", "serve", "loadtest", "store")
+SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "score", "publish", "serve", "loadtest", "store")
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
@@ -43,6 +44,7 @@ app.command()(prints(export))
 app.command()(prints(evaluate))
 app.command()(prints(inspect))
 app.command()(bench)
+app.command()(prints(score))
 app.command()(publish)
 app.command()(serve)
 app.command()(demo)

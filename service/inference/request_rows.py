@@ -22,10 +22,10 @@ def check_rows(request: Request, task: Task, limits: Settings) -> tuple[list[int
     positions: list[int] = []
     problems: dict[int, BadRequest] = {}
     for i, row in enumerate(request.rows):
-        problem = _problem(row, task.pair, limits.max_text_chars)
+        problem = row_problem(row, task.pair, limits.max_text_chars)
         if problem is not None and problem.status == 413 and request.truncate:
             request.rows[i] = _cut(row, limits.max_text_chars, request.direction)
-            problem = _problem(request.rows[i], task.pair, limits.max_text_chars)
+            problem = row_problem(request.rows[i], task.pair, limits.max_text_chars)
         if problem is None:
             positions.append(i)
         else:
@@ -46,8 +46,8 @@ def _cut(row: Row, chars: int, direction: str) -> Row:
     return tuple(part[-chars:] if direction == "left" else part[:chars] for part in row)
 
 
-def _problem(row: Row, takes_pairs: bool, max_chars: int) -> BadRequest | None:
-    """Return the error of a row, or None."""
+def row_problem(row: Row, takes_pairs: bool, max_chars: int) -> BadRequest | None:
+    """Return why a row cannot be answered by a model of pairs or of single texts, or None."""
     longest = 0
     for part in row:
         if not part or part.isspace():

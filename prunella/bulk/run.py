@@ -1,0 +1,251 @@
+"""score(): classify the rows of files into a folder of part files; a killed run goes on where it was."""
+
+import importlib.util
+import time
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from models.data.csv_jsonl import json_object, read_lines
+from models.errors import InputError, MissingExtraError
+from models.messages import progress, say
+from models.schema import Record, wrong_values
+from models.store.lock import Lock
+from models.task import Task
+from prunella.bulk.chunk_reader import csv_header, read_chunks
+from prunella.bulk.chunk_scorer import added_columns
+from prunella.bulk.input_files import InputFiles, open_input
+from prunella.bulk.job import CHUNK_ROWS, Chunk, Format, Job, Part
+from prunella.bulk.output_folder import OutputFolder
+from prunella.bulk.row_count import count_rows
+from prunella.bulk.workers import Engine, Workers
+from service.inference.bundle import Bundle
+from service.process.cores import usable_cores
+from service.process.publish import resolve
+
+EngineName = Literal["local", "ray", "spark"]
+PAIR_COLUMN = "text_pair"
+SCHEMA_ROWS = 1000  # of a JSONL file, from which the types of a table are derived
+
+
+class ScoreOptions(Record):
+    """What the user chooses; see the options of `prunella score`."""
+
+    engine: EngineName = "local"
+    text_column: str = "text"
+    pair_column: str | None = None
+    columns: tuple[str, ...] | None = None
+    prefix: str = ""
+    scores: bool = False
+    truncate: bool = True
+    limit: int | None = None
+    format: Format | None = None
+    chunk_rows: int = CHUNK_ROWS
+    processes: int | None = None
+
+
+def score(bundle: str, source: Path, output: Path, options: ScoreOptions) -> dict[str, Any]:
+    """Classify all rows of `source` into the folder `output`, and return a summary.
+
+    Args:
+        bundle: a bundle folder, or a tag of BentoML's model store.
+        source: a Parquet, CSV, TSV or JSONL file, or a folder of such files.
+        output: the folder of the parts; if a run with the same options was killed there, this one goes on.
+        options: columns, format and engine.
+
+    Raises:
+        InputError: bundle, input, output or options are not usable; the message says why.
+        CheckError: the disk is full, workers ended, or the model fails on every text. What is finished is kept.
+    """
+    start = time.perf_counter()
+    opened = Bundle.open(resolve(bundle))
+    data = open_input(source)
+    job = _job(opened, source, data, options)
+    schema = _schema(data, job)
+    _check_output(source, output)
+    with _only_writer(output):
+        folder = OutputFolder(output, job, data)
+        before = sum(part.rows for part in folder.parts.values())
+        if before:
+            say(f"{output}: {before} rows are finished, the run goes on")
+        engine = open_engine(options.engine, opened.folder.path, job, schema, options.processes)
+        with Workers(engine) as workers:
+            _score_chunks(data, folder, job, workers)
+        summary = _summary(folder, before, time.perf_counter() - start)
+        summary |= {
+            "bundle": job.bundle,
+            "engine": options.engine,
+            "workers": workers.count,
+            "deaths": workers.deaths,
+        }
+        folder.finish(summary)
+    return {"folder": str(output), **summary}
+
+
+def open_engine(
+    name: EngineName, bundle: Path, job: Job, schema: pa.Schema | None = None, processes: int | None = None
+) -> Engine:
+    """Return an engine; `processes` is the number of its workers, by default one for each core that it may use.
+
+    Raises:
+        MissingExtraError: its package is not installed.
+        InputError: it cannot start.
+    """
+    module = {"local": None, "ray": "ray", "spark": "pyspark"}[name]
+    if module and importlib.util.find_spec(module) is None:
+        raise MissingExtraError(f"--engine {name} needs {module}: pip install 'prunella[{name}]'")
+    if name == "ray":
+        from prunella.bulk.ray_worker import ray_engine
+
+        return ray_engine(bundle, job, schema, processes)
+    if name == "spark":
+        from prunella.bulk.spark_worker import spark_engine
+
+        return spark_engine(bundle, job, schema, processes)
+    from prunella.bulk.local_worker import LocalWorker
+
+    return Engine(processes or usable_cores(), lambda: LocalWorker(bundle, job, schema))
+
+
+@contextmanager
+def _only_writer(output: Path) -> Iterator[None]:
+    """Have the lock of the output.
+
+    Raises:
+        InputError: another process has it.
+    """
+    lock = Lock(output.absolute())
+    if not lock.try_acquire():
+        holder = lock.holder()
+        raise InputError(
+            f"{holder.describe() if holder else 'another process'} writes {output}: wait for it, or end it"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _score_chunks(data: InputFiles, folder: OutputFolder, job: Job, workers: Workers) -> None:
+    """Score the chunks that have no part. If the input cannot be read to its end, those before are finished first."""
+    chunks = read_chunks(data, job, folder.parts)
+    running: dict[Future[Part], Chunk] = {}
+    unreadable: InputError | None = None
+    exhausted = False
+    total, before = count_rows(data, job), sum(part.rows for part in folder.parts.values())
+    with progress(total=total, initial=before, desc="score", unit="row", unit_scale=True) as bar:
+        while True:
+            while not exhausted and len(running) < 2 * workers.count:  # one more waits for each worker
+                try:
+                    chunk = next(chunks, None)
+                except InputError as error:
+                    chunk, unreadable = None, error
+                if chunk is None:
+                    exhausted = True
+                else:
+                    running[workers.submit(chunk)] = chunk
+            if not running:
+                break
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                part = future.result()
+                folder.add(running.pop(future), part)
+                bar.update(part.rows)
+    if unreadable is not None:
+        raise unreadable
+
+
+def _summary(folder: OutputFolder, before: int, seconds: float) -> dict[str, Any]:
+    parts = folder.parts.values()
+    rows = sum(part.rows for part in parts)
+    return {
+        "rows": rows, "errors": sum(part.errors for part in parts), "resumed_rows": before, "parts": len(parts),
+        "seconds": round(seconds, 1), "rows_per_second": round((rows - before) / seconds, 1),
+    }  # fmt: skip
+
+
+def _job(bundle: Bundle, source: Path, data: InputFiles, options: ScoreOptions) -> Job:
+    """Return the options of the run, checked against the bundle and the columns of the input.
+
+    Raises:
+        InputError: a column is missing, or has the name of one that is added; or the model takes pairs and there are
+            none, or the reverse.
+    """
+    pair = options.pair_column or (PAIR_COLUMN if bundle.task.pair else None)
+    if pair and not bundle.task.pair:
+        raise InputError(f"the model takes single texts: leave out --pair-column {pair}")
+    with wrong_values():
+        job = Job(
+            bundle=bundle.id, source=str(source.resolve()), text_column=options.text_column, pair_column=pair,
+            columns=options.columns, prefix=options.prefix, scores=options.scores, truncate=options.truncate,
+            limit=options.limit, format=options.format or data.format, chunk_rows=options.chunk_rows,
+        )  # fmt: skip
+    names = _input_columns(data)
+    for name in filter(None, (job.text_column, job.pair_column, *(job.columns or ()))):
+        if name not in names:
+            flag = {job.text_column: "--text-column", pair: "--pair-column"}.get(name, "--columns")
+            raise InputError(f"{data.files[0].path} has no column {name!r} ({flag}): it has {', '.join(names)}")
+    if job.columns and len(set(job.columns)) < len(job.columns):
+        raise InputError(f"--columns names a column twice: {', '.join(job.columns)}")
+    _check_names(job, bundle.task, names)
+    return job
+
+
+def _check_names(job: Job, task: Task, names: list[str]) -> None:
+    added = added_columns(job, task)
+    if clash := [name for name in (job.columns or names) if name in added]:
+        raise InputError(
+            f"the input has a column {clash[0]!r}, and one of this name is added: choose other names for the added "
+            "ones, such as with --prefix model_, or leave the input's out with --columns"
+        )
+
+
+def _input_columns(data: InputFiles) -> list[str]:
+    """Return the columns of the first file; of JSONL the keys of its first row."""
+    if data.schema is not None:
+        return list(data.schema.names)
+    first = data.files[0]
+    if data.format == "jsonl":
+        return list(next((record for record in _first_records(first.path)), {}))
+    return csv_header(first.path)
+
+
+def _schema(data: InputFiles, job: Job) -> pa.Schema | None:
+    """Return the schema for the rows of a JSONL file that become a table, from its first rows; else None.
+
+    Raises:
+        InputError: a column has values of several types.
+    """
+    if data.format != "jsonl" or job.format == "jsonl":
+        return None
+    records = _first_records(data.files[0].path)
+    names = dict.fromkeys(name for record in records for name in record)
+    try:
+        schema = pa.table({name: pa.array([record.get(name) for record in records]) for name in names}).schema
+    except pa.ArrowException as error:
+        raise InputError(f"{data.files[0].path}: the rows do not fit a table ({error}); use --format jsonl") from None
+    return pa.schema([pa.field(one.name, pa.string()) if pa.types.is_null(one.type) else one for one in schema])
+
+
+def _first_records(path: Path) -> list[dict[str, Any]]:
+    records = []
+    for line in read_lines(path):
+        if line.strip():
+            try:
+                records.append(json_object(str(path), line))
+            except InputError:
+                continue  # a row with an error
+        if len(records) == SCHEMA_ROWS:
+            break
+    return records
+
+
+def _check_output(source: Path, output: Path) -> None:
+    here, there = source.resolve(), output.resolve()
+    if here.is_dir() and (there == here or here in there.parents):
+        raise InputError(
+            f"{output} is inside of the input {source}: its parts would be read as input; choose another"
+        )

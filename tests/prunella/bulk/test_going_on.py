@@ -1,0 +1,167 @@
+"""A run that was killed, whose worker was killed, whose disk was full, whose input is damaged: it goes on."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from scoring import TEXTS, contents, lines_of, score, write_lines
+
+from models.errors import CheckError, FolderError, InputError
+from prunella.bulk import output_folder
+from prunella.bulk.job import Chunk, Job
+from prunella.bulk.local_worker import LocalWorker
+from prunella.bulk.output_folder import OutputFolder
+from prunella.bulk.workers import ATTEMPTS, Engine, Workers
+from service.inference.bundle import Bundle
+
+pytest_plugins = ["serving"]
+MANY = [f"{TEXTS[i % 10]} {TEXTS[i // 10 % 10]}" for i in range(60)]
+
+
+class Killed(BaseException):
+    """What a test raises where the process would end."""
+
+
+def stop_at(monkeypatch, step, call, reason):
+    """Let one step of adding a part to the output end the run, at its call number `call`."""
+    owner, name = (output_folder, "sync") if step == "sync" else (OutputFolder, "_append")
+    real, calls = getattr(owner, name), iter(range(1, 1000))
+
+    def stops(*args):
+        if next(calls) != call:
+            return real(*args)
+        if step == "noted":
+            real(*args)
+        if step == "half a note":
+            with (args[0].path / "_manifest.jsonl").open("a") as manifest:
+                manifest.write(args[1].model_dump_json()[:30])
+        raise reason
+
+    monkeypatch.setattr(owner, name, stops)
+
+
+STEPS = [("sync", 3), ("sync", 4), ("not noted", 2), ("half a note", 2), ("noted", 2)]  # two syncs a part
+
+
+@pytest.mark.parametrize(("step", "call"), STEPS)
+@pytest.mark.parametrize("kind", ["killed", "full"])
+def test_each_row_is_there_once_wherever_the_run_ended(step, call, kind, tiny_bundle, tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "in.jsonl", MANY)
+    score(monkeypatch, tiny_bundle, path, tmp_path / "whole", chunk_rows=7)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with monkeypatch.context() as patch:
+        stop_at(patch, step, call, Killed() if kind == "killed" else full)
+        with pytest.raises(Killed if kind == "killed" else CheckError) as error:
+            score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)
+        if kind == "full":
+            assert "make room" in str(error.value)
+        assert not (tmp_path / "out" / "_SUCCESS").exists()
+    summary = score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)
+    assert 0 < summary["resumed_rows"] < 60
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert {one.name for one in (tmp_path / "out").iterdir()} == {one.name for one in (tmp_path / "whole").iterdir()}
+    assert len((tmp_path / "out" / "_manifest.jsonl").read_text().splitlines()) == 9
+
+
+def test_the_command_goes_on_after_kill_9(tiny_bundle, tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "in.jsonl", MANY * 40)
+    score(monkeypatch, tiny_bundle, path, tmp_path / "whole", chunk_rows=30)
+    command = [sys.executable, "-m", "prunella", "score", tiny_bundle, path, tmp_path / "out", "--chunk-rows", "30"]
+    manifest = tmp_path / "out" / "_manifest.jsonl"
+
+    def noted():
+        return manifest.read_bytes().count(b"\n") if manifest.exists() else 0
+
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while noted() < 5 and process.poll() is None:
+            time.sleep(0.002)
+        process.kill()
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1])["rows"] == 2400
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_damaged_row_group_keeps_what_is_before_it_and_a_repaired_file_goes_on(tiny_bundle, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    pyarrow.parquet.write_table(pa.table({"text": TEXTS}), tmp_path / "in" / "a.parquet")
+    second = tmp_path / "in" / "b.parquet"
+    pyarrow.parquet.write_table(pa.table({"text": MANY}), second, row_group_size=10)
+    whole = second.read_bytes()
+    offset = pyarrow.parquet.read_metadata(second).row_group(3).column(0).dictionary_page_offset
+    second.write_bytes(whole[:offset] + b"\xff" * 40 + whole[offset + 40 :])
+    with pytest.raises(InputError, match=r"b\.parquet cannot be read after row \d+"):
+        score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out", chunk_rows=10)
+    kept = contents(tmp_path / "out")
+    assert {"part-00000-000000.parquet", "part-00001-000000.parquet"} <= kept.keys()
+    second.write_bytes(whole)
+    summary = score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out", chunk_rows=10)
+    assert summary["rows"] == 70
+    assert summary["resumed_rows"] == 10  # those of the file that has not changed
+    score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "whole", chunk_rows=10)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_files_may_be_added_behind_the_others_only(tiny_bundle, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    write_lines(tmp_path / "in" / "b.jsonl")
+    score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out")
+    write_lines(tmp_path / "in" / "c.jsonl")
+    assert score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out")["resumed_rows"] == 10
+    assert len(lines_of(tmp_path / "out")) == 20
+    write_lines(tmp_path / "in" / "a.jsonl")
+    with pytest.raises(FolderError, match="behind the others"):
+        score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out")
+
+
+def test_a_part_that_was_lost_is_made_again(tiny_bundle, tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "in.jsonl", MANY)
+    score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "part-00000-000002.jsonl").unlink()
+    (tmp_path / "out" / "part-00000-000004.jsonl").write_text("short")
+    assert score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)["resumed_rows"] == 46
+    assert contents(tmp_path / "out") == before
+
+
+def local_engine(bundle, kills):
+    """Return an engine whose first `kills` workers are killed as soon as they have opened the bundle."""
+    opened = Bundle.open(bundle)
+    job = Job(bundle=opened.id, source="x", format="jsonl")
+    left = iter(range(kills))
+
+    def open_worker():
+        worker = LocalWorker(bundle, job, None)
+        if next(left, None) is not None:
+            os.kill(worker._process.pid, signal.SIGKILL)
+        return worker
+
+    return Engine(1, open_worker)
+
+
+def test_a_chunk_whose_process_is_killed_is_scored_by_another(tiny_bundle, caplog):
+    chunk = Chunk(0, 0, 1, True, "in.jsonl, rows 1 to 1", "lines", b'{"text": "good"}\n')
+    with Workers(local_engine(tiny_bundle, 1)) as workers:
+        part = workers.submit(chunk).result()
+    assert (part.rows, part.errors, workers.deaths) == (1, 0, 1)
+
+
+def test_a_chunk_whose_processes_are_all_killed_fails_the_run(tiny_bundle):
+    chunk = Chunk(0, 0, 1, True, "in.jsonl, rows 1 to 1", "lines", b'{"text": "good"}\n')
+    with (
+        Workers(local_engine(tiny_bundle, ATTEMPTS)) as workers,
+        pytest.raises(CheckError, match="3 workers ended while they scored these rows"),
+    ):
+        workers.submit(chunk).result()
+
+
+def test_a_worker_says_why_a_bundle_cannot_be_opened(tmp_path):
+    with pytest.raises(FolderError):
+        LocalWorker(tmp_path, Job(bundle="x", source="x"), None)
