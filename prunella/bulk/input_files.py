@@ -13,6 +13,7 @@ from models.errors import InputError
 from prunella.bulk.job import Format
 
 FORMATS: dict[str, Format] = {".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl"}
+MOST_FILES = 100_000  # the names of the parts have five digits for the file
 HIDDEN = ("_", ".")  # first characters of names that are no data, such as _SUCCESS
 
 
@@ -66,6 +67,10 @@ def _paths(source: Path) -> list[Path]:
     paths = [path for path in source.rglob("*") if path.is_file() and not _is_hidden(path.relative_to(source))]
     if not paths:
         raise InputError(f"{source} has no files: wanted {', '.join(FORMATS)}")
+    if len(paths) > MOST_FILES:
+        raise InputError(
+            f"{source} has {len(paths)} files: wanted {MOST_FILES} or fewer; score its folders one by one"
+        )
     return sorted(paths, key=lambda path: path.relative_to(source).parts)
 
 

@@ -53,9 +53,8 @@ class LocalWorker:
 
     def close(self) -> None:
         """End the process."""
-        self._process.kill()
+        self._process.kill()  # which closes the pipe too: another thread may be reading from it
         self._process.join()
-        self._connection.close()
 
     def _receive(self) -> Any:
         try:

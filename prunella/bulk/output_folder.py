@@ -78,8 +78,12 @@ class OutputFolder:
             last=chunk.last, size=len(part.content), input_size=file.size, input_modified_ns=file.modified_ns,
         )  # fmt: skip
         with self._writing():
-            temporary.write_bytes(part.content)
-            sync(temporary)
+            try:
+                temporary.write_bytes(part.content)
+                sync(temporary)
+            except OSError:
+                temporary.unlink()  # makes room
+                raise
             temporary.rename(self.path / name)
             sync(self.path)
             self._append(note)

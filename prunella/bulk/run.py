@@ -73,8 +73,13 @@ def score(bundle: str, source: Path, output: Path, options: ScoreOptions) -> dic
         if before:
             say(f"{output}: {before} rows are finished, the run goes on")
         engine = open_engine(options.engine, opened.folder.path, job, schema, options.processes)
-        with Workers(engine) as workers:
-            _score_chunks(data, folder, job, workers)
+        try:
+            with Workers(engine) as workers:
+                _score_chunks(data, folder, job, workers)
+        except KeyboardInterrupt:
+            finished = sum(part.rows for part in folder.parts.values())
+            say(f"stopped: the same command goes on, {finished} rows are finished")
+            raise
         summary = _summary(folder, before, time.perf_counter() - start)
         summary |= {
             "bundle": job.bundle,

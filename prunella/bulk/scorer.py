@@ -20,7 +20,7 @@ from service.inference.request_rows import row_problem
 from service.inference.session import RuntimeSettings
 from service.protocols import Prediction, Request, decisions, ranked
 
-BATCH_TEXTS = 16  # of one run of the model
+BATCH_TEXTS = 32  # of one run of the model
 BATCH_TOKENS = 1024  # of one run, padding included
 SPREAD = 4  # tokens: the lengths in one batch differ by less
 NO_LIMIT = 10**9  # characters

@@ -1,4 +1,4 @@
-"""The commands that measure: `prunella bench` and `prunella evaluate`."""
+"""The commands that measure: `prunella bench`, `prunella evaluate` and `prunella plan`."""
 
 import re
 import time
@@ -54,6 +54,45 @@ def evaluate(
         "folder": str(model), "device": evaluation.device, "variant": evaluation.variant,
         **evaluation.score.model_dump(), "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
+
+
+def plan(
+    bundle: Annotated[str, typer.Argument(help="a bundle folder, or a tag of BentoML's model store")],
+    rps: Annotated[float, typer.Option(help="requests a second, of one text each")],
+    p99_ms: Annotated[float, typer.Option(help="limit of the 99th percentile of the time to answer")],
+    lengths: Annotated[
+        str | None, typer.Option(help="texts like those of the load; default: the few that are stored in the bundle")
+    ] = None,
+    cores: Annotated[int | None, typer.Option(help="cores of a replica; default: those of this machine")] = None,
+    request_ms: Annotated[
+        float, typer.Option(help="milliseconds of a request in HTTP and event loop, without tokenization")
+    ] = 0.3,
+    text_column: TextColumn = "text",
+    pair_column: PairColumn = "text_pair",
+) -> dict[str, Any]:
+    """Say how many replicas, cores and core-hours a load needs on processors like this machine's.
+
+    The service times are measured here, and the service's scheduler is simulated with them.
+    """
+    if lengths is not None:
+        need("tqdm", "score")
+    from bench.capacity.plan import PlanConfig
+    from bench.capacity.plan import plan as plan_capacity
+    from models.data.texts import Columns, read_texts
+    from models.schema import wrong_values
+    from service.inference.bundle import Bundle
+    from service.process.publish import resolve
+
+    with wrong_values():
+        config = PlanConfig(rps=rps, p99_ms=p99_ms, cores=cores, request_ms=request_ms)
+    opened = Bundle.open(resolve(bundle))
+    columns = Columns(text=text_column, text_pair=pair_column).unlabelled()
+    rows = None if lengths is None else read_texts(lengths, columns, opened.task.kind).rows
+    if rows and (len(rows[0]) == 2) != opened.task.pair:
+        raise InputError(
+            f"{lengths} has {'pairs' if len(rows[0]) == 2 else 'single texts'}, the model takes the other"
+        )
+    return {"folder": bundle, **plan_capacity(opened, rows, config)}
 
 
 def is_hugging_face(model: Path) -> bool:

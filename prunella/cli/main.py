@@ -11,7 +11,7 @@ from models.distributed import note_failure, world_size
 from models.errors import InputError, PrunellaError
 from models.messages import configure, fail
 from models.schema import explain
-from prunella.cli.bench import bench, evaluate
+from prunella.cli.bench import bench, evaluate, plan
 from prunella.cli.compress import compress
 from prunella.cli.demo import demo
 from prunella.cli.inspect import inspect
@@ -35,7 +35,7 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 # commands that run in one process only
-SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "score", "publish", "serve", "loadtest", "store")
+SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "score", "plan", "publish", "serve", "loadtest", "store")
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
@@ -45,6 +45,7 @@ app.command()(prints(evaluate))
 app.command()(prints(inspect))
 app.command()(bench)
 app.command()(prints(score))
+app.command()(prints(plan))
 app.command()(publish)
 app.command()(serve)
 app.command()(demo)
