@@ -1,6 +1,8 @@
 """score(): classify the rows of files into a folder of part files; a killed run goes on where it was."""
 
 import importlib.util
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -62,6 +64,7 @@ def score(bundle: str, source: Path, output: Path, options: ScoreOptions) -> dic
         CheckError: the disk is full, workers ended, or the model fails on every text. What is finished is kept.
     """
     start = time.perf_counter()
+    _check_engine(options.engine)
     opened = Bundle.open(resolve(bundle))
     data = open_input(source)
     job = _job(opened, source, data, options)
@@ -97,12 +100,8 @@ def open_engine(
     """Return an engine; `processes` is the number of its workers, by default one for each core that it may use.
 
     Raises:
-        MissingExtraError: its package is not installed.
         InputError: it cannot start.
     """
-    module = {"local": None, "ray": "ray", "spark": "pyspark"}[name]
-    if module and importlib.util.find_spec(module) is None:
-        raise MissingExtraError(f"--engine {name} needs {module}: pip install 'prunella[{name}]'")
     if name == "ray":
         from prunella.bulk.ray_worker import ray_engine
 
@@ -133,6 +132,20 @@ def _only_writer(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _check_engine(name: EngineName) -> None:
+    """Check that an engine is installed.
+
+    Raises:
+        MissingExtraError: its package is missing.
+        InputError: Spark's Java is missing.
+    """
+    module = {"local": None, "ray": "ray", "spark": "pyspark"}[name]
+    if module and importlib.util.find_spec(module) is None:
+        raise MissingExtraError(f"--engine {name} needs {module}: pip install 'prunella[{name}]'")
+    if name == "spark" and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        raise InputError("--engine spark needs Java 17 or later: install openjdk-17-jre-headless, or set JAVA_HOME")
 
 
 def _score_chunks(data: InputFiles, folder: OutputFolder, job: Job, workers: Workers) -> None:

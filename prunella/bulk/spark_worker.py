@@ -81,12 +81,10 @@ def spark_engine(bundle: Path, job: Job, schema: pa.Schema | None, processes: in
         processes: chunks at once; default: the cores of the cluster.
 
     Raises:
-        InputError: there is no Java, or Spark cannot start.
+        InputError: Spark cannot start.
     """
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
-        raise InputError("--engine spark needs Java 17 or later: install openjdk-17-jre-headless, or set JAVA_HOME")
     own = SparkSession.getActiveSession() is None
-    builder = SparkSession.builder.appName("prunella score")
+    builder = SparkSession.builder.appName("prunella score").config("spark.ui.showConsoleProgress", "false")
     if own and "MASTER" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ:
         builder = builder.master(f"local[{processes or '*'}]").config("spark.ui.enabled", "false")
     try:

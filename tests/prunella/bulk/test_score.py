@@ -1,11 +1,14 @@
 import csv
 import decimal
+import importlib.util
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import typer
 from bundles import copy_with_note, make_tiny_bundle
 from scoring import TEXTS, lines_of, parts, score, table_of, write_lines
 from verbs import run
@@ -14,6 +17,7 @@ from models.errors import FolderError, InputError
 from models.store.lock import Lock
 from prunella import Classifier
 from prunella.bulk.scorer import SPREAD, Scorer, sorted_batches
+from prunella.cli import main as cli
 
 pytest_plugins = ["serving"]
 
@@ -307,3 +311,26 @@ def test_dynamic_int8_answers_do_not_depend_on_the_chunk(tmp_path, monkeypatch):
     for name, rows in (("a", 3), ("b", 10)):
         score(monkeypatch, bundle, path, tmp_path / name, chunk_rows=rows)
     assert lines_of(tmp_path / "a") == lines_of(tmp_path / "b")
+
+
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("spark", "pyspark")])
+def test_an_engine_that_is_not_installed_is_refused_before_anything_is_written(
+    engine, module, tiny_bundle, tmp_path, capsys, monkeypatch
+):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == module else find(name, *more)
+    )
+    path = write_lines(tmp_path / "in.jsonl")
+    code, _, err = run(capsys, monkeypatch, "score", tiny_bundle, path, tmp_path / "out", "--engine", engine)
+    assert code == 2
+    assert f"pip install 'prunella[{engine}]'" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("command", "page"), [("score", "score.md"), ("plan", "capacity.md")])
+def test_the_pages_have_every_option(command, page):
+    text = (Path(__file__).parents[3] / "docs" / page).read_text()
+    for option in typer.main.get_command(cli.app).commands[command].params:
+        names = [name for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
+        assert not [name for name in names if f"`{name}`" not in text and name != "--help"]
