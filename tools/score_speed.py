@@ -89,10 +89,13 @@ def score_speed(bundle: Path, data: Path, rows: int, engine: str) -> dict[str, A
                 time.sleep(0.2)
             assert process.stdout is not None, "it is a pipe"
             summary = json.loads(process.stdout.read().splitlines()[-1])
+        written = sorted(part.stat().st_mtime for part in Path(folder, "out").glob("part-*"))
     half, after = len(memory) // 2, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         **{key: summary[key] for key in ("rows", "errors", "seconds", "rows_per_second", "workers")},
+        # after the first part, so without the start of processes, cluster or JVM
+        "rows_per_second_later": round(rows * (1 - 1 / len(written)) / max(1e-9, written[-1] - written[0]), 1),
         "cpu_ms_per_row": round(cpu / summary["rows"] * 1e3, 3),  # opening of the bundle included
         "largest_process_mb": [round(max(part, default=0) / 1e6) for part in (memory[:half], memory[half:])],
     }
