@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-processors lint loadtest test-container image-check requirements clean
+.PHONY: demo test test-processors lint loadtest wheel test-container image-check requirements clean
 
 demo: .venv/demo
 	$(BIN)/prunella demo $(ARGS)
@@ -29,6 +29,11 @@ lint: .venv/dev
 loadtest: .venv/dev
 	$(BIN)/python -m loadtests.loadtest --url http://127.0.0.1:3000 --out out/loadtest
 
+wheel:
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+	@echo "pip install --find-links dist 'prunella[train]'"
+
 test-container: .venv/dev
 	$(BIN)/python tests/container.py
 
@@ -41,5 +46,13 @@ requirements: .venv/dev
 		--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --generate-hashes \
 		--output-file service/requirements.txt
 
+# a stamp file for each extra; torch goes first, because a looser request takes the CUDA build
+.venv/demo .venv/dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(notdir $@)]"
+	$(BIN)/prunella fetch
+	touch $@
+
 clean:
-	rm -rf .venv store out
+	rm -rf .venv store out dist

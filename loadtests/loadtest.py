@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 if a request or a client failed, 2 for wrong use.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     try:
         texts = read_texts(options.texts) if options.texts else made_up_texts()
     except TextsError as error:
@@ -129,7 +129,8 @@ def _run_with_locust(options: argparse.Namespace, texts: list[str]) -> int:
     return 0 if summary["requests"] and not summary["failures"] else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the options of `prunella loadtest`."""
     parser = argparse.ArgumentParser(prog="prunella loadtest", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--url", required=True, help="URL of the server, such as http://127.0.0.1:3000")

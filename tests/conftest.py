@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ from compressing import time_by_bytes
 from pretraining import train_tokenizer, write_corpus
 
 from models.pretraining.wordpiece import Vocabulary, open_backend
+
+
+@pytest.fixture(autouse=True)
+def _messages_reach_caplog():
+    """Undo what the command line does to the logger of messages, for the next test."""
+    yield
+    logging.getLogger("prunella").propagate = True
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from compress.run import Compressed
 from models.store.results import Delivered
 from models.task import Task
 from prunella.cli import main as cli
+from tools import cli_page
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +93,41 @@ def test_every_link_leads_somewhere(page):
     assert not broken
 
 
+def test_the_page_of_the_commands_is_their_help(monkeypatch):
+    for name in ("PRUNELLA_STORE", "PRUNELLA_DEVICE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.page(), "run python -m tools.cli_page"
+    commands = re.findall(r"^## prunella (\w+)", cli_page.page(), re.MULTILINE)
+    assert {"finetune", "compress", "fetch", "serve", "loadtest", "store"} <= set(commands)
+
+
+README = ROOT / "README.md"
+
+
+def test_the_readme_is_read_in_a_minute():
+    words = [word for word in README.read_text(encoding="utf-8").split() if re.search(r"[a-z]", word, re.IGNORECASE)]
+    assert len(words) <= 700
+
+
+@each_page
+def test_every_command_that_a_page_shows_has_these_options(page):
+    commands = typer.main.get_command(cli.app).commands
+    lines = re.findall(r"^\$? ?prunella (\w[^#\n|;]*)", "\n".join(blocks(page, "")), re.MULTILINE)
+    for line in lines:
+        words = line.split()
+        command = commands[words[0]] if words[0] != "store" else commands["store"].commands[words[1]]
+        options = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+        if words[0] != "loadtest":
+            assert {word for word in words if word.startswith("--")} <= options | {"--help"}, line
+
+
+def test_the_readme_lets_compress_judge_on_rows_that_no_model_was_trained_on():
+    (command,) = re.findall(r"^\$ prunella compress (.*)", README.read_text(encoding="utf-8"), re.MULTILINE)
+    words = command.split()
+    train, validation = (words[words.index(option) + 1] for option in ("--train", "--validation"))
+    assert train != validation
+
+
 COMPRESS = DOCS / "compression.md"
 
 
@@ -134,7 +170,7 @@ FUNCTIONS = ("Classifier", "compress", "evaluate", "finetune", "quantize")
 API = DOCS / "api.md"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", API], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [README, API], ids=lambda page: page.name)
 def test_the_examples_in_python_call_what_there_is(page):
     examples = blocks(page, "python")
     assert examples

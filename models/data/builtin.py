@@ -1,15 +1,21 @@
-"""A data set and an encoder from Python packages, so that the demo needs no access to the Hugging Face Hub."""
+"""Data sets and an encoder from Python packages, so that the demo needs no access to the Hugging Face Hub."""
 
 import hashlib
 import importlib.util
 from pathlib import Path
+from typing import cast
 
+from models.data.film_reviews import Part, read_film_reviews
+from models.data.labels import Label
 from models.errors import InputError, MissingExtraError
 from models.store.folder import sha256_of
+from models.task import Kind
 
 MINILM = "builtin:minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-SPLITS = {"train": (0.0, 0.5), "validation": (0.5, 0.6), "test": (0.6, 1.0)}
+SPLITS = {"train": (0.0, 0.5), "validation": (0.5, 0.6), "test": (0.6, 1.0)}  # of BBC News
+KINDS: dict[str, Kind] = {"film-reviews": "single", "film-reviews-rating": "regression", "bbc-news": "single"}
+BUILTIN_SETS = tuple(f"builtin:{name}:{part}" for name in KINDS for part in SPLITS)
 
 
 def minilm_folder() -> Path:
@@ -24,6 +30,31 @@ def minilm_folder() -> Path:
     if sha256 != MINILM_SHA256:
         raise InputError(f"{folder}/model.safetensors has SHA-256 {sha256}, wanted {MINILM_SHA256}")
     return folder
+
+
+def read_builtin(source: str, kind: Kind) -> tuple[list[str], list[Label]]:
+    """Return the texts and labels of one of BUILTIN_SETS.
+
+    Film reviews have the classes "negative" and "positive" by the sign of the mean rating, without the sentences
+    whose rating is 0.5 or less from zero; `film-reviews-rating` has the mean rating of all sentences.
+
+    Raises:
+        InputError: no such set is built in, its labels are of another kind, or it is not on this machine.
+        MissingExtraError: the package that contains it is not installed.
+    """
+    if source not in BUILTIN_SETS:
+        raise InputError(f"{source} is not built in: there are {', '.join(BUILTIN_SETS)}")
+    _, name, part = source.split(":")
+    if kind != KINDS[name]:
+        raise InputError(f"{source} has labels of the kind {KINDS[name]}: wanted a set for a {kind} task")
+    if name == "bbc-news":
+        articles = read_bbc_news(part)
+        return [text for text, _ in articles], [topic for _, topic in articles]
+    sentences = read_film_reviews(cast(Part, part))
+    if name == "film-reviews-rating":
+        return [one.text for one in sentences], [one.rating for one in sentences]
+    decided = [one for one in sentences if one.decided]
+    return [one.text for one in decided], ["positive" if one.rating > 0 else "negative" for one in decided]
 
 
 def read_bbc_news(split: str) -> list[tuple[str, str]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from models.data.builtin import read_bbc_news
+from models.data.builtin import read_builtin
 from models.data.csv_jsonl import READERS, LocatedRecord, read_records
 from models.data.label_map import LabelMap, label_problem
 from models.data.labels import SURROGATE, Label, label_names, label_positions, parse_label
@@ -31,7 +31,6 @@ from models.task import Kind, Task
 from models.tokenizer import Row
 
 BUILTIN = "builtin:"
-BUILTIN_SETS = ("builtin:bbc-news:train", "builtin:bbc-news:validation", "builtin:bbc-news:test")
 PARQUET = ".parquet"
 TEXT_CELLS = (".csv", ".tsv")  # formats whose cells are strings, also those of lists and numbers
 Targets = NDArray[np.int64] | NDArray[np.float32]
@@ -183,7 +182,7 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     """Read a file, a Hub data set or a built-in set.
 
     Args:
-        source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or one of BUILTIN_SETS.
+        source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or a built-in set.
         columns: names of the columns of the texts and the label.
         kind: kind of the labels. `single`: a text or a whole number. `multi`: a list of labels, possibly empty; in
             CSV and TSV, names joined by `|`. `regression`: a finite number.
@@ -199,7 +198,9 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         return columns.find(name, names)
 
     if name.startswith(BUILTIN):
-        return _read_builtin(name, columns, kind)
+        pairs = zip(*read_builtin(name, kind), strict=True)
+        records = ((name, {"text": text, "label": value}) for text, value in pairs)
+        return _validate(name, records, Columns(labels=columns.labels), kind, as_text=False)
     if name.startswith(HUB):
         return _validate(name, read_hub(name, choose), columns, kind, as_text=False)
     path = Path(source)
@@ -242,16 +243,6 @@ def _check_distinct(train: Texts) -> None:
     elif len(labels) < 2:
         noun = "number" if train.kind == "regression" else "label"
         raise InputError(f"{train.source} has one {noun} only ({labels.pop()}): wanted two or more")
-
-
-def _read_builtin(name: str, columns: Columns, kind: Kind) -> Texts:
-    if name not in BUILTIN_SETS:
-        raise InputError(f"{name} is not built in: there are {', '.join(BUILTIN_SETS)}")
-    if kind != "single":
-        raise InputError(f"{name} has one label per row: wanted a set for a {kind} task")
-    pairs = read_bbc_news(name.rsplit(":", 1)[1])
-    records = ((name, {"text": text, "label": label}) for text, label in pairs)
-    return _validate(name, records, Columns(labels=columns.labels), kind, as_text=False)
 
 
 def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:

@@ -9,11 +9,11 @@ from pydantic import ValidationError
 
 from models.distributed import note_failure, world_size
 from models.errors import InputError, PrunellaError
-from models.messages import configure, fail
+from models.messages import configure, fail, log
 from models.schema import explain
 from prunella.cli.bench import bench, evaluate, plan
 from prunella.cli.compress import compress
-from prunella.cli.demo import demo
+from prunella.cli.demo import demo, fetch
 from prunella.cli.inspect import inspect
 from prunella.cli.output import begin, prints
 from prunella.cli.quantize import export, quantize
@@ -35,7 +35,19 @@ app = typer.Typer(
     context_settings={"max_content_width": 110},
 )
 # commands that run in one process only
-SINGLE_PROCESS = ("demo", "evaluate", "inspect", "bench", "score", "plan", "publish", "serve", "loadtest", "store")
+SINGLE_PROCESS = (
+    "demo",
+    "fetch",
+    "evaluate",
+    "inspect",
+    "bench",
+    "score",
+    "plan",
+    "publish",
+    "serve",
+    "loadtest",
+    "store",
+)
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
@@ -49,6 +61,7 @@ app.command()(prints(plan))
 app.command()(publish)
 app.command()(serve)
 app.command()(demo)
+app.command()(prints(fetch))
 app.add_typer(store_app, name="store")
 # `loadtest` parses its arguments itself, including `--help`
 app.command(
@@ -89,6 +102,7 @@ def _begin(
 ) -> None:
     begin()
     configure(quiet, verbose, log_json)
+    log.propagate = False  # a library that configures the root logger would write every message a second time
     command = context.invoked_subcommand
     if command in SINGLE_PROCESS and world_size() > 1:
         raise InputError(

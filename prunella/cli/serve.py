@@ -2,8 +2,9 @@
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -52,17 +53,25 @@ def loadtest(context: typer.Context) -> None:
     sys.exit(run_loadtest(context.args))
 
 
-def run_server(bundle: str, settings: dict[str, str], port: int, host: str = "127.0.0.1") -> None:
-    """Serve until stopped, with PRUNELLA_ variables; print a curl command when the server is ready."""
+def run_server(
+    bundle: str,
+    settings: dict[str, str],
+    port: int,
+    host: str = "127.0.0.1",
+    example: str = "The striker scored twice in the final.",
+    on_ready: Callable[[], None] = lambda: None,
+) -> NoReturn:
+    """Serve until stopped, with PRUNELLA_ variables; when ready, call `on_ready` and print a curl command."""
     from service.process.launch import serve as launch
 
     curl = (
         f"curl -s http://{host}:{port}/v1/classify -H 'Content-Type: application/json' "
-        """-d '{"text": "The striker scored twice in the final."}'"""
+        f"""-d '{{"text": "{example}"}}'"""
     )
     start = time.perf_counter()
 
     def print_ready() -> None:
+        on_ready()
         sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl}\n")
         show({"verb": "serve", "url": f"http://{host}:{port}", "seconds": round(time.perf_counter() - start, 1)})
 

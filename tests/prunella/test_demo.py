@@ -1,14 +1,23 @@
-"""The demo judges what it made, once, and says whether the target was met."""
+"""The demo evaluates what it made, once, and its last lines are those of the report."""
 
 import json
+import logging
+import sys
+from pathlib import Path
 
 import pytest
 from compressing import labelled_inputs, openings_of, tiny_config
 from tiny import make_tiny_checkpoint
+from verbs import run
 
+from bench.report.report_schema import Report
 from compress.search.search_to_target import Target
+from models.errors import CheckError
+from models.messages import say
 from models.train.loop import TrainingConfig
 from prunella import demo
+
+ARCHIVED = Path(__file__).resolve().parents[2] / "docs" / "results" / "bbc-news.json"
 
 
 @pytest.fixture
@@ -17,21 +26,90 @@ def inputs(tmp_path, monkeypatch, byte_clock):
     config = tiny_config(TrainingConfig(steps=2)).model_copy(update={"heal": None})
     monkeypatch.setattr(demo, "COMPRESS", config)
     monkeypatch.setattr("compress.candidates.refuse_uninformative", lambda *_: None)  # a random model, cut, is that
-    monkeypatch.setattr(demo, "TARGET", Target(kind="speedup", value=5.0))
     return labelled_inputs(tmp_path / "source", tmp_path)
 
 
-@pytest.mark.parametrize(("ours", "met"), [(1.6, True), (2.3, False), (1.2, False)])
-def test_the_demo_says_whether_the_target_was_met(inputs, tmp_path, monkeypatch, capsys, ours, met):
+@pytest.mark.parametrize(("ours", "met"), [(1.6, True), (2.3, False)])
+def test_the_bundle_is_evaluated_once(inputs, tmp_path, monkeypatch, ours, met):
+    target = Target(kind="speedup", value=5.0)
     ready = demo.prepare(inputs, demo.COMPRESS, tmp_path)
-    demo.compress_to(demo.TARGET, ready, demo.COMPRESS, tmp_path)
+    demo.compress_to(target, ready, demo.COMPRESS, tmp_path)
     opened = []
-    found = openings_of([8.0] * 4, [ours * 1.01, ours / 1.01] * 2)
-    monkeypatch.setattr("compress.search.latency_meter.measure_openings", lambda *told: opened.append(told) or found)
+    openings = openings_of([8.0] * 4, [ours * 1.01, ours / 1.01] * 2)
+    monkeypatch.setattr(
+        "compress.search.latency_meter.measure_openings", lambda *given: opened.append(given) or openings
+    )
     for _ in range(2):
-        _, told = demo.compress_and_evaluate(inputs, tmp_path)
-        assert (told["target_met"], told["asked"]) == (met, "5x")
-        assert told["speedup"]["ort_fp32"] == pytest.approx(8 / ours, rel=1e-3)
-        assert ("the target was missed: measured" in capsys.readouterr().err) != met
-        json.dumps(told)
+        _, judgement = demo.compress_and_evaluate(inputs, target, tmp_path)
+        assert (judgement["target_met"], judgement["asked"]) == (met, "5x")
+        assert judgement["speedup"]["ort_fp32"] == pytest.approx(8 / ours, rel=1e-3)
+        json.dumps(judgement)
     assert len(opened) == 1  # a second run is at the server in seconds
+
+
+def report_of(speedup):
+    """Return the archived report of the demo with another speed-up, measured in four fresh processes."""
+    return Report.read(ARCHIVED).model_copy(
+        update={"openings": openings_of([8.0] * 4, [8 / speedup * 1.001, 8 / speedup / 1.001] * 2)}
+    )
+
+
+@pytest.mark.parametrize(("share", "met"), [(1, True), (0.96, True), (0.88, False), (1.12, False)])
+def test_the_report_decides_whether_the_target_was_met(share, met):
+    target = 4.0
+    report = report_of(target * share)
+    outcome = demo.outcome(report, Target(kind="speedup", value=target))
+    assert (outcome["target_met"], outcome["missed"] is None) == (met, met)
+    assert outcome["headline"].startswith(f"{target * share:.1f}x faster than fp32 ONNX Runtime (8.0 ms to ")
+    assert f"{report.engine('ours').difference.loss_points:z.1f} points of accuracy lost [" in outcome["headline"]
+    if not met:
+        assert outcome["missed"].startswith("the target was missed: measured")
+        assert outcome["missed"].endswith(f"12% {'faster' if share > 1 else 'slower'} than the target")
+    for engine in ("ours", "ort_fp32", "tfidf"):
+        assert f"{report.engine(engine).score.value:.1%}" in outcome["accuracies"]
+
+
+def test_a_report_without_the_model_is_an_error():
+    with pytest.raises(CheckError, match="did not run"):
+        demo.outcome(report_of(4.0).model_copy(update={"openings": None}), Target(kind="speedup", value=4))
+
+
+def test_a_message_is_written_once_though_a_library_configures_the_root_logger(tmp_path, capsys, monkeypatch):
+    def run_demo(store, speedup):
+        logging.getLogger().addHandler(library)
+        say("half done")
+        return dict.fromkeys(("folder", "headline", "accuracies", "missed", "report", "tag"), "text")
+
+    library = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(demo, "run_demo", run_demo)
+    try:
+        _, _, err = run(capsys, monkeypatch, "demo", "--no-serve", "--store", tmp_path)
+    finally:
+        logging.getLogger().removeHandler(library)
+    assert err.count("half done") == 1
+
+
+@pytest.mark.parametrize("missed", [None, "the target was missed: measured 3.5x"])
+def test_the_last_lines_say_the_result_and_how_to_ask_the_server(tmp_path, capsys, monkeypatch, missed):
+    result = {
+        "folder": "a bundle", "tag": "a:tag", "headline": "4.0x faster", "accuracies": "accuracy 1",
+        "missed": missed, "report": "report.html",
+    }  # fmt: skip
+    monkeypatch.setattr(demo, "run_demo", lambda store, speedup: result)
+    code, printed, err = run(capsys, monkeypatch, "demo", "--no-serve", "--store", tmp_path)
+    lines = [line.removeprefix("prunella: ") for line in err.splitlines()]
+    wanted = ["4.0x faster", "accuracy 1", *filter(None, [missed]), "report: report.html"]
+    assert (code, lines) == (0, [*wanted, "serve it: prunella serve 'a bundle'"])
+    assert (printed["verb"], printed["missed"]) == ("demo", missed)
+
+    def launch(bundle, host, port, environment, on_ready):
+        assert bundle == "a:tag"
+        on_ready()
+        return 0
+
+    monkeypatch.setattr("service.process.launch.serve", launch)
+    code, printed, err = run(capsys, monkeypatch, "demo", "--store", tmp_path, "--port", 3456)
+    lines = [line.removeprefix("prunella: ") for line in err.splitlines()]
+    assert lines[:-2] == wanted
+    assert lines[-1].startswith("  curl -s http://127.0.0.1:3456/v1/classify ")
+    assert printed["url"] == "http://127.0.0.1:3456"

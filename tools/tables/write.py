@@ -1,7 +1,8 @@
 """`python -m tools.tables.write`: regenerate the tables of README.md and docs/ from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails if a page is outdated.
-The figure of all compressed models is drawn again too. Before that, paths of the machine are removed from the files.
+The figure of all compressed models is drawn again too. Before that, paths of the machine are
+removed from the files.
 """
 
 import json
@@ -18,6 +19,7 @@ from tools.archive_run import public
 from tools.tables.compression import ablation_table, compression_table
 from tools.tables.compression_plot import draw_compression
 from tools.tables.gpu import gpu_table
+from tools.tables.headline import headline_table
 from tools.tables.training import defaults_table, speed_table, training_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +31,7 @@ FOLDERS = {  # by name of the table: the folder of its runs, and the function th
     "compression": ("compression", compression_table),
     "ablation": ("ablation", ablation_table),
     "gpu": ("gpu", gpu_table),
+    "headline": (".", headline_table),
 }
 MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
 
