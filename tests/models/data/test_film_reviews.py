@@ -81,7 +81,7 @@ def test_what_is_missing_is_named_with_the_command_that_brings_it(source, tmp_pa
     code, printed, err = run(capsys, monkeypatch, "fetch", "--archive", source)
     assert code == 0, err
     installed = tmp_path / "environment" / film_reviews.FILE
-    assert printed == {"verb": "fetch", "file": str(installed)}
+    assert printed == {"verb": "fetch", "file": str(installed), "seconds": printed["seconds"]}
     assert installed.read_bytes() == SENTENCES
     assert sorted(read_texts("builtin:film-reviews:test").rows) == [("A good film.",), ("A mess.",)]
     assert stat.S_IMODE(installed.stat().st_mode) == 0o644
