@@ -1,6 +1,6 @@
 """Export a classifier for the baseline engines of a benchmark report: OpenVINO int8 and CTranslate2 int8.
 
-ONNX Runtime with optimum's export, the main baseline, is in `export.optimum_export`.
+ONNX Runtime with optimum's export, the main baseline, is in `export.stock_export`.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export import optimum_export
+from export import stock_export
 from models import tokenizer as tokenizer_file
 from models.checkpoint import read_architecture
 from models.data.sampling import choose_texts
@@ -51,7 +51,7 @@ def openvino_int8(source: ModelFolder, exported: ModelFolder, texts: Calibration
 
     Args:
         source: the classifier folder.
-        exported: the folder of `export.optimum_export.stock_export`.
+        exported: the folder of `export.stock_export.stock_export`.
         texts: calibration texts.
         store: the store in which the result is cached.
 
@@ -66,7 +66,7 @@ def openvino_int8(source: ModelFolder, exported: ModelFolder, texts: Calibration
         from nncf.parameters import ModelType
 
         tokenizer = Tokenizer.open(source.path, texts.max_tokens)
-        model = openvino.Core().read_model(exported.path / optimum_export.FP32)
+        model = openvino.Core().read_model(exported.path / stock_export.FP32)
         names = [i.any_name for i in model.inputs]
 
         def feed(row: Row) -> dict[str, np.ndarray]:

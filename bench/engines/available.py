@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure.engine_spec import DESCRIPTIONS, EngineSpec
-from export import baselines, optimum_export
+from export import baselines, stock_export
 from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
 from models.store.folder import ModelFolder
 from service.inference.bundle import Bundle
 
-GRAPHS = {"ort_fp32": optimum_export.FP32, "stock_int8": optimum_export.INT8}  # optimum's graphs on ONNX Runtime
+GRAPHS = {"ort_fp32": stock_export.FP32, "stock_int8": stock_export.INT8}  # the reference's graphs on ONNX Runtime
 LOADED_BY_TRANSFORMERS = ("pytorch", "torch_compile", "ctranslate2")
 FILES = {**GRAPHS, "openvino": baselines.OPENVINO, "ctranslate2": baselines.HEAD}
 
@@ -54,12 +54,13 @@ def engine_specs(inputs: Inputs, against: Sequence[str], store: Path) -> Specs:
             others = ", ".join(other for other in DESCRIPTIONS if other != "ours")
             raise InputError(f"unknown engine {name!r}: choose from {others}")
     task = inputs.bundle.task
+    exporter = stock_export.exporter(inputs.reference)
     specs = Specs({"ours": EngineSpec("ours", inputs.bundle.folder.path, task)}, {})
     for name in against:
         try:
             train = inputs.train if name == "tfidf" else None
             folder = _folder(name, inputs, store)
-            specs.engines[name] = EngineSpec(name, folder, task, FILES.get(name, ""), train=train)
+            specs.engines[name] = EngineSpec(name, folder, task, FILES.get(name, ""), train=train, exporter=exporter)
         except InputError as error:  # not installed, or the model's family or shape is not supported
             specs.problems[name] = ("absent", str(error))
         except Exception as error:  # third-party converters raise anything: reported in the engine's row
@@ -72,7 +73,7 @@ def _folder(name: str, inputs: Inputs, store: Path) -> Path:
     if name in LOADED_BY_TRANSFORMERS and not read_architecture(reference.path).is_in_transformers():
         raise InputError("transformers has no class for this head: it reads a mean, or has one layer only")
     if name in GRAPHS:
-        return optimum_export.stock_export(reference, store).folder.path
+        return stock_export.stock_export(reference, store).folder.path
     if name == "ctranslate2":
         return baselines.ctranslate2_int8(reference, store).folder.path
     if name not in ("tfidf", "openvino"):
@@ -81,6 +82,6 @@ def _folder(name: str, inputs: Inputs, store: Path) -> Path:
         raise MissingExtraError("needs the training texts: give --train FILE")
     if name == "tfidf":
         return reference.path
-    exported = optimum_export.stock_export(reference, store).folder
+    exported = stock_export.stock_export(reference, store).folder
     texts = baselines.CalibrationTexts(inputs.train, inputs.data, inputs.bundle.task.max_tokens)
     return baselines.openvino_int8(reference, exported, texts, store).folder.path

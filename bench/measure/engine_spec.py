@@ -35,6 +35,7 @@ class EngineSpec:
     cores: tuple[int, ...] = ()  # cores that its process is pinned to; empty: not pinned
     train: "Texts | None" = None  # training texts, for tfidf only: no other engine is trained in its process
     handicap: float = 0.0  # extra wait as a share of each answer's own time, to test the regression guard
+    exporter: str = "optimum"  # what exported the graph that it runs: "optimum" or "torch"
     timeout: float = TIMEOUT  # seconds for its start, and for each call of the parent process
 
 
@@ -52,9 +53,9 @@ class OpenEngine:
 DESCRIPTIONS = {
     "ours": "Prunella's bundle, as served",
     "pytorch": "transformers in PyTorch eager, fp32",
-    "ort_fp32": "optimum's ONNX export on ONNX Runtime, fp32",
-    "stock_int8": "optimum's dynamic int8 recipe on ONNX Runtime",
-    "openvino": "optimum's export on OpenVINO, NNCF post-training int8",
+    "ort_fp32": "{exporter}'s ONNX export on ONNX Runtime, fp32",
+    "stock_int8": "{exporter}'s export on ONNX Runtime, optimum's dynamic int8 recipe",
+    "openvino": "{exporter}'s export on OpenVINO, NNCF post-training int8",
     "ctranslate2": "CTranslate2, int8 weights",
     "torch_compile": "transformers in PyTorch, compiled, fp32",
     "tfidf": "TF-IDF and {simple} (scikit-learn), time from text",
@@ -62,9 +63,9 @@ DESCRIPTIONS = {
 REFERENCES = ("ort_fp32", "pytorch")  # the unpruned model in fp32; the first of them that ran is the reference
 
 
-def describe(name: str, kind: Kind) -> str:
-    """Return the description of an engine for a kind of task."""
-    return DESCRIPTIONS[name].format(simple=simple_model(kind))
+def describe(name: str, kind: Kind, exporter: str = "optimum") -> str:
+    """Return the description of an engine for a kind of task; `exporter` is that of `EngineSpec`."""
+    return DESCRIPTIONS[name].format(simple=simple_model(kind), exporter=exporter)
 
 
 def simple_model(kind: Kind) -> str:

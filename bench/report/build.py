@@ -222,7 +222,8 @@ def _lengths(bundle: Bundle, rows: Sequence[Row]) -> Indices:
 
 def _measure(inputs: Inputs, config: BenchConfig, specs: Specs) -> Measured:
     profiled = choose_rows(inputs.data, min(config.texts, PROFILED), 1)
-    measured = Measured({}, {}, {}, {}, _operators(inputs.bundle, profiled, specs), dict(specs.problems))
+    exporters = {name: spec.exporter for name, spec in specs.engines.items()}
+    measured = Measured({}, {}, {}, {}, _operators(inputs.bundle, profiled, specs), dict(specs.problems), exporters)
     for threads in config.threads:
         usable = [s for name, s in specs.engines.items() if name not in measured.problems]
         pinned = [replace(_configured(s, config), threads=threads, cores=choose_cores(threads)) for s in usable]

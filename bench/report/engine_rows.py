@@ -29,6 +29,7 @@ class Measured:
     opened: dict[str, dict[str, float]]  # start-up seconds, size of the files, peak memory
     operators: dict[str, dict[str, float]]  # milliseconds by operator
     problems: dict[str, tuple[str, str]]  # status, message
+    exporters: dict[str, str]  # what exported the graph of an engine
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class Rows:
 
 def engine_report(name: str, measured: Measured, rows: Rows, reference: str | None) -> EngineReport:
     """Return the row of one engine; `reference` is the engine to compare it with."""
-    base = EngineReport(name=name, description=describe(name, rows.task.kind))
+    base = EngineReport(
+        name=name, description=describe(name, rows.task.kind, measured.exporters.get(name, "optimum"))
+    )
     if name in measured.problems:
         status, message = measured.problems[name]
         return base.model_copy(update={"status": status, "problem": message})
