@@ -74,7 +74,7 @@ def write_mpnet_tokenizer(folder: Path) -> int:
     words = [*first, *(word for word, _ in unused), "<mask>"]
     backend.model = WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]")
     backend.add_special_tokens([*first, "[UNK]", "<mask>"])
-    backend.post_processor = RobertaProcessing(sep=("</s>", 2), cls=("<s>", 0))
+    backend.post_processor = RobertaProcessing(("</s>", 2), ("<s>", 0))
     backend.save(str(folder / "tokenizer.json"))
     return len(words)
 
