@@ -45,6 +45,7 @@ def info(inference: InferenceService) -> dict[str, Any]:
         "thresholds": _thresholds(bundle.task),
         "architecture": bundle.architecture.summary(),
         "variant": engine.variant_name,
+        "bytes": bundle.served_bytes(engine.variant_name),
         "device": engine.choice.model_dump(),
         "measured": {key: report.get(key) for key in MEASURED},
         "batch_changes_answers": engine.choice.got

@@ -5,7 +5,6 @@ import gzip
 import http.client
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,7 +21,6 @@ from test_server_process import PRUNELLA, answers, descendants, running
 from watching import wait_until
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ROOT = Path(__file__).resolve().parents[3]
 BODY = b'{"text": "good film"}'
 HEAD = b"POST /v1/classify HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
@@ -89,18 +87,6 @@ def test_pipelined_requests_are_answered_in_order(server):
         while found.count(b"HTTP/1.1") < 4 or not found.endswith(b"}"):
             found += connection.recv(65536)
     assert [part[1:4] for part in found.split(b"HTTP/1.1")[1:]] == [b"200", b"200", b"200", b"422"]
-
-
-@pytest.mark.skipif(
-    CHROMIUM is None, reason="the playground is tested in Chromium, and no binary of it is on the PATH"
-)
-def test_the_playground_in_a_browser(server, tmp_path):
-    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--dump-dom"]
-    command += ["--virtual-time-budget=5000", f"{server[1]}/ui#text=good+film"]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "negative" in page
-    assert "infer" in page
-    assert "speed-up: not measured" in page
 
 
 def test_malformed_requests_of_every_kind(server):
