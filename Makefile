@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-processors lint loadtest wheel test-container image-check requirements clean
+.PHONY: demo test test-processors lint docs loadtest wheel test-container image-check requirements clean
 
 demo: .venv/demo
 	$(BIN)/prunella demo $(ARGS)
@@ -25,6 +25,10 @@ lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# the pages of docs/ as a site in out/site; a page that is in no menu, or a broken link, is an error
+docs: .venv/docs
+	$(BIN)/python -m mkdocs build --strict
 
 loadtest: .venv/dev
 	$(BIN)/python -m loadtests.loadtest --url http://127.0.0.1:3000 --out out/loadtest
@@ -52,6 +56,11 @@ requirements: .venv/dev
 	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(notdir $@)]"
 	$(BIN)/prunella fetch
+	touch $@
+
+.venv/docs: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
 clean:

@@ -84,7 +84,7 @@ def test_bentoml_adds_no_compiler_and_installs_the_locked_packages(dockerfile):
 def test_the_image_has_what_the_service_imports():
     config = yaml.safe_load(BENTOFILE.read_text())
     packed = {path for pattern in config["include"] for path in ROOT.glob(pattern)}
-    wanted = [*(ROOT / "service").rglob("*.py"), *(ROOT / "service").rglob("*.html")]
+    wanted = [path for kind in ("py", "html", "js") for path in (ROOT / "service").rglob(f"*.{kind}")]
     wanted += [*(ROOT / "models").glob("*.py"), *(ROOT / "models" / "store").glob("*.py")]
     assert set(wanted) <= packed
 
