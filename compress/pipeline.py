@@ -24,7 +24,7 @@ from compress.search.latency_meter import timing_environment
 from compress.search.prune import prune
 from compress.search.search_to_target import Target
 from compress.vocabulary.trim import trim_source
-from export.stock_export import FP32, stock_export
+from export.baseline.stock_export import FP32, stock_export
 from models.checkpoint import read_architecture
 from models.classifier_folder import open_classifier
 from models.data.roles import RowRoles

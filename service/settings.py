@@ -43,7 +43,7 @@ class Settings(Record):
     """All settings of the service; the environment variable of `max_batch` is PRUNELLA_MAX_BATCH."""
 
     bundle: str = Field("prunella:latest", description="a bundle folder, or a tag of BentoML's model store")
-    name: str = Field(
+    served_as: str = Field(
         "", max_length=200, description="name of the model in answers and paths; empty: the bundle's own"
     )
 

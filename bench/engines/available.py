@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.measure.engine_spec import DESCRIPTIONS, EngineSpec
-from export import baselines, stock_export
+from export.baseline import other_engines, stock_export
 from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
@@ -14,7 +14,7 @@ from service.inference.bundle import Bundle
 
 GRAPHS = {"ort_fp32": stock_export.FP32, "stock_int8": stock_export.INT8}  # the reference's graphs on ONNX Runtime
 LOADED_BY_TRANSFORMERS = ("pytorch", "torch_compile", "ctranslate2")
-FILES = {**GRAPHS, "openvino": baselines.OPENVINO, "ctranslate2": baselines.HEAD}
+FILES = {**GRAPHS, "openvino": other_engines.OPENVINO, "ctranslate2": other_engines.HEAD}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ def _folder(name: str, inputs: Inputs, store: Path) -> Path:
     if name in GRAPHS:
         return stock_export.stock_export(reference, store).folder.path
     if name == "ctranslate2":
-        return baselines.ctranslate2_int8(reference, store).folder.path
+        return other_engines.ctranslate2_int8(reference, store).folder.path
     if name not in ("tfidf", "openvino"):
         return reference.path
     if inputs.train is None:
@@ -83,5 +83,5 @@ def _folder(name: str, inputs: Inputs, store: Path) -> Path:
     if name == "tfidf":
         return reference.path
     exported = stock_export.stock_export(reference, store).folder
-    texts = baselines.CalibrationTexts(inputs.train, inputs.data, inputs.bundle.task.max_tokens)
-    return baselines.openvino_int8(reference, exported, texts, store).folder.path
+    texts = other_engines.CalibrationTexts(inputs.train, inputs.data, inputs.bundle.task.max_tokens)
+    return other_engines.openvino_int8(reference, exported, texts, store).folder.path

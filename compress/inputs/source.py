@@ -17,7 +17,7 @@ from bench.measure.accuracy.label_recall import chance_of, informedness
 from bench.measure.accuracy.task_metric import METRICS, metric_value
 from compress.inputs.inputs import CompressionInputs, EncodedInputs
 from compress.inputs.validate_texts import check_texts
-from export.stock_export import check_stock
+from export.baseline.stock_export import check_stock
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.architecture import Architecture

@@ -62,7 +62,7 @@ class DisentangledAttention(Attention):
         self.pos_key = PositionProjection(architecture.width, inner) if own and settings.c2p else None
         self.pos_query = PositionProjection(architecture.width, inner) if own and settings.p2c else None
 
-    def forward(self, hidden: Tensor, view: View, gate: Tensor | None) -> Tensor:  # type: ignore[override]
+    def forward(self, hidden: Tensor, view: View, gate: Tensor | None) -> Tensor:
         """Return (batch, tokens, width)."""
         if self.qkv is None or self.output is None:
             assert self.bias is not None

@@ -19,7 +19,7 @@ CLASSES = {  # model type → class, for a folder that does not name its own
     "bert": "BertTokenizerFast", "electra": "ElectraTokenizerFast", "distilbert": "DistilBertTokenizerFast",
     "roberta": "RobertaTokenizerFast", "xlm-roberta": "XLMRobertaTokenizerFast",
     "mpnet": "MPNetTokenizerFast", "ernie": "BertTokenizerFast",
-    "deberta-v2": "DebertaV2TokenizerFast",
+    "deberta-v2": "DebertaV2TokenizerFast", "modernbert": "PreTrainedTokenizerFast",
 }  # fmt: skip
 
 
@@ -40,7 +40,7 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
             "installed (pip install 'prunella[train]')"
         ) from None
     try:
-        tokenizer = _class_of(folder, transformers).from_pretrained(str(folder), local_files_only=True)
+        tokenizer = tokenizer_class(folder, transformers).from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # of many kinds: a missing package, a broken file, a class that is not there
         remedy = ""
         if any(name.endswith(".model") for name in files) and find_spec("sentencepiece") is None:
@@ -55,7 +55,7 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     return tokenizers.Tokenizer.from_str(backend.to_str())
 
 
-def _class_of(folder: Path, transformers: Any) -> Any:
+def tokenizer_class(folder: Path, transformers: Any) -> Any:
     """Return AutoTokenizer, which reads the class from the folder; or the class of the family where it cannot."""
     named = _read(folder / "tokenizer_config.json").get("tokenizer_class")
     config = _read(folder / "config.json")

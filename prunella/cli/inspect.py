@@ -39,6 +39,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, 
     from service.inference.bundle import FILE
 
     problems = _Problems()
+    uses: tuple[str, ...]
     if (folder / "adapter_config.json").is_file():
         facts, uses = _adapter(folder, problems), ADAPTER_USES
     elif (folder / FILE).is_file():

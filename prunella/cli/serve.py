@@ -28,7 +28,10 @@ def serve(
     name: Annotated[
         str,
         typer.Option(
-            "--name", "--model_name", envvar="PRUNELLA_NAME", help="name of the model in answers, paths and metrics"
+            "--name",
+            "--model_name",
+            envvar="PRUNELLA_SERVED_AS",
+            help="name of the model in answers, paths and metrics",
         ),
     ] = "",
     require_device: Annotated[
@@ -40,7 +43,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve a bundle folder or a tag of BentoML's model store."""
-    settings = {"PRUNELLA_DEVICE": device, "PRUNELLA_NAME": name}
+    settings = {"PRUNELLA_DEVICE": device, "PRUNELLA_SERVED_AS": name}
     if require_device:
         settings["PRUNELLA_REQUIRE_DEVICE"] = "1"
     run_server(bundle, settings, port, host)

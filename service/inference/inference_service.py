@@ -86,7 +86,7 @@ class InferenceService:
     """Admission, tokenization, inference and post-processing for all protocols, in one process."""
 
     def __init__(self, engine: Engine, settings: Settings, worker: int = 0) -> None:
-        self.settings, self.telemetry = settings, Telemetry(settings.name)
+        self.settings, self.telemetry = settings, Telemetry(settings.served_as)
         self.model_slots = ModelSlots(engine, settings.runtime(worker), self.telemetry.serves)
         self.telemetry.serves(engine)
         self.rules = settings.rules(engine.choice.got)
@@ -179,7 +179,7 @@ class InferenceService:
 
     def name(self, engine: Engine) -> str:
         """Return the name under which a model is served."""
-        return self.settings.name or engine.bundle.info.name
+        return self.settings.served_as or engine.bundle.info.name
 
     def check_name(self, name: str | None) -> None:
         """Check that the model that a client names is the current one; None stands for whatever is served.

@@ -65,5 +65,5 @@ def test_dynamic_int8_and_fp16_are_near(tmp_path, changes):
     )
     for batch in batches(tmp_path, pair=True):
         wanted = model(TensorBatch(batch))[0].numpy()
-        assert np.abs(run_session(int8, batch) - wanted).max() < 0.3
+        assert np.abs(run_session(int8, batch) - wanted).max() < 0.35
         assert np.abs(run_session(half, batch) - wanted).max() < 0.05

@@ -92,7 +92,7 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
         {"deberta": {"span": 4}},
         {"family": "distilbert"},
         {"embedding_width": 4},
-        {"pooling": "mean"},
+        {"pooling": "max"},
         {"layers": []},
     ],
 )

@@ -77,7 +77,7 @@ def swapped(lines: str) -> str:
     ("arguments", "told"),
     [
         (("finetune", "--train", "nowhere.csv"), "cannot read nowhere.csv"),
-        (("finetune", "--train", "{data}", "--encoder", "{empty}"), "not a model folder"),
+        (("finetune", "--train", "{data}", "--encoder", "{empty}"), "wanted a Hugging Face model folder"),
         (("finetune", "--train", "{one}", "--encoder", "{encoder}"), "one label only"),
         (("finetune", "--train", "{data}", "--epochs", "0"), "epochs"),
         (("evaluate", "{empty}", "--data", "{data}"), "no manifest.json"),

@@ -10,7 +10,7 @@ from tiny import tiny_texts
 from bench.engines.available import engine_specs
 from bench.measure.latency.worker_pool import open_fleet
 from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
-from export.baselines import CALIBRATION_ROWS, CalibrationTexts
+from export.baseline.other_engines import CALIBRATION_ROWS, CalibrationTexts
 from models.data.texts import Texts
 from models.tokenizer import Tokenizer
 from service.inference.bundle import Bundle
@@ -60,7 +60,7 @@ def test_a_peer_that_is_not_installed_is_a_row_that_says_what_to_do(made, tmp_pa
     def missing(package):
         raise PackageNotFoundError(package)
 
-    monkeypatch.setattr("export.baselines.version", missing)
+    monkeypatch.setattr("export.baseline.other_engines.version", missing)
     store, bundle = made
     inputs = Inputs(bundle, find_reference(bundle, store), tiny_texts(30), tiny_texts(30))
     specs = engine_specs(inputs, ("openvino", "ctranslate2"), tmp_path)

@@ -6,7 +6,7 @@ from tiny import TINY_FAMILIES, make_tiny_family, tiny_texts
 
 from bench.engines.pytorch import eager_engine
 from bench.measure.engine_spec import EngineSpec
-from export.baselines import ctranslate2_int8
+from export.baseline.other_engines import ctranslate2_int8
 from models.checkpoint import load_checkpoint
 from models.errors import InputError
 from models.finetuning.predict import predict

@@ -20,7 +20,7 @@ from bench.measure.latency.process_restarts import Conditions, OpeningError, mea
 from bench.measure.latency.request_batches import make_requests
 from bench.measure.latency.worker_pool import Cell, collect_answers, open_fleet, time_cell
 from bench.report.build import find_reference
-from export import stock_export
+from export.baseline import stock_export
 from models.data.texts import Texts
 from models.store.folder import Manifest, ModelFolder
 from models.task import Task
@@ -202,7 +202,9 @@ def test_the_key_of_our_sessions_has_nothing_to_change_in_optimums_graph(tmp_pat
     make_tiny_checkpoint(tmp_path / "model")
     monkeypatch.setattr(stock_export, "has_vnni", lambda: vnni)
     folder = ModelFolder(tmp_path / "model", Manifest(id="a", lineage=(), files={}))
-    graph = onnx.load(stock_export.stock_export(folder, tmp_path / "store").folder.path / stock_export.INT8).graph
+    graph = onnx.load(
+        stock_export.stock_export(folder, tmp_path / "store").folder.path / stock_export.INT8
+    ).graph
     kinds = {tensor.data_type for tensor in graph.initializer}
     assert (onnx.TensorProto.INT8 in kinds) == signed
     assert onnx.TensorProto.UINT8 in kinds

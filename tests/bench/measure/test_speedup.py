@@ -19,7 +19,7 @@ REFERENCE_MS, OURS_MS = (8.0, 8.2, 7.9, 8.1), (2.0, 2.1, 1.95, 2.0)
 @pytest.fixture
 def report() -> Report:
     """A report whose processes that live long differ from those that are opened for two engines only."""
-    kept, openings = Report.read(RESULTS / "demo.json"), openings_of(REFERENCE_MS, OURS_MS)
+    kept, openings = Report.read(RESULTS / "bbc-news.json"), openings_of(REFERENCE_MS, OURS_MS)
     engines = tuple(with_headline(engine, openings, ONE) for engine in kept.engines)
     return kept.model_copy(update={"engines": engines, "openings": openings})
 
@@ -60,7 +60,7 @@ def test_the_headline_is_that_of_fresh_processes(report):
     assert told["speedup_interval"] == pytest.approx(ours.speedup_interval, rel=1e-3)
     stock = report.engine("stock_int8")
     assert told["speedup"]["stock_int8"] == pytest.approx(ours.speedup / stock.speedup, rel=1e-3)
-    assert stock == Report.read(RESULTS / "demo.json").engine("stock_int8")
+    assert stock == Report.read(RESULTS / "bbc-news.json").engine("stock_int8")
 
 
 @pytest.mark.parametrize(

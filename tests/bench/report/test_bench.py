@@ -158,7 +158,7 @@ def test_wrong_use_is_told(made, tmp_path):
     ("interval", "told"), [((-4.5, -1.1), "which is better than"), ((-1.0, 1.0), "which cannot be told from")]
 )
 def test_a_simple_baseline_that_is_as_good_or_better_is_named(interval, told):
-    report = Report.read(RESULTS / "demo.json")
+    report = Report.read(RESULTS / "bbc-news.json")
     engines = [
         e.model_copy(update={"difference": e.difference.model_copy(update={"loss_interval": interval})})
         if e.name == "tfidf" else e

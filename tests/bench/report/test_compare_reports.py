@@ -53,7 +53,7 @@ def with_openings(report, speedups, **changes):
 
 @pytest.fixture(scope="module")
 def report():
-    return with_openings(Report.read(RESULTS / "demo.json"), FIRST)
+    return with_openings(Report.read(RESULTS / "bbc-news.json"), FIRST)
 
 
 @pytest.mark.parametrize(
@@ -315,7 +315,7 @@ def test_a_system_that_does_not_tell_is_not_called_quiet(machine, tmp_path):
 
 
 def test_reports_of_schema_1_can_be_shown_but_not_compared(report, tmp_path):
-    old = json.loads((RESULTS / "demo.json").read_text())
+    old = json.loads((RESULTS / "bbc-news.json").read_text())
     old |= {"schema_version": 1}
     old.pop("openings", None)
     old["engines"][0] |= {"paired_speedup": 4.0, "paired_interval": [3.9, 4.1]}

@@ -41,7 +41,7 @@ def with_labels(labels: list[str], **changes) -> Report:
     truth = np.arange(200) % len(labels)
     logits = generator.normal(size=(200, len(labels))).astype(np.float32)
     found = quality(truth, logits, task, generator.integers(3, 60, 200))
-    report = Report.read(RESULTS / "demo.json")
+    report = Report.read(RESULTS / "bbc-news.json")
     engines = [
         e.model_copy(update={"quality": found, "operators_ms": dict.fromkeys(labels, 0.5)}) for e in report.engines
     ]

@@ -16,9 +16,9 @@ from verbs import run
 from compress.inputs.source import open_source, source_kind
 from compress.make_bundle import BundleConfig, BundleTexts, make_bundle
 from compress.pruning.hidden_width import narrowed
+from export.baseline.stock_export import FP32, stock_export
 from export.fused_operators import check_fused, check_half
 from export.graph_precision import Precision
-from export.stock_export import FP32, stock_export
 from export.writer import to_onnx, write_fp16
 from models.checkpoint import load_checkpoint, read_architecture
 from models.classifier import TensorBatch

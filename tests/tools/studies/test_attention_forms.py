@@ -12,7 +12,7 @@ from models.classifier import TensorBatch
 from models.tokenizer import Tokenizer
 from service.inference.engine import run_session
 from service.inference.session import open_session
-from tools.attention_forms import FORMS
+from tools.studies.attention_forms import FORMS
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -4,7 +4,7 @@ import json
 
 from export import writer
 from export.deberta_layers import DebertaLayers
-from tools.deberta_study import main
+from tools.studies.deberta import main
 
 
 def test_every_form_answers_as_transformers(capsys):

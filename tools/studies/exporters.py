@@ -1,6 +1,6 @@
 """Compare the two exporters of the baseline: optimum, and torch with ONNX Runtime's optimizer; answers and times.
 
-    python -m tools.exporters FOLDER DATA.jsonl
+    python -m tools.studies.exporters FOLDER DATA.jsonl
 
 FOLDER is a classifier. Both graphs answer the same texts, one at a time and in turn, in sessions with default
 options and one thread. The last line is JSON: the largest difference of a logit, and the median ratio of the times.
@@ -19,8 +19,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bench.engines.onnx import plain_options
-from export.optimum_export import export_with_optimum
-from export.torch_export import export_with_torch
+from export.baseline.optimum_export import export_with_optimum
+from export.baseline.torch_export import export_with_torch
 from models.data.texts import read_texts
 from models.processor import cpu_name, has_vnni
 from models.tokenizer import Tokenizer
@@ -44,8 +44,8 @@ def main() -> None:
         optimum, by_torch = Path(scratch) / "optimum", Path(scratch) / "torch"
         by_torch.mkdir()
         export_with_optimum(arguments.folder, optimum, recipe)
-        files = [by_torch / "model.onnx", by_torch / "model_quantized.onnx"]
-        export_with_torch(arguments.folder, *files, signed=has_vnni())
+        fp32, int8 = by_torch / "model.onnx", by_torch / "model_quantized.onnx"
+        export_with_torch(arguments.folder, fp32, int8, signed=has_vnni())
         for name in ("model.onnx", "model_quantized.onnx"):
             sessions = [ort.InferenceSession(str(f / name), plain_options(1)) for f in (optimum, by_torch)]
             first, second = ([run_session(session, batch) for batch in batches] for session in sessions)

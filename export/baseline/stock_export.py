@@ -1,14 +1,14 @@
 """stock_export(): the full model as ONNX in fp32 and dynamic int8, without our own graphs: the baseline of reports.
 
-optimum exports it, with its default settings; where optimum cannot, `export.torch_export` does, and says so.
+optimum exports it, with its default settings; where optimum cannot, `export.baseline.torch_export` does, and says so.
 """
 
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from export.optimum_export import export_with_optimum, optimum_problem, quiet
-from export.torch_export import export_with_torch
+from export.baseline.optimum_export import export_with_optimum, optimum_problem, quiet
+from export.baseline.torch_export import export_with_torch
 from models import tokenizer as tokenizer_file
 from models.architecture import Architecture
 from models.checkpoint import read_architecture

@@ -1,6 +1,6 @@
 """Export a classifier for the baseline engines of a benchmark report: OpenVINO int8 and CTranslate2 int8.
 
-ONNX Runtime with optimum's export, the main baseline, is in `export.stock_export`.
+ONNX Runtime with optimum's export, the main baseline, is in `export.baseline.stock_export`.
 """
 
 import shutil
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from export import stock_export
+from export.baseline import stock_export
 from models import tokenizer as tokenizer_file
 from models.checkpoint import read_architecture
 from models.data.sampling import choose_texts
@@ -51,7 +51,7 @@ def openvino_int8(source: ModelFolder, exported: ModelFolder, texts: Calibration
 
     Args:
         source: the classifier folder.
-        exported: the folder of `export.stock_export.stock_export`.
+        exported: the folder of `export.baseline.stock_export.stock_export`.
         texts: calibration texts.
         store: the store in which the result is cached.
 

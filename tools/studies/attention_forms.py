@@ -1,4 +1,4 @@
-"""`python -m tools.attention_forms`: the time of MPNet's attention in several forms of ONNX nodes.
+"""`python -m tools.studies.attention_forms`: the time of MPNet's attention in several forms of ONNX nodes.
 
 Models of MPNet-base's width with random weights, whole or with half of their heads, are written in each form and
 timed in turn. All forms give the same answers.

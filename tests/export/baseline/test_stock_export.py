@@ -8,7 +8,7 @@ from tiny import TINY_FAMILIES, make_tiny_family
 from transformers import AutoModelForSequenceClassification
 
 from bench.measure.engine_spec import describe
-from export import optimum_export, stock_export
+from export.baseline import optimum_export, stock_export
 from models.checkpoint import read_architecture
 from models.store.folder import Manifest, ModelFolder
 

@@ -1,4 +1,4 @@
-"""`python -m tools.deberta_study`: time forms of DeBERTa's graph, and optimum's export, on a random model.
+"""`python -m tools.studies.deberta`: time forms of DeBERTa's graph, and optimum's export, on a random model.
 
 The model has the shape of DeBERTa-v3-base, but few tokens in its vocabulary: a lookup takes no time. All graphs
 answer one text on one thread, in turn, and their largest difference from transformers is printed with their times.
@@ -126,7 +126,7 @@ def make_graphs(folder: Path, layers: int, width: int) -> tuple[Any, dict[str, P
     from transformers import DebertaV2Config, DebertaV2ForSequenceClassification
 
     from compress.quantization.calibration import calibrate
-    from export.optimum_export import quiet
+    from export.baseline.optimum_export import quiet
     from models.checkpoint import load_checkpoint
 
     torch.manual_seed(0)

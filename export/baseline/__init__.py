@@ -1,0 +1,1 @@
+"""The full model in other engines: the baselines of a report."""
