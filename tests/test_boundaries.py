@@ -76,7 +76,7 @@ def modules(path: Path) -> set[str]:
 @pytest.mark.parametrize("room", ROOMS)
 def test_rooms_of_compress_import_leftward_only(room):
     """A stage never imports a later stage, nor the pipeline; all may read the configuration and the context."""
-    allowed = {*ROOMS[: ROOMS.index(room) + 1], "config", "context", "divergence"}
+    allowed = {*ROOMS[: ROOMS.index(room) + 1], "config", "context"}
     files = list((ROOT / "compress" / room).glob("*.py"))
     assert files
     wrong = {}
@@ -88,7 +88,7 @@ def test_rooms_of_compress_import_leftward_only(room):
 
 
 def test_what_all_rooms_of_compress_read_imports_no_stage_after_the_inputs():
-    for name in ("config", "context", "divergence"):
+    for name in ("config", "context"):
         named = {m.split(".")[1] for m in modules(ROOT / "compress" / f"{name}.py") if m.startswith("compress.")}
         assert named <= {"config", "inputs"}, name
 

@@ -20,7 +20,6 @@ from bench.measure.accuracy.difference import compare, mean_interval
 from bench.measure.accuracy.task_metric import metric_value
 from compress.config import AnalysisConfig, CompressConfig, DistillConfig, Order
 from compress.context import CompressionContext
-from compress.divergence import divergence
 from compress.healing.heal import heal
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import check_inputs, open_source, source_kind
@@ -44,6 +43,7 @@ from models.store.folder import ModelFolder
 from models.store.stage import Stage, run_stage
 from models.sublayer import SublayerId
 from models.task import FILE, Task
+from models.train.divergence import divergence
 from prunella.cli.options import STORE, Store
 from prunella.cli.output import show
 from tools.tables.compression import students_table

@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from compress.config import DistillConfig
-from compress.divergence import divergence
 from compress.healing.teacher_cache import Teacher
 from models.classifier import Classifier, TensorBatch
 from models.finetuning.predict import predict
 from models.finetuning.text_objective import TextObjective
 from models.task import Kind
 from models.tokenizer import Encoded, Tokenizer
+from models.train.divergence import divergence
 from models.train.history import History
 from models.train.loop import Run, TrainingConfig, fit
 

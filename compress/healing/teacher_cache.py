@@ -22,11 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from compress.healing.answer_files import AnswerFile, check_space
 from models.classifier import Classifier, TensorBatch
 from models.distributed import join
 from models.errors import CheckError
 from models.messages import progress, say
+from models.store.answer_files import AnswerFile, check_space
 from models.store.atomic import write_text
 from models.store.stage import scratch_folder
 from models.tokenizer import Encoded, Tokenizer

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from compress.divergence import divergence
 from compress.pruning.obs import SublayerWidths
 from compress.pruning.surgery import cut
 from models.classifier import Classifier, TensorBatch
 from models.messages import progress
 from models.sublayer import SublayerId
 from models.task import Kind
+from models.train.divergence import divergence
 
 Costs = dict[str, dict[int, float]]  # sublayer → width → mean divergence over the texts
 

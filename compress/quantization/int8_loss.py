@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress.divergence import divergence
 from compress.quantization.calibration import calibrate
 from compress.quantization.fp32_fallback import sublayers
 from compress.quantization.quantize import int8_variant
@@ -23,6 +22,7 @@ from models.classifier import Classifier, TensorBatch
 from models.messages import progress
 from models.task import Kind, Task
 from models.tokenizer import TokenBatch
+from models.train.divergence import divergence
 from service.inference.engine import run_session
 from service.inference.session import open_session
 

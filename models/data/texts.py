@@ -43,6 +43,7 @@ class Columns(Record):
     text_pair: str = Field("text_pair", description="column of the second text of a pair")
     label: str = Field("label", description="column of the label")
     labels: dict[str, str] | None = Field(None, description="label of the file → label of the model; None: the same")
+    ignores_label: bool = Field(False, description="whether the column of the label is not read")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -52,7 +53,7 @@ class Columns(Record):
 
     def unlabelled(self) -> "Columns":
         """Return the same columns for a file whose labels, if it has any, do not count."""
-        return Columns(text=self.text, text_pair=self.text_pair)
+        return Columns(text=self.text, text_pair=self.text_pair, ignores_label=True)
 
     def find(self, source: str, names: Sequence[str]) -> list[str]:
         """Return those of the three columns that are in `names`, in this order: text, second text, label.
@@ -62,6 +63,8 @@ class Columns(Record):
         """
         present = []
         for field, column in (("text", self.text), ("text_pair", self.text_pair), ("label", self.label)):
+            if field == "label" and self.ignores_label:
+                continue
             if column in names:
                 present.append(column)
             elif field == "text" or column != Columns.model_fields[field].default:
@@ -258,7 +261,7 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
     rows: list[Row] = []
     labels: list[Label] = []
     bar = progress(itertools.chain([first], records), desc=f"read {source}", unit="row", delay=2)
-    keys = sorted((columns.text, columns.text_pair, columns.label))
+    keys = sorted({columns.text, columns.text_pair, *(() if columns.ignores_label else (columns.label,))})
     for where, record in bar:
         if differing := [name for name in keys if (name in record) != (name in present)]:
             verb = "lacks" if differing[0] in present else "adds"

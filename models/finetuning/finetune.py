@@ -21,13 +21,14 @@ from models.distributed import join, processes, rank
 from models.finetuning.losses import loss_for
 from models.finetuning.metrics import LOWER_IS_BETTER, Score, choose_thresholds, metric_values, score, standard_error
 from models.finetuning.predict import predict
-from models.finetuning.settings import FinetuneConfig, Splits, check_encoder, complete
+from models.finetuning.settings import FinetuneConfig, Splits, TeachingConfig, check_encoder, complete
 from models.finetuning.text_objective import TextObjective
 from models.messages import say
 from models.store.atomic import write_text
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage, scratch_folder
 from models.task import Kind, Task
+from models.teachers.guidance import Guidance, OpenTeachers
 from models.tokenizer import Encoded, Tokenizer
 from models.train.history import History, keep_logs
 from models.train.loop import Run, fit
@@ -36,7 +37,7 @@ from models.train.starting_point import copy_tokenizer, load_source_id, resolve_
 
 __all__ = ["FinetuneConfig", "Splits", "finetune"]
 VERSION = 3
-LATER = {"while_it_helps", "minutes", "pooling"}  # settings that older folders in a store do not have
+LATER = {"while_it_helps", "minutes", "pooling", "teaching"}  # settings that older folders in a store do not have
 
 
 def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> StageResult:
@@ -46,6 +47,8 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     a multi-label task) are not those whose score is reported, see `Splits`.
 
     A run that was killed resumes from its last snapshot. A different test set does not cause a new training.
+
+    With `splits.teachers` the model learns their answers besides the labels; of `splits.texts`, their answers only.
 
     Raises:
         InputError: the data, the encoder or the settings do not fit together.
@@ -61,9 +64,17 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     }  # fmt: skip
     if _selects(train.kind, config):
         settings |= {"choosing": "half"}
+    guidance = None
+    if splits.teachers is not None:
+        teachers, teaching = OpenTeachers.open(splits.teachers, task), config.teaching or TeachingConfig()
+        settings |= {
+            "teaching": teaching.model_dump(mode="json"), "teachers": teachers.identity(),
+            "texts": splits.texts.sha256 if splits.texts else None,
+        }  # fmt: skip
+        guidance = teachers.teach(splits, teaching, store)
     result = run_stage(
         Stage("finetune", VERSION, settings), [], store,
-        lambda target: _train(target, folder, splits, task, config), together=True,
+        lambda target: _train(target, folder, splits, task, config, guidance), together=True,
     )  # fmt: skip
     if splits.test is not None and rank() == 0:
         _add_test_scores(result.folder, splits.test)
@@ -91,7 +102,9 @@ def _selects(kind: Kind, config: FinetuneConfig) -> bool:
     return kind == "multi" or config.training.metric is not None or config.one_of_several
 
 
-def _train(target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig) -> None:
+def _train(  # noqa: PLR0913
+    target: Path, folder: Path, splits: Splits, task: Task, config: FinetuneConfig, guidance: Guidance | None
+) -> None:
     """Train the model of `folder` and fill `target` with the result."""
     tokenizer = Tokenizer.open(folder, config.max_tokens)
     keeps_output = _has_same_outputs(folder, task)
@@ -104,7 +117,7 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
     if selects := _selects(task.kind, config):
         roles = RowRoles.of(splits.validation)
         roles.announce("step, thresholds or seed")
-    encoded, held_out = tokenizer.encode(splits.train.rows), tokenizer.encode(roles.choosing.rows)
+    encoded, held_out = tokenizer.encode(splits.training_rows), tokenizer.encode(roles.choosing.rows)
     train_targets, truth = splits.train.targets(task), roles.choosing.targets(task)
     if task.kind == "regression" and not keeps_output:
         # targets far from 0 would otherwise first be learned by the whole encoder
@@ -119,8 +132,10 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
         error_of=_error_of(config, len(held_out)),
         describe="fine-tune",
     )
-    objective = TextObjective(encoded, tokenizer, loss_for(task, train_targets, config.loss))
-    history = fit(model, objective, config.training, run)
+    loss_of = loss_for(task, train_targets, config.loss)
+    if guidance is not None:
+        loss_of = guidance.loss_for(task, splits, config.loss)
+    history = fit(model, TextObjective(encoded, tokenizer, loss_of), config.training, run)
     logits = _predict(model, held_out, tokenizer)
     if task.kind == "multi":
         task = task.model_copy(update={"thresholds": choose_thresholds(truth, task.scores(logits))})
@@ -133,6 +148,8 @@ def _train(target: Path, folder: Path, splits: Splits, task: Task, config: Finet
         truth = roles.reported.targets(task)
         logits = _predict(model, tokenizer.encode(roles.reported.rows), tokenizer)
     report = _report(task, truth, logits, history)
+    if guidance is not None:
+        report["teachers"] = guidance.report(task, roles.judged.rows, truth)
     report["train_rows_at_max_tokens"] = _share_at_max_tokens(encoded, config.max_tokens)
     if selects:
         report |= roles.summary()

@@ -1,5 +1,6 @@
-"""loss_for(): the fine-tuning loss of each kind of task, as a sum over rows, computed in fp32."""
+"""label_loss() and loss_for(): the fine-tuning loss of each kind of task, as a sum over rows, computed in fp32."""
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -13,6 +14,8 @@ from models.errors import InputError
 from models.finetuning.text_objective import LossFunction
 from models.schema import Settings
 from models.task import Kind, Task
+
+LabelLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class LossConfig(Settings):
@@ -32,8 +35,8 @@ def check_loss(kind: Kind, config: LossConfig) -> None:
         raise InputError("a regression has neither class weights nor label smoothing: leave both out")
 
 
-def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossFunction:
-    """Return the function that computes the loss of a batch of rows.
+def label_loss(task: Task, targets: np.ndarray, config: LossConfig) -> LabelLoss:
+    """Return the function from logits (batch, labels) and row numbers (batch,) to the loss, summed over the rows.
 
     Args:
         task: its kind selects cross entropy (single), binary cross entropy, mean over labels (multi), or squared
@@ -46,8 +49,7 @@ def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossFunctio
     weights = _class_weights(task, targets) if config.class_weights == "balanced" else None
     smoothing = config.label_smoothing
 
-    def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
-        logits = model(batch)[0].float()
+    def loss_of(logits: Tensor, rows: Tensor) -> Tensor:
         target = all_targets.to(logits.device)[rows]
         weight = weights.to(logits.device) if weights is not None else None
         if task.kind == "single":
@@ -57,6 +59,16 @@ def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossFunctio
             terms = functional.binary_cross_entropy_with_logits(logits, target, pos_weight=weight, reduction="none")
             return terms.mean(1).sum()
         return functional.mse_loss(logits[:, 0], target, reduction="sum")
+
+    return loss_of
+
+
+def loss_for(task: Task, targets: np.ndarray, config: LossConfig) -> LossFunction:
+    """Return the function that computes the loss of a batch of rows; the arguments are those of `label_loss`."""
+    on_labels = label_loss(task, targets, config)
+
+    def loss_of(model: nn.Module, batch: TensorBatch, rows: Tensor) -> Tensor:
+        return on_labels(model(batch)[0].float(), rows)
 
     return loss_of
 

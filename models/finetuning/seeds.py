@@ -6,17 +6,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from models.distributed import rank
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.finetuning.metrics import METRICS
 from models.finetuning.settings import complete
+from models.store.atomic import write_text
 from models.store.folder import REPORT
 from models.store.stage import StageResult
+from models.teachers.teacher import SERIES
 
 
 def finetune_seeds(
     encoder: str, splits: Splits, config: FinetuneConfig, store: Path, seeds: int
 ) -> tuple[StageResult, dict[str, Any]]:
     """Train `seeds` models with consecutive seeds, starting at that of `config`; existing folders are reused.
+
+    The report of the best one names all folders, so that it can teach as their mean (`--teacher`).
 
     Returns:
         The model that is best by the task's default metric on the validation rows used for selection; and a dict with
@@ -41,6 +46,9 @@ def finetune_seeds(
         for name in names
     }
     folders = [str(r.folder.path) for r in results]
+    if rank() == 0:
+        reports[best]["details"][SERIES] = {str(r.folder.path.resolve()): r.folder.id for r in results}
+        write_text(results[best].folder.path / REPORT, json.dumps(reports[best], indent=2) + "\n")
     return results[best], {"seeds": list(numbers), "folders": folders, "chosen_seed": numbers[best], "spread": spread}
 
 

@@ -1,7 +1,8 @@
-"""FinetuneConfig and Splits: settings and data of a fine-tuning; complete(): checks them and chooses the others."""
+"""Settings, data and teachers of a fine-tuning; complete(): checks them and chooses what is not given."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import Field
@@ -10,7 +11,7 @@ from models.architecture import Architecture, Pooling
 from models.checkpoint import read_architecture
 from models.compatibility import check_tokenizer
 from models.data.roles import FEWEST_ROWS
-from models.data.texts import Texts, check_labels
+from models.data.texts import Columns, Texts, check_labels
 from models.distributed import world_size
 from models.errors import InputError
 from models.finetuning.losses import LossConfig, check_loss
@@ -19,12 +20,19 @@ from models.finetuning.recipe import Facts, Recipe, choose_recipe, explain_recip
 from models.messages import say
 from models.schema import Settings
 from models.task import Kind
-from models.tokenizer import Tokenizer
+from models.tokenizer import Row, Tokenizer
 from models.train.loop import TrainingConfig
 from models.train.starting_point import PADDED_ROWS, resolve_encoder
 
 FACT_ROWS = 1_000  # rows whose tokens are counted for the recipe
 CHOSEN = {"epochs", "learning_rate", "layer_decay", "freeze_embeddings"}  # settings that a recipe chooses
+
+
+class TeachingConfig(Settings):
+    """How much teachers count."""
+
+    weight: float = Field(0.5, gt=0, le=1, description="weight of the teachers' answers; the labels have the rest")
+    temperature: float = Field(2.0, gt=0, description="divides the logits of the teachers and of the student")
 
 
 class FinetuneConfig(Settings):
@@ -38,7 +46,20 @@ class FinetuneConfig(Settings):
     while_it_helps: bool = Field(False, description="`epochs` is a maximum: the held-out metric ends the training")
     minutes: float | None = Field(None, gt=0, description="limit on the training time")
     loss: LossConfig = LossConfig()
+    teaching: TeachingConfig | None = Field(None, description="None: no teachers")
     training: TrainingConfig = TrainingConfig()
+
+
+@dataclass(frozen=True, slots=True)
+class Teachers:
+    """Teachers as they are named by a user: folders of classifiers, and one file of scores."""
+
+    folders: tuple[Path, ...] = ()
+    scores: Path | None = None
+    scores_are_logits: bool = False
+    columns: Columns = field(default_factory=Columns)  # of the file of scores
+    numbered: Sequence[Row] = ()  # rows that its column `row` counts
+    weak: bool = False  # continue with a teacher that is no better than a constant answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +74,30 @@ class Splits:
     validation: Texts
     test: Texts | None = None
     is_held_out: bool = False  # whether `validation` was split from the training rows
+    texts: Texts | None = None  # rows without labels, which only teachers answer
+    teachers: Teachers | None = None  # their answers to the rows are learned; `FinetuneConfig.teaching` weighs them
+
+    def with_texts(self, texts: Texts) -> "Splits":
+        """Add rows without labels; those that are among the labelled rows, or come again, are left out.
+
+        Raises:
+            InputError: no row is left, or one side has pairs and the other single texts.
+        """
+        self.train.joined(texts)  # raises for rows of another form
+        labelled = {row for part in (self.train, self.validation, self.test) if part is not None for row in part.rows}
+        rows = [row for row in dict.fromkeys(texts.rows) if row not in labelled]
+        if not rows:
+            raise InputError(
+                f"all {len(texts)} rows of {texts.source} are labelled rows as well: wanted further texts"
+            )
+        if len(rows) < len(texts):
+            say(f"{len(texts) - len(rows)} of {len(texts)} rows of {texts.source} are labelled rows or come twice")
+        return replace(self, texts=Texts(rows, None, texts.source, texts.kind))
+
+    @property
+    def training_rows(self) -> list[Row]:
+        """The rows with labels, then those without."""
+        return [*self.train.rows, *(self.texts.rows if self.texts is not None else ())]
 
 
 def complete(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) -> FinetuneConfig:
@@ -87,7 +132,7 @@ def _facts(folder: Path, splits: Splits, max_tokens: int) -> Facts:
     check_encoder(folder, tokenizer, shape, train.pair)
     encoded = tokenizer.encode(train.rows[:: math.ceil(len(train) / FACT_ROWS)])
     return Facts(
-        rows=len(train),
+        rows=len(splits.training_rows),
         labels=len(train.label_names()),
         tokens=sum(len(row.ids) for row in encoded) / len(encoded),
         held_out=0 if len(validation) < FEWEST_ROWS else len(validation) // 2,

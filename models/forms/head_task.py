@@ -60,7 +60,21 @@ def read_head_task(folder: Path) -> HeadTask | None:
     head = read_shape(folder, f"{FAMILIES[shape.family].names.head['out']}.weight")
     if head is None:
         return None
-    outputs, source = head[0], str(folder / CONFIG)
+    return head_task(config, head[0], str(folder / CONFIG))
+
+
+def head_task(config: dict[str, Any], outputs: int, source: str) -> HeadTask:
+    """Return what the outputs of a classification head mean, by a config.json.
+
+    Args:
+        config: its content.
+        outputs: number of outputs.
+        source: path of the config, for messages.
+
+    Raises:
+        FolderError: its labels or its problem type do not fit the head.
+        InputError: the function of the score is not supported.
+    """
     kind = _kind(config, outputs, source)
     return HeadTask(kind, _labels(config, outputs, source), _activation(config, kind, source))
 

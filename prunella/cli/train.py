@@ -49,6 +49,31 @@ def finetune(
             "sentence-transformers does, else the model's"
         ),
     ] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="classifier folder of Prunella or transformers whose answers are learned besides the labels; may be "
+            "given several times"
+        ),
+    ] = None,
+    teacher_scores: Annotated[
+        Path | None,
+        typer.Option(help="scores of a teacher: a file with columns text (or row) and one column for each label"),
+    ] = None,
+    teacher_logits: Annotated[
+        bool, typer.Option("--teacher-logits", help="--teacher-scores holds logits; default: probabilities")
+    ] = False,
+    teacher_weight: Annotated[
+        float | None, typer.Option(help="weight of the teachers' answers, the labels have the rest; default: 0.5")
+    ] = None,
+    teacher_temperature: Annotated[
+        float | None, typer.Option(help="temperature of the teachers' and the student's softmax; default: 2")
+    ] = None,
+    weak_teacher: Annotated[
+        bool,
+        typer.Option("--weak-teacher", help="continue with a teacher that is not better than one constant answer"),
+    ] = False,
+    texts: Annotated[str | None, typer.Option(help="further texts without labels, which teachers answer")] = None,
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
@@ -107,8 +132,17 @@ def finetune(
 
     columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     rows = read_texts(train, columns, task)
+    more = read_texts(texts, columns.unlabelled(), task) if texts else None
+    numbered = [*rows.rows, *(more.rows if more else ())]
+    teachers, teaching = _teachers(
+        teacher, teacher_scores, columns, numbered, logits=teacher_logits, weight=teacher_weight,
+        temperature=teacher_temperature, weak=weak_teacher, texts=texts,
+    )  # fmt: skip
     rows, held_out = (rows, read_texts(validation, columns, task)) if validation else rows.split(0.1, seed)
-    splits = Splits(rows, held_out, read_texts(test, columns, task) if test else None, not validation)
+    splits = Splits(
+        rows, held_out, read_texts(test, columns, task) if test else None, not validation, teachers=teachers
+    )
+    splits = splits.with_texts(more) if more else splits
     training = {
         "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,
         "layer_decay": layer_decay, "warmup": warmup, "weight_decay": weight_decay, "metric": metric,
@@ -118,6 +152,7 @@ def finetune(
     }  # fmt: skip
     config = FinetuneConfig.model_validate({
         "max_tokens": max_tokens, "dropout": dropout, "pooling": pooling, "minutes": minutes, "automatic": True,
+        "teaching": teaching,
         "loss": {"class_weights": class_weights, "label_smoothing": label_smoothing},
         "training": {name: value for name, value in training.items() if value is not None},
     })  # fmt: skip
@@ -125,6 +160,29 @@ def finetune(
         best, spread = finetune_seeds(encoder, splits, config, store, seeds)
         return deliver(best, out, spread)
     return deliver(finetune_stage(encoder, splits, config, store), out)
+
+
+def _teachers(
+    folders: list[str] | None, scores: Path | None, columns: Any, numbered: list[Any], **options: Any
+) -> tuple[Any, dict[str, float] | None]:
+    """Return the teachers, and the settings of `TeachingConfig` that are given; None and None without teachers."""
+    from models.errors import InputError
+    from models.finetuning.settings import Teachers
+
+    if not folders and scores is None:
+        needless = [name for name, value in options.items() if value not in (None, False)]
+        if needless:
+            flags = {"weak": "--weak-teacher", "texts": "--texts"}
+            flag = flags.get(needless[0], f"--teacher-{needless[0]}")
+            raise InputError(f"{flag} needs a teacher: give --teacher FOLDER or --teacher-scores FILE")
+        return None, None
+    if options["logits"] and scores is None:
+        raise InputError("--teacher-logits says what --teacher-scores FILE holds: give that too")
+    settings = {name: options[name] for name in ("weight", "temperature") if options[name] is not None}
+    named = [folders] if isinstance(folders, str | Path) else folders or []  # Python callers may give one
+    return Teachers(
+        tuple(Path(folder) for folder in named), scores, options["logits"], columns, numbered, options["weak"]
+    ), settings
 
 
 def pretrain(

@@ -9,11 +9,11 @@ import pytest
 from storing import ROOT
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.healing import answer_files
-from compress.healing.answer_files import AnswerFile
 from compress.healing.teacher_cache import LOGITS, STATES, Teacher, teach
 from models.checkpoint import load_checkpoint
 from models.errors import CheckError
+from models.store import answer_files
+from models.store.answer_files import AnswerFile
 from models.store.stage import Stage, run_stage
 from models.store.units import size
 from models.tokenizer import Tokenizer

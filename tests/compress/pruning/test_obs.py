@@ -5,7 +5,6 @@ import pytest
 import torch
 from cutting import plain_rung, tiny_batches
 
-from compress.divergence import divergence
 from compress.inputs.length_matching import choose_texts, draw_texts
 from compress.pruning.fisher import fisher, fisher_order, open_gates
 from compress.pruning.gram import collect_grams, output_matrix
@@ -15,6 +14,7 @@ from compress.pruning.refit import refit
 from compress.pruning.surgery import choose_pruned_sublayers, cut
 from models.errors import NoEffectError
 from models.sublayer import SublayerId
+from models.train.divergence import divergence
 
 KEEP = {"0.attention": [0, 2], "0.ffn": [], "1.attention": [], "1.ffn": list(range(0, 96, 3))}
 

@@ -8,7 +8,6 @@ import torch
 from compressing import SMALL, compress_tiny, tiny_config
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.divergence import divergence
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import check_inputs, open_source
 from compress.pipeline import compress_to, prepare, prune_settings
@@ -24,6 +23,7 @@ from models.classifier import TensorBatch
 from models.data.texts import Texts
 from models.errors import TargetError
 from models.tokenizer import Tokenizer
+from models.train.divergence import divergence
 from models.train.loop import TrainingConfig
 from service.inference.engine import run_session
 from service.inference.session import open_session

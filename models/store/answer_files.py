@@ -42,12 +42,13 @@ class AnswerFile:
         os.close(self._descriptor)
 
 
-def check_space(files: list[AnswerFile], folder: Path) -> None:
+def check_space(files: list[AnswerFile], folder: Path, answers: str = "the full model's answers") -> None:
     """Print the total size of the files, and check before the work that the disk has room for them.
 
     Args:
         files: bytes that an earlier run wrote into them are not needed again.
         folder: the folder of the files.
+        answers: what the files contain, for messages.
 
     Raises:
         CheckError: the disk has less room.
@@ -55,9 +56,9 @@ def check_space(files: list[AnswerFile], folder: Path) -> None:
     total = sum(file.size for file in files)
     allocated = sum(min(file.size, file.path.stat().st_blocks * 512) for file in files)
     free = shutil.disk_usage(folder).free
-    say(f"the full model's answers take {size(total)} in {folder.parent}, where {size(free)} are free")
+    say(f"{answers} take {size(total)} in {folder.parent}, where {size(free)} are free")
     if total - allocated > free:
         raise CheckError(
-            f"the full model's answers take {size(total)}, and {folder.parent} has {size(free)} left: make room "
+            f"{answers} take {size(total)}, and {folder.parent} has {size(free)} left: make room "
             "(`prunella store list`), take a --store on another disk, or give fewer texts or a smaller --augment"
         )

@@ -1,0 +1,136 @@
+"""read_scores(): read a file with the scores that some teacher, such as an LLM or an API, gave to rows.
+
+A row of the file has the text (and the second text of a pair), or `row`, the number of a training row from 0 on, and
+one column for each label.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.data.csv_jsonl import READERS, read_records
+from models.data.parquet_hub import read_parquet
+from models.data.texts import PARQUET, Columns
+from models.errors import InputError
+from models.messages import progress
+from models.task import Task
+from models.teachers.matching import match_labels
+from models.teachers.teacher import Logits
+from models.tokenizer import Row
+
+NUMBER = "row"  # column of the number of a training row
+SUM_TOLERANCE = 1e-3  # of the probabilities of a row
+SMALLEST = 1e-7  # smaller probabilities count as this one: their logarithm is limited
+SAME = 1e-6  # scores of one text that differ by more contradict each other
+
+
+def read_scores(
+    path: Path, task: Task, columns: Columns, are_logits: bool, numbered: Sequence[Row]
+) -> tuple[dict[Row, int], Logits]:
+    """Return the number of each row, and logits (rows, labels) in the order of the task's labels.
+
+    Probabilities become logits: their logarithm (single), or the logarithm of p / (1 - p) (multi).
+
+    Args:
+        path: a CSV, TSV, JSONL or Parquet file.
+        task: task of the student; its labels are the columns.
+        columns: names of the columns of the texts and, if the file has one, of the label, which is ignored.
+        are_logits: the numbers are logits; for a regression it makes no difference.
+        numbered: the rows that a column `row` counts, from 0 on.
+
+    Raises:
+        InputError: the file cannot be read, its columns are not the labels, a cell is not a number, the numbers are
+            not probabilities, or two rows give one text different scores; the message names the file and the line.
+    """
+    suffix = path.suffix.lower()
+    if suffix == PARQUET:
+        records = read_parquet(path, list)
+    elif suffix in READERS:
+        records = read_records(path)
+    else:
+        raise InputError(f"{path} ends in {suffix or 'nothing'!r}: wanted {', '.join([*READERS, PARQUET])}")
+    first = next(records, None)
+    if first is None:
+        raise InputError(f"{path} has no rows: wanted the scores of one text or more")
+    keys, names = _columns(path, list(first[1]), task, columns)
+    order = match_labels(str(path), names, task)
+    index: dict[Row, int] = {}
+    scores: list[np.ndarray] = []
+    for where, record in progress(itertools.chain([first], records), desc=f"read {path}", unit="row", delay=2):
+        if missing := [name for name in (*keys, *names) if name not in record]:
+            raise InputError(f"{where}: the row lacks {missing[0]!r}")
+        row = _row(where, record, keys, numbered)
+        values = np.array([_number(where, name, record[name]) for name in names])[order]
+        if not are_logits:
+            _check_probabilities(where, values, task)
+        if row not in index:
+            index[row] = len(scores)
+            scores.append(values)
+        elif np.abs(scores[index[row]] - values).max() > SAME:
+            raise InputError(
+                f"{where}: {row[0][:60]!r} has other scores in an earlier row: wanted one answer per text"
+            )
+    return index, _to_logits(np.stack(scores), task, are_logits)
+
+
+def _columns(path: Path, present: list[str], task: Task, columns: Columns) -> tuple[list[str], list[str]]:
+    """Return the columns that identify a row, and those of the labels."""
+    texts = [columns.text, columns.text_pair] if task.pair else [columns.text]
+    keys = texts if set(texts) <= set(present) else [NUMBER] if NUMBER in present else []
+    if not keys:
+        wanted = " and ".join(map(repr, texts))
+        raise InputError(f"{path} has the columns {', '.join(present)}: wanted {wanted}, or {NUMBER!r}")
+    ignored = {columns.text, columns.text_pair, columns.label, NUMBER} - set(task.labels)
+    return keys, [name for name in present if name not in ignored]
+
+
+def _row(where: str, record: Mapping[str, Any], keys: Sequence[str], numbered: Sequence[Row]) -> Row:
+    if list(keys) != [NUMBER]:
+        for key in keys:
+            if not isinstance(record[key], str):
+                raise InputError(f"{where}: {key!r} holds {type(record[key]).__name__}, wanted a text")
+        return tuple(record[key] for key in keys)
+    try:
+        number = int(str(record[NUMBER]))
+    except ValueError:
+        number = -1
+    if not 0 <= number < len(numbered):
+        raise InputError(
+            f"{where}: {NUMBER!r} holds {str(record[NUMBER])[:40]!r}, wanted a whole number from 0 to "
+            f"{len(numbered) - 1} (the rows of --train, then those of --texts)"
+        )
+    return numbered[number]
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    try:
+        number = math.nan if value is None or isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{where}: {name!r} holds {str(value)[:40]!r}, wanted a finite number")
+    return number
+
+
+def _check_probabilities(where: str, values: np.ndarray, task: Task) -> None:
+    if task.kind == "regression":
+        return
+    advice = "wanted probabilities, or --teacher-logits"
+    if values.min() < 0 or values.max() > 1:
+        worst = values.min() if values.min() < 0 else values.max()
+        raise InputError(f"{where}: {worst:g} is not between 0 and 1: {advice}")
+    if task.kind == "single" and abs(values.sum() - 1) > SUM_TOLERANCE:
+        raise InputError(f"{where}: the scores sum to {values.sum():.4f}, not to 1: {advice}")
+
+
+def _to_logits(scores: np.ndarray, task: Task, are_logits: bool) -> Logits:
+    if task.kind == "single" and not are_logits:
+        scores = np.log(scores.clip(SMALLEST))
+    elif task.kind == "multi" and not are_logits:
+        limited = scores.clip(SMALLEST, 1 - SMALLEST)
+        scores = np.log(limited / (1 - limited))
+    return np.asarray(scores, dtype=np.float32)

@@ -1,0 +1,95 @@
+"""Teachers and scores that are refused in one sentence before any training."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+from teaching import KINDS, Given, write_table
+from tiny import make_tiny_checkpoint, make_tiny_family, write_tokenizer
+from transformers import AutoModelForSequenceClassification
+
+
+@pytest.mark.parametrize("kind", ["multi", "regression"])
+def test_scores_without_a_correlation_are_refused(given, student, tmp_path, kind):
+    rows = [row for name in ("train", "validation") for row in given.rows(name, kind).rows]
+    labels, scores = given.scores(kind, rows)
+    lines = [[row[0], *map(repr, map(float, line))] for row, line in zip(rows, 1 - scores, strict=True)]
+    path = write_table(tmp_path / "reversed.csv", ["text", *labels], lines)
+    code, line, err = student("--teacher-scores", path, kind=kind)
+    assert (code, line) == (2, None)
+    assert "have a correlation of -0." in err.splitlines()[-1]
+
+
+def bad_scores(given: Given, folder: Path, change) -> Path:
+    path = given.write_scores(folder / "bad.csv", names=("train", "validation"))
+    with path.open(newline="") as file:
+        header, *lines = csv.reader(file)
+    change(header, lines)
+    return write_table(path, header, lines)
+
+
+def set_cell(line: int, column: int, value: object):
+    return lambda head, lines: lines[line].__setitem__(column, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (set_cell(3, 1, 1.2), "bad.csv, line 5: 1.2 is not between 0 and 1"),
+        (set_cell(3, 1, -0.2), "bad.csv, line 5: -0.2 is not between 0 and 1"),
+        (lambda head, lines: lines[0].__setitem__(slice(1, 4), [0.5] * 3), "the scores sum to 1.5000, not to 1"),
+        (set_cell(0, 1, "many"), "line 2: 'mixed' holds 'many', wanted a finite number"),
+        (set_cell(0, 1, "nan"), "line 2: 'mixed' holds 'nan', wanted a finite number"),
+        (lambda head, lines: lines.pop(0), "has no scores for 1 of 32 rows"),
+        (lambda head, lines: lines.clear(), "has no rows: wanted the scores"),
+        (lambda head, lines: lines.append([lines[0][0], 1, 0, 0]), "has other scores in an earlier row"),
+        (lambda head, lines: head.__setitem__(1, "neutral"), "(neutral), and lacks mixed: labels are matched"),
+        (lambda head, lines: head.__setitem__(0, "sentence"), "wanted 'text', or 'row'"),
+        (lambda head, lines: [one.pop() for one in (head, *lines)], "has 2 labels (mixed, negative)"),
+        (lambda head, lines: [one.__setitem__(slice(1, 4), [0, 0, 1]) for one in lines], "agrees with"),
+        (lambda head, lines: head.__setitem__(0, "row"), "'row' holds"),
+    ],
+)  # fmt: skip
+def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
+    code, line, err = student("--teacher-scores", bad_scores(given, tmp_path, change))
+    assert (code, line) == (2, None)
+    assert message in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--teacher", "{multi}"], "is a multi model, and the training rows are read for a single task (--task)"),
+        (["--teacher", "{tmp}/two"], "has 2 labels (LABEL_0, LABEL_1), the training rows 3 (mixed, "),
+        (["--teacher", "{tmp}/three"], "agrees with"),
+        (["--teacher", "{tmp}/bundle"], "bundle has no weights for training (a bundle has none)"),
+        (["--teacher", "{tmp}/nowhere"], "{tmp}/nowhere is not a folder"),
+        (["--teacher", "{tmp}/bare"], "bare lacks weights"),
+        (["--teacher-scores", "{tmp}/nowhere.csv"], "cannot read {tmp}/nowhere.csv"),
+        (["--teacher-scores", "{tmp}/scores.txt"], "ends in '.txt': wanted .csv"),
+        (["--texts", "{texts}"], "--texts needs a teacher: give --teacher FOLDER or --teacher-scores FILE"),
+        (["--teacher-weight", "0.3"], "--teacher-weight needs a teacher"),
+        (["--weak-teacher"], "--weak-teacher needs a teacher"),
+        (["--teacher", "{single}", "--teacher-logits"], "--teacher-logits says what --teacher-scores FILE holds"),
+        (["--teacher", "{single}", "--teacher-weight", "0"], "teaching.weight"),
+        (["--teacher", "{single}", "--texts", "{train}"], "are labelled rows as well"),
+    ],
+)  # fmt: skip
+def test_bad_teachers_are_one_sentence(given, student, tmp_path, arguments, message):
+    make_tiny_checkpoint(tmp_path / "two")
+    make_tiny_family(tmp_path / "three", "bert")
+    make_tiny_checkpoint(tmp_path / "bare", labels=3)
+    bare = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bare", num_labels=3)
+    bare.bert.save_pretrained(tmp_path / "bare")
+    write_tokenizer(tmp_path / "bare")
+    shutil.copytree(
+        given.teachers["single"].path, tmp_path / "bundle", ignore=shutil.ignore_patterns("*.safetensors")
+    )
+    places = {kind: given.teachers[kind].path for kind in KINDS} | {
+        "tmp": tmp_path, "texts": given.path("texts"), "train": given.path("train"),
+    }  # fmt: skip
+    code, line, err = student(*(argument.format(**places) for argument in arguments))
+    assert (code, line) == (2, None)
+    assert message.format(**places) in err.splitlines()[-1]
+    assert "Traceback" not in err
