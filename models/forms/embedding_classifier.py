@@ -30,18 +30,21 @@ class EmbeddingClassifier:
     def shaped(self, shape: Architecture) -> Architecture:
         """Return the shape of the encoder with the pooling and the head of the folder.
 
-        Without a linear head it is an encoder for fine-tuning: a new head reads the pooled states.
+        Without a linear head it is an encoder for fine-tuning, whose new head is one of transformers, as are those of
+        all encoders: transformers opens the result, and the last layer computes the first token only.
 
         Raises:
             InputError: the modules compute something that is not supported.
         """
+        if head_file(self.folder) is None:
+            if shape.pooling != (theirs := self.modules.pooling):
+                _say(
+                    f"{self.folder}: sentence-transformers pools '{theirs}'; a new head reads '{shape.pooling}', as "
+                    f"transformers has it, and --pooling {theirs} makes it do the same"
+                )
+            return shape
         shape = shape.model_copy(update={"pooling": self.modules.pooling})
         dense, is_unit = self.modules.dense, self.modules.normalize or normalizes(self.folder)
-        if head_file(self.folder) is None:
-            left_out = [n for n, there in (("Dense", dense is not None), ("Normalize", is_unit)) if there]
-            more = f", without its {' and '.join(left_out)}" if left_out else ""
-            _say(f"{self.folder}: sentence-transformers pools '{shape.pooling}', and so does a new head{more}")
-            return shape
         if dense is None:
             return shape.model_copy(update={"head": "unit" if is_unit else "linear"})
         if is_unit:

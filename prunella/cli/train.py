@@ -45,8 +45,8 @@ def finetune(
     pooling: Annotated[
         Literal["cls", "mean"] | None,
         typer.Option(
-            help="input of the head: the first token or the mean of all; default: what the folder says, as one of "
-            "sentence-transformers does, else the model's"
+            help="input of the head: the first token or the mean of all; default: the first token, or what the "
+            "encoder's config.json says (ModernBERT)"
         ),
     ] = None,
     teacher: Annotated[

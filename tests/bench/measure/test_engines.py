@@ -202,9 +202,7 @@ def test_the_key_of_our_sessions_has_nothing_to_change_in_optimums_graph(tmp_pat
     make_tiny_checkpoint(tmp_path / "model")
     monkeypatch.setattr(stock_export, "has_vnni", lambda: vnni)
     folder = ModelFolder(tmp_path / "model", Manifest(id="a", lineage=(), files={}))
-    graph = onnx.load(
-        stock_export.stock_export(folder, tmp_path / "store").folder.path / stock_export.INT8
-    ).graph
+    graph = onnx.load(stock_export.stock_export(folder, tmp_path / "store").folder.path / stock_export.INT8).graph
     kinds = {tensor.data_type for tensor in graph.initializer}
     assert (onnx.TensorProto.INT8 in kinds) == signed
     assert onnx.TensorProto.UINT8 in kinds

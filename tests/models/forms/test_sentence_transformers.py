@@ -220,7 +220,7 @@ def test_what_is_not_computed_is_refused(tmp_path, damage, message):
     make_body(tmp_path)
     if message is None:  # its tokenizer lowercases already
         damage(tmp_path)
-        assert read_architecture(tmp_path).pooling == "mean"
+        assert read_architecture(tmp_path).pooling == "cls"
         return
     damage(tmp_path)
     with pytest.raises((FolderError, InputError), match=message):
@@ -315,10 +315,13 @@ def test_a_body_without_a_head_is_fine_tuned_on_the_mean(tmp_path, capsys):
     texts = tiny_texts(64)
     splits = Splits(texts, texts)
     config = FinetuneConfig.model_validate({"max_tokens": 32, "training": {"epochs": 1}})
+    first = finetune(str(tmp_path / "body"), splits, config, tmp_path / "store")
+    assert read_architecture(first.folder.path).pooling == "cls"  # transformers opens the result
+    assert "pools 'mean'; a new head reads 'cls'" in capsys.readouterr().err
+    config = config.model_copy(update={"pooling": "mean"})
     made = finetune(str(tmp_path / "body"), splits, config, tmp_path / "store").folder
     shape = read_architecture(made.path)
     assert (shape.pooling, shape.head) == ("mean", "dense")
-    assert "pools 'mean', and so does a new head, without its Normalize" in capsys.readouterr().err
     again = load_checkpoint(made.path)
     batch = TensorBatch(Tokenizer.open(made.path, 32).batch(ROWS[:3]))
     with torch.no_grad():
@@ -326,8 +329,6 @@ def test_a_body_without_a_head_is_fine_tuned_on_the_mean(tmp_path, capsys):
         mean = torch.stack([s[m.bool()].mean(0) for s, m in zip(states, batch.mask, strict=True)])
         expected = again.head.out(torch.tanh(again.head.dense(mean)))
     torch.testing.assert_close(again(batch)[0], expected)
-    first = finetune(str(tmp_path / "body"), splits, config.model_copy(update={"pooling": "cls"}), tmp_path / "store")
-    assert read_architecture(first.folder.path).pooling == "cls"
 
 
 def test_any_encoder_can_be_fine_tuned_on_the_mean(tmp_path):
