@@ -36,7 +36,7 @@ class EmbeddingClassifier:
         Raises:
             InputError: the modules compute something that is not supported.
         """
-        if head_file(self.folder) is None:
+        if head_file(self.folder) is None and not (self.folder / PICKLE).is_file():
             if shape.pooling != (theirs := self.modules.pooling):
                 _say(
                     f"{self.folder}: sentence-transformers pools '{theirs}'; a new head reads '{shape.pooling}', as "
