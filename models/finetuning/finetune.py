@@ -18,10 +18,10 @@ from models.classifier import Classifier
 from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.distributed import join, processes, rank
+from models.finetuning.finetune_config import FinetuneConfig, Splits, TeachingConfig, check_encoder, complete
 from models.finetuning.losses import loss_for
 from models.finetuning.metrics import LOWER_IS_BETTER, Score, choose_thresholds, metric_values, score, standard_error
 from models.finetuning.predict import predict
-from models.finetuning.settings import FinetuneConfig, Splits, TeachingConfig, check_encoder, complete
 from models.finetuning.text_objective import TextObjective
 from models.messages import say
 from models.store.atomic import write_text

@@ -8,8 +8,8 @@ from typing import Any
 
 from models.distributed import rank
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
+from models.finetuning.finetune_config import complete
 from models.finetuning.metrics import METRICS
-from models.finetuning.settings import complete
 from models.store.atomic import write_text
 from models.store.folder import REPORT
 from models.store.stage import StageResult

@@ -15,9 +15,9 @@ from models.classifier import TensorBatch
 from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.errors import InputError
+from models.finetuning.finetune_config import Splits, Teachers, TeachingConfig
 from models.finetuning.losses import LossConfig, label_loss
 from models.finetuning.metrics import Scores, metric_values, score
-from models.finetuning.settings import Splits, Teachers, TeachingConfig
 from models.finetuning.text_objective import LossFunction
 from models.messages import say
 from models.task import Kind, Task

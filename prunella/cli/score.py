@@ -43,8 +43,8 @@ def score(
     """
     need("pyarrow", "score")
     need("tqdm", "score")
-    from prunella.bulk.run import ScoreOptions
-    from prunella.bulk.run import score as score_files
+    from prunella.bulk.score_files import ScoreOptions
+    from prunella.bulk.score_files import score as score_files
 
     with wrong_values():
         options = ScoreOptions(

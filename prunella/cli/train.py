@@ -167,7 +167,7 @@ def _teachers(
 ) -> tuple[Any, dict[str, float] | None]:
     """Return the teachers, and the settings of `TeachingConfig` that are given; None and None without teachers."""
     from models.errors import InputError
-    from models.finetuning.settings import Teachers
+    from models.finetuning.finetune_config import Teachers
 
     if not folders and scores is None:
         needless = [name for name, value in options.items() if value not in (None, False)]

@@ -9,6 +9,7 @@ from tiny import make_tiny_checkpoint
 
 from models.errors import InputError
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
+from models.finetuning.finetune_config import complete
 from models.finetuning.metrics import standard_error
 from models.finetuning.recipe import (
     EVALUATION_SHARE,
@@ -19,7 +20,6 @@ from models.finetuning.recipe import (
     choose_recipe,
     explain_recipe,
 )
-from models.finetuning.settings import complete
 from models.train.loop import TrainingConfig
 
 STORE = Path("store")  # only a built-in encoder is put there

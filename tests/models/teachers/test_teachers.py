@@ -19,10 +19,10 @@ import prunella
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
 from models.finetuning.finetune import Splits
+from models.finetuning.finetune_config import TeachingConfig
 from models.finetuning.losses import LossConfig
 from models.finetuning.predict import predict
 from models.finetuning.seeds import finetune_seeds
-from models.finetuning.settings import TeachingConfig
 from models.task import Task
 from models.teachers.answers import answers_of
 from models.teachers.guidance import Guidance, Source

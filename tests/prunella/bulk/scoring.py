@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pyarrow.parquet
 
-from prunella.bulk import run as bulk_run
+from prunella.bulk import score_files as bulk_run
 from prunella.bulk.chunk_scorer import ChunkScorer
-from prunella.bulk.run import ScoreOptions
+from prunella.bulk.score_files import ScoreOptions
 from prunella.bulk.workers import Engine
 
 TEXTS = [

@@ -9,8 +9,8 @@ import pytest
 from scoring import TEXTS, contents, score, write_lines
 
 from models.errors import InputError
-from prunella.bulk import run as bulk_run
-from prunella.bulk.run import ScoreOptions
+from prunella.bulk import score_files as bulk_run
+from prunella.bulk.score_files import ScoreOptions
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'prunella[ray]'")
 pytest_plugins = ["serving"]

@@ -6,8 +6,8 @@ import pytest
 from scoring import TEXTS, contents, score, write_lines
 
 from models.errors import InputError
-from prunella.bulk import run as bulk_run
-from prunella.bulk.run import ScoreOptions
+from prunella.bulk import score_files as bulk_run
+from prunella.bulk.score_files import ScoreOptions
 from prunella.bulk.scorer import Scorer
 
 pyspark = pytest.importorskip("pyspark", reason="PySpark is not installed: pip install 'prunella[spark]'")
