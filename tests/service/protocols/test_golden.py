@@ -60,7 +60,7 @@ def open_service(source, folder, model, settings):
     if not path.exists():
         make_fixed_model(source, path, MODELS[model])
     engine = Engine.open(Bundle.open(path), RuntimeSettings(device="cpu"))
-    return InferenceService(engine, Settings(**{"name": model, **settings}))
+    return InferenceService(engine, Settings(**{"served_as": model, **settings}))
 
 
 def ask(client, request):
