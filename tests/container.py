@@ -205,7 +205,9 @@ def probe_limits(server: Container) -> None:
     native = f"{server.url}/v1/classify"
     assert status(native, {"texts": ["good"] * limits.max_batch}) == 200
     assert status(native, {"texts": ["good"] * (limits.max_batch + 1)}) == 413
-    assert status(native, {"text": "x" * (limits.max_text_chars + 1)}) == 413
+    long = {"text": "x" * (limits.max_text_chars + 1)}
+    assert status(native, long) == 200  # cut
+    assert status(native, long | {"truncate": False}) == 413
     assert status(native, {"text": ""}) == 422
     connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
     connection.putrequest("POST", "/v1/classify")
