@@ -6,6 +6,7 @@ from pathlib import Path
 
 import bentoml
 import httpx
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import requests
@@ -79,11 +80,19 @@ def native(url, text):
     return {prediction["label"]: prediction["score"] for prediction in answer["predictions"]}
 
 
+@pytest.fixture
+def _hub_is_on(monkeypatch):
+    """The command line switches the hub off for its process, and this client with it, though its server is local."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.usefixtures("_hub_is_on")
 def test_huggingface_hub(topics):
     found = InferenceClient(model=topics).text_classification("good film", top_k=2, function_to_apply="softmax")
     assert {one.label: one.score for one in found}.items() <= native(topics, "good film").items()
 
 
+@pytest.mark.usefixtures("_hub_is_on")
 def test_huggingface_hub_zero_shot(entailment):
     client = InferenceClient(model=entailment)
     found = client.zero_shot_classification(

@@ -15,6 +15,7 @@ import urllib.request
 from contextlib import closing
 from pathlib import Path
 
+import huggingface_hub.constants
 import pytest
 from huggingface_hub import InferenceClient
 from test_server_process import PRUNELLA, answers, descendants, running
@@ -51,7 +52,8 @@ def everything(connection):
     return found
 
 
-def test_the_client_of_hugging_face(server):
+def test_the_client_of_hugging_face(server, monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # the command line switches it off
     found = InferenceClient(model=server[1]).text_classification("good film", top_k=1)
     assert [(one.label, 0 < one.score < 1) for one in found] == [("negative", True)]
 
