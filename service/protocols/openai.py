@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from models.task import Task
-from service.protocols import Answer, BadRequest, Prompt, with_index
+from service.protocols import Answer, BadRequest, Prompt, Request, with_index
 
 STATUSES = {422: 400}  # how these protocols answer what is 422 in the others
 UNNAMED = ("", "default", "default/not-specified")  # names that clients send instead of a model's
@@ -70,14 +70,21 @@ def created() -> int:
     return int(time.time())
 
 
-def usage(answer: Answer) -> dict[str, Any]:
-    """Return the number of tokens of an answer."""
+def listed(kind: str, data: list[dict[str, Any]], answer: Answer, request: Request) -> dict[str, Any]:
+    """Return the JSON of an answer whose `data` has an object for each text or pair."""
     tokens = answer.tokens
     return {
-        "prompt_tokens": tokens,
-        "total_tokens": tokens,
-        "completion_tokens": 0,
-        "prompt_tokens_details": None,
+        "id": make_id(kind, request.extra),
+        "object": "list",
+        "created": created(),
+        "model": answer.name,
+        "data": data,
+        "usage": {
+            "prompt_tokens": tokens,
+            "total_tokens": tokens,
+            "completion_tokens": 0,
+            "prompt_tokens_details": None,
+        },
     }
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field, ValidationError
 
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, invalid
-from service.protocols.openai import TokenLimits, created, make_id, needs_one_output, usage
+from service.protocols.openai import TokenLimits, listed, needs_one_output
 
 Texts = str | Annotated[list[str], StopAtFirst()]
 
@@ -67,11 +67,4 @@ def write(answer: Answer, request: Request) -> object:
         for i, row in enumerate(answer.predictions)
         if row is not None
     ]
-    return {
-        "id": make_id("score", request.extra),
-        "object": "list",
-        "created": created(),
-        "model": answer.name,
-        "data": data,
-        "usage": usage(answer),
-    }
+    return listed("score", data, answer, request)

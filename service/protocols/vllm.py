@@ -14,7 +14,7 @@ from pydantic import Field, StrictInt, ValidationError
 from models.tokenizer import Row
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, in_label_order, invalid
 from service.protocols.openai import Body as OpenAiBody
-from service.protocols.openai import TokenLimits, created, make_id, usage
+from service.protocols.openai import TokenLimits, created, listed, make_id
 
 Ids = Annotated[list[StrictInt], StopAtFirst()]
 
@@ -93,14 +93,7 @@ def write(answer: Answer, request: Request) -> object:
         for i, row in enumerate(answer.predictions)
         if row is not None
     ]
-    return {
-        "id": make_id("classify", request.extra),
-        "object": "list",
-        "created": created(),
-        "model": answer.name,
-        "data": data,
-        "usage": usage(answer),
-    }
+    return listed("classify", data, answer, request)
 
 
 def read_infinity(document: object) -> Request:
