@@ -62,25 +62,15 @@ class DisentangledAttention(Attention):
         self.pos_key = PositionProjection(architecture.width, inner) if own and settings.c2p else None
         self.pos_query = PositionProjection(architecture.width, inner) if own and settings.p2c else None
 
-    def forward(self, hidden: Tensor, view: View, gate: Tensor | None) -> Tensor:
-        """Return (batch, tokens, width)."""
-        if self.qkv is None or self.output is None:
-            assert self.bias is not None
-            return self.norm(hidden + self.bias)
-        batch, tokens, _ = hidden.shape
-        qkv = self.qkv(hidden).view(batch, tokens, 3, self.heads, self.head_size)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # each (batch, heads, tokens, head_size)
+    def mix(self, query: Tensor, key: Tensor, value: Tensor, view: View) -> Tensor:
+        """Return the mixed values, (batch, heads, tokens, head_size), as queries, keys and values."""
         scale = (self.settings.parts * self.head_size) ** -0.5
         query, key_scaled = query * scale, key * scale
         scores = query @ key.transpose(-1, -2)
         if view.relative is not None:
             scores = scores + self._position_scores(query, key_scaled, view.relative, view.index)
         bias = view.mask.new_zeros(view.mask.shape, dtype=scores.dtype).masked_fill_(~view.mask, MASKED_BIAS)
-        context = (scores + bias).softmax(-1, dtype=scores.dtype) @ value
-        if gate is not None:
-            context = context * gate[:, :, None, None]
-        context = context.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_size)
-        return self.norm(hidden + self.dropout(self.output(context)))
+        return (scores + bias).softmax(-1, dtype=scores.dtype) @ value
 
     def _position_scores(self, query: Tensor, key: Tensor, relative: Tensor, index: Tensor) -> Tensor | float:
         """Return c2p and p2c scores, (batch, heads, tokens, tokens), of scaled queries and keys."""
