@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 
 from models.errors import FolderError
 from models.schema import Settings
+from models.tokenizer import Encoded
 
 FILE, ROWS_FILE = "gate.json", "gate.npy"
 BYTES = 4 * 2**20  # limit of the rows of a gate, unless another one is asked for
@@ -53,6 +54,9 @@ class GateInfo(Settings):
     reference: Literal["student", "full model"] = Field(description="the model against which the loss is bounded")
     share: Share = Field(description="share of `rows` that the gate answers")
     rows: int = Field(ge=1, description="rows on which the threshold was found, and nothing else")
+    disagreements: int | None = Field(
+        None, ge=0, description="of the rows that the gate answers, those with another label from the student"
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:
@@ -166,6 +170,14 @@ class Gate:
         # in double precision: a confidence very near to 1 is not rounded to 1
         confidence = 1.0 / float(np.add.reduce(np.exp(logits - logits[label]), dtype=np.float64))
         return GateAnswer(label, confidence, confidence >= self._thresholds[label], logits)
+
+
+def gate_answers(gate: Gate | None, texts: Sequence[Encoded]) -> dict[int, list[float]]:
+    """Return the logits of the texts that a gate answers, by position; none without a gate."""
+    if gate is None:
+        return {}
+    decided = ((i, gate.decide(text.ids)) for i, text in enumerate(texts))
+    return {i: answer.logits.tolist() for i, answer in decided if answer.answered}
 
 
 class FeatureHash:
