@@ -145,7 +145,7 @@ def _features(tokens: Tokens, shape: dict[str, int]) -> csr_array:
     rows = [hashing.rows(ids) for ids in tokens]
     starts = np.cumsum([0, *(len(one) for one in rows)])
     count = shape["tokens"] + sum(2 ** shape[name] for name in ("bigram_bits", "trigram_bits") if shape[name])
-    index = np.concatenate(rows)
+    index = np.concatenate(rows) % count
     return csr_array((np.ones(len(index), dtype=np.float32), index, starts), shape=(len(tokens), count))
 
 
