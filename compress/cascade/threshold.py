@@ -81,27 +81,6 @@ def path_of(confidence: NDArray[np.float64]) -> list[Thresholds]:
     return [(float(one),) for one in dict.fromkeys(ranked[at].tolist())]
 
 
-def class_path_of(
-    label: NDArray[np.int64], confidence: NDArray[np.float64], right: NDArray[np.bool_], labels: int
-) -> list[Thresholds]:
-    """Return paths of one threshold for each label, so that all labels are about equally often right at each step.
-
-    Each label's confidence is replaced by the share of right answers among its held-out texts of at least this
-    confidence (one wrong answer is added, so that few texts count as unsure), and the steps go down these shares.
-    """
-    levels = 1 - np.geomspace(1e-3, 0.5, STEPS)
-    least = np.full((STEPS, labels), 2.0)
-    for k in range(labels):
-        own = label == k
-        order = np.argsort(-confidence[own], kind="stable")
-        shares = np.cumsum(right[own][order]) / (np.arange(own.sum()) + 2)
-        for step, level in enumerate(levels):
-            enough = np.flatnonzero(shares >= level)
-            if len(enough):
-                least[step, k] = confidence[own][order][enough[-1]]
-    return list(dict.fromkeys(tuple(row) for row in least.tolist()))
-
-
 def choose_threshold(
     rows: GateRows, path: list[Thresholds], max_loss: float, level: float = CONFIDENCE
 ) -> Chosen | NoThreshold:

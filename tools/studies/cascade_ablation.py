@@ -23,7 +23,7 @@ from bench.measure.accuracy.difference import compare
 from compress.cascade.add_gate import CascadeModels
 from compress.cascade.cascade_answers import FullModel, Student
 from compress.cascade.learn_gate import LearnConfig, Learned, Lesson, answers, learn_gate
-from compress.cascade.threshold import Chosen, GateRows, Thresholds, choose_threshold, class_path_of, path_of
+from compress.cascade.threshold import STEPS, Chosen, GateRows, Thresholds, choose_threshold, path_of
 from models.data.texts import Columns, Texts, read_texts
 from models.messages import say
 from models.store.atomic import write_text
@@ -73,6 +73,27 @@ class Study:
         truth = lesson.targets()[learned.held_out].argmax(axis=1)
         by_class = class_path_of(learned.label, learned.confidence, learned.label == truth, lesson.labels)
         return {"one": path_of(learned.confidence), "one for each label": by_class}
+
+
+def class_path_of(
+    label: NDArray[np.int64], confidence: NDArray[np.float64], right: NDArray[np.bool_], labels: int
+) -> list[Thresholds]:
+    """Return paths of one threshold for each label, so that all labels are about equally often right at each step.
+
+    Each label's confidence is replaced by the share of right answers among its held-out texts of at least this
+    confidence (one wrong answer is added, so that few texts count as unsure), and the steps go down these shares.
+    """
+    levels = 1 - np.geomspace(1e-3, 0.5, STEPS)
+    least = np.full((STEPS, labels), 2.0)
+    for k in range(labels):
+        own = label == k
+        order = np.argsort(-confidence[own], kind="stable")
+        shares = np.cumsum(right[own][order]) / (np.arange(own.sum()) + 2)
+        for step, level in enumerate(levels):
+            enough = np.flatnonzero(shares >= level)
+            if len(enough):
+                least[step, k] = confidence[own][order][enough[-1]]
+    return list(dict.fromkeys(tuple(row) for row in least.tolist()))
 
 
 def open_study(models: CascadeModels, train: Texts, parts: tuple[Texts, Texts], extra: Texts | None) -> Study:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import make_tiny_bundle
-from tiny import BAD, GOOD, OTHER
+from films import film_texts
 
 from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task, name_unseen
 from models.data.texts import Texts
@@ -17,18 +17,6 @@ from models.task import Task
 from service.inference.bundle import Bundle
 
 LOSS = 4.0  # points: 75 rows can show it
-
-
-def film_texts(count: int, seed: int, noise: float = 0.1) -> Texts:
-    """Return texts of random words, of which the label counts the good ones; some have the other label."""
-    generator = np.random.default_rng(seed)
-    rows, labels = [], []
-    for _ in range(count):
-        is_good = bool(generator.integers(2))
-        words = [*generator.choice(GOOD if is_good else BAD, 2), *generator.choice(OTHER, generator.integers(2, 9))]
-        rows.append((" ".join(generator.permutation(words)),))
-        labels.append("positive" if is_good != (generator.random() < noise) else "negative")
-    return Texts(rows, labels, f"films {seed}")
 
 
 TEXTS = CascadeTexts(film_texts(400, 1), film_texts(300, 2), film_texts(200, 3))

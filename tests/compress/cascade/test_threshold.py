@@ -8,7 +8,6 @@ from compress.cascade.threshold import (
     GateRows,
     NoThreshold,
     choose_threshold,
-    class_path_of,
     path_of,
 )
 
@@ -102,15 +101,6 @@ def test_the_path_goes_from_strict_to_loose_in_even_steps():
     assert len(path) == 100
     shares = [float((confidence >= one).mean()) for one in path]
     np.testing.assert_allclose(shares, np.arange(1, 101) / 100)
-
-
-def test_a_path_by_class_never_becomes_stricter():
-    rows = world(np.random.default_rng(0), 2000)
-    path = np.array(class_path_of(rows.label, rows.confidence, rows.label == rows.truth, LABELS))
-    assert path.shape[1] == LABELS
-    assert (np.diff(path, axis=0) <= 0).all()
-    answered = [float(rows.answered(tuple(one)).mean()) for one in path]
-    assert answered[0] < 0.1 < answered[-1]
 
 
 @pytest.mark.parametrize("thresholds", [(0.9,), (0.9,) * LABELS])
