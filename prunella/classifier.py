@@ -26,6 +26,7 @@ from service.protocols import BadRequest, Request, decisions, ranked
 from service.settings import Settings
 
 Text = str | tuple[str, str]  # a pair is a tuple of two texts
+Stage = Literal["gate", "student"]
 ROWS_AT_ONCE = 1024  # processed at a time, so that memory does not grow with the number of texts
 NO_LIMIT = 10**9  # the service limits requests of clients; a caller in the same process is trusted
 
@@ -39,7 +40,7 @@ class Prediction:
     labels: tuple[str, ...]  # the assigned labels: one, or any number for a multi-label model
     scores: dict[str, float]  # of all labels, in descending order
     logits: tuple[float, ...]  # in the order of the model's labels; those of a gate are on another scale
-    stage: Literal["gate", "student"] = "student"  # what answered: the bundle's model, or the gate before it
+    stage: Stage = "student"  # what answered: the bundle's model, or the gate before it
 
 
 class Classifier:
@@ -110,7 +111,7 @@ class Classifier:
     def __reduce__(self) -> tuple[type["Classifier"], tuple[object, ...]]:
         return Classifier, self._opened_with  # another process opens the bundle itself
 
-    def _predict(self, logits: list[float], stage: Literal["gate", "student"]) -> Prediction:
+    def _predict(self, logits: list[float], stage: Stage) -> Prediction:
         task, request = self._engine.bundle.task, Request([], single=True)
         scores = {entry["label"]: entry["score"] for entry in ranked(task, logits, request)}
         assigned = decisions(task, [logits])  # of a multi-label model, else None
@@ -119,7 +120,7 @@ class Classifier:
         label = next((name for name in scores if name in labels), None)
         return Prediction(label, scores[label or best], labels, scores, tuple(logits), stage)
 
-    def _logits(self, rows: list[Row], gate: Gate | None) -> Iterator[tuple[list[float], Literal["gate", "student"]]]:
+    def _logits(self, rows: list[Row], gate: Gate | None) -> Iterator[tuple[list[float], Stage]]:
         """Yield the logits of each row, and what computed them."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[start : start + ROWS_AT_ONCE]
@@ -131,7 +132,8 @@ class Classifier:
                 raise InputError(f"text {start}: {error.message}") from None
             if problems:
                 raise InputError(f"text {start + min(problems)}: {problems[min(problems)].message}")
-            yield from ((row, "gate" if i in easy else "student") for i, row in enumerate(answers) if row is not None)
+            stages: list[Stage] = ["gate" if i in easy else "student" for i in range(len(answers))]
+            yield from ((row, stage) for row, stage in zip(answers, stages, strict=True) if row is not None)
 
     def _answer(
         self, request: Request, problems: dict[int, BadRequest], gate: Gate | None

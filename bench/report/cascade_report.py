@@ -121,9 +121,10 @@ def _stage(
     found: CascadeResults,
 ) -> StageReport:
     count = int(rows.sum())
-    if found.truth is None or not count:
-        accuracy = student = error = None
-    else:
+    accuracy: float | None = None
+    student: float | None = None
+    error: float | None = None
+    if found.truth is not None and count:
         truth = found.truth[rows]
         accuracy = float((logits[rows].argmax(axis=1) == truth).mean())
         student = float((found.student[rows].argmax(axis=1) == truth).mean())

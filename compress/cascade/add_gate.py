@@ -259,9 +259,9 @@ def _losses(rows: GateRows, info: GateInfo, against_full: bool) -> dict[str, Any
     return {
         "test_rows": len(rows.truth), "test_share": float(answered.mean()),
         "loss_against": "full model" if against_full else "student",
-        "loss_points": lost.loss_points, "loss_interval": lost.loss_interval,
+        "loss_points": lost.loss_points, "loss_interval": list(lost.loss_interval),
         "student_loss_points": compare(rows.truth, rows.reference, rows.student).loss_points,
-        "added_loss_points": added.loss_points, "added_loss_interval": added.loss_interval,
+        "added_loss_points": added.loss_points, "added_loss_interval": list(added.loss_interval),
         "accuracy": accuracy(cascade, everywhere), "student_accuracy": accuracy(rows.student, everywhere),
         "answered_by_gate": {
             "gate_accuracy": accuracy(rows.label, answered), "student_accuracy": accuracy(rows.student, answered)

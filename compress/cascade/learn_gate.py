@@ -185,7 +185,8 @@ def _fit(  # noqa: PLR0913
     bias = np.zeros(targets.shape[1], dtype=np.float32)
     squares, bias_squares = np.full_like(weights, TINY), np.full_like(bias, TINY)
     factors = np.maximum(features.sum(axis=1), 1) ** np.float32(-power)
-    generator, best = np.random.default_rng(config.seed), None
+    generator = np.random.default_rng(config.seed)
+    best: _Fit | None = None
     for epoch in range(1, config.epochs + 1):
         order = generator.permutation(learned)
         for start in range(0, len(order), BATCH):

@@ -118,7 +118,7 @@ def _why_not_one(rows: GateRows, strictest: Thresholds, limit: float, level: flo
         f"that at most {100 * limit:g} points are lost ({level:.0%} confidence)",
     )
     if count < fewest:
-        return f"{count} rows cannot show {asked}: it takes {fewest} rows or more, even if none is lost"
+        return f"{count} rows do not show {asked}: it takes {fewest} rows, even if none is lost (and none won)"
     loss = (lost - won) / count
     if loss >= limit:
         return (

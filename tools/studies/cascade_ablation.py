@@ -31,7 +31,7 @@ from models.store.folder import sha256_of
 from service.inference.bundle import Bundle
 
 RIGHT = (0.99, 0.98, 0.97)  # shares of right answers, at which the share that a gate can answer is given
-FEATURES = {
+FEATURES: dict[str, dict[str, Any]] = {
     "tokens": {"bigrams": False}, "tokens and bigrams": {}, "tokens, bigrams and trigrams": {"trigrams": True}
 }  # fmt: skip
 
@@ -147,7 +147,9 @@ def splits(
     rows: GateRows, validation: int, path: list[Thresholds], max_loss: float, count: int
 ) -> dict[str, float | int]:
     """Divide the rows again `count` times; return how often the loss on the other rows is above `max_loss` points."""
-    generator, losses, shares = np.random.default_rng(0), [], []
+    generator = np.random.default_rng(0)
+    losses: list[float] = []
+    shares: list[float] = []
     for _ in range(count):
         order = generator.permutation(len(rows.truth))
         chosen = choose_threshold(subset(rows, order[:validation]), path, max_loss)
@@ -174,7 +176,7 @@ def run_study(study: Study, max_losses: tuple[float, ...], against: str, count: 
     results = []
     for features, targets in runs:
         lesson = study.lesson(targets)
-        learned = learn_gate(lesson, LearnConfig(**FEATURES[features], seed=seed), sha256)  # type: ignore[arg-type]
+        learned = learn_gate(lesson, LearnConfig.model_validate(FEATURES[features] | {"seed": seed}), sha256)
         rows = study.rows(learned, against)
         test = subset(rows, np.arange(study.validation_rows, len(rows.truth)))
         result: dict[str, Any] = {

@@ -92,7 +92,8 @@ def test_a_second_run_reuses_the_gate_and_the_bundle(bundle, store):
 
 
 def test_too_few_rows_leave_the_gate_out_and_say_how_many_are_needed(bundle, store):
-    cascade = add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=0.5), store)
+    few = dataclasses.replace(TEXTS, threshold=TEXTS.threshold.take(range(40)))
+    cascade = add_gate(bundle, few, None, CascadeConfig(max_loss=0.5), store)
     assert cascade.result is None
     assert cascade.summary["cascade"] is None
     assert "it takes 6" in cascade.summary["cascade_problem"]
