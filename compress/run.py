@@ -1,7 +1,7 @@
 """compress(): `prunella compress` as a function."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from bench.measure.accuracy.task_metric import choose_metric
 from compress.candidate_report import summary, write_candidates
 from compress.candidates import Candidate, CandidateEvaluator, missed_target, select_best
+from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task
 from compress.config import CompressConfig
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.read import Files, read_inputs
@@ -18,17 +19,21 @@ from compress.pipeline import compress_all, compress_to, compress_with_fp32_retr
 from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.search.search_to_target import Target
+from models import task as task_file
 from models.checkpoint import read_architecture
 from models.data.label_map import LabelMap
-from models.data.texts import Columns
-from models.distributed import by_main
+from models.data.split import halve_rows
+from models.data.texts import Columns, Texts
+from models.distributed import by_main, world_size
 from models.errors import InputError
 from models.forms.adapter import resolve_model
+from models.messages import say
 from models.schema import Record, wrong_values
 from models.store.delivery import check_target
 from models.store.folder import identity
 from models.store.results import Delivered, deliver
 from models.store.stage import StageResult
+from models.task import Task
 from service.process.cores import usable_cores
 
 
@@ -82,6 +87,8 @@ def compress(  # noqa: PLR0913 (the options of the command)
     weak_teacher: bool = False,
     any_text: bool = False,
     remeasure: bool = False,
+    cascade: bool = False,
+    cascade_loss: float = 0.5,
     seed: int = 0,
     store: str | Path = "store",
     out: str | Path | None = None,
@@ -127,6 +134,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
         weak_teacher: continue with a model that is not better than guessing.
         any_text: continue with texts whose tokens are mostly unknown to the tokenizer.
         remeasure: measure latency again instead of using the measurements of this machine in the store.
+        cascade: whether the bundle gets a gate, which answers easy texts before the compressed model. Half of the
+            labelled rows that would choose then decides the gate's threshold only.
+        cascade_loss: points of accuracy that the gate may lose against the compressed model, with 95 % confidence.
         seed: seed of all random choices.
         store: folder that keeps finished stages for reuse.
         out: folder to which the bundle is copied; None: it stays in the store.
@@ -157,12 +167,17 @@ def compress(  # noqa: PLR0913 (the options of the command)
             text=text_column, text_pair=pair_column, label=label_column, labels=names.names if names else None
         )
     inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
+    gate = None
+    if cascade:
+        gate = _plan_gate(inputs, cascade_loss, seed)
+        inputs = replace(inputs, validation=gate.choosing)
     if config.hidden_width is not None:
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
     by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
     by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
     results, unreached = compress_to_all(targets, inputs, config, store)
-    return by_main(lambda: _deliver(results, unreached, inputs, config, store, out, speedups is not None), Compressed)
+    end = _End(results, unreached, Path(out) if out is not None else None, speedups is not None, gate)
+    return by_main(lambda: _deliver(end, inputs, config, store), Compressed)
 
 
 def compress_to_all(
@@ -181,26 +196,62 @@ def compress_to_all(
     return compress_all(targets, compress_one)
 
 
-def _deliver(  # noqa: PLR0913
-    results: Sequence[tuple[StageResult, Candidate]],
-    unreached: dict[str, str],
-    inputs: CompressionInputs,
-    config: CompressConfig,
-    store: Path,
-    out: str | Path | None,
-    is_family: bool,
-) -> Compressed:
-    candidates, max_loss = [candidate for _, candidate in results], config.max_loss
+@dataclass(frozen=True, slots=True)
+class _GatePlan:
+    """How the bundle gets a gate."""
+
+    config: CascadeConfig
+    choosing: Texts  # rows that choose the student
+    texts: CascadeTexts
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    """What the delivery needs besides inputs and settings."""
+
+    results: Sequence[tuple[StageResult, Candidate]]
+    unreached: dict[str, str]
+    out: Path | None
+    is_family: bool
+    gate: _GatePlan | None
+
+
+def _plan_gate(inputs: CompressionInputs, max_loss: float, seed: int) -> _GatePlan:
+    """Set half of the rows that choose aside: they decide the gate's threshold, and nothing else.
+
+    Raises:
+        InputError: the task has no gate, or several processes were started.
+    """
+    if world_size() > 1:
+        raise InputError("--cascade works in one process: compress without it, then run `prunella cascade`")
+    with wrong_values():
+        config = CascadeConfig(max_loss=max_loss, seed=seed)
+    task = Task.read(inputs.source.path / task_file.FILE)
+    check_task(task, inputs.source.path)
+    choosing, threshold = (
+        inputs.validation.take(rows)
+        for rows in halve_rows(inputs.validation.labels, task.kind, len(inputs.validation), seed)
+    )
+    say(f"{len(threshold)} rows of {threshold.source} decide the threshold of the gate only")
+    return _GatePlan(config, choosing, CascadeTexts(inputs.train, threshold, inputs.test))
+
+
+def _deliver(end: _End, inputs: CompressionInputs, config: CompressConfig, store: Path) -> Compressed:
+    candidates, max_loss = [candidate for _, candidate in end.results], config.max_loss
     parents = [candidate.id for candidate in candidates]
     report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
     write_candidates(candidates, None, max_loss, report, inputs.summary())
     best = select_best(candidates, max_loss)
     write_candidates(candidates, best, max_loss, report, inputs.summary())
     more: dict[str, Any] = {"report": str(report)}
-    if is_family:
+    if end.is_family:
         more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
-        more["unreached"] = unreached
-    delivered = deliver(results[candidates.index(best)][0], Path(out) if out is not None else None, more)
+        more["unreached"] = end.unreached
+    result = end.results[candidates.index(best)][0]
+    if end.gate is not None:
+        cascade = add_gate(result.folder, end.gate.texts, inputs.source.path, end.gate.config, store)
+        result, more = cascade.result or result, more | cascade.summary
+    delivered = deliver(result, end.out, more)
     return Compressed(delivered=delivered, missed=missed_target(candidates, best, config.tolerance))
 
 

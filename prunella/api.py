@@ -1,7 +1,7 @@
 """The commands as functions: their arguments are the options of `prunella COMMAND --help`.
 
 `finetune` and `quantize` return a `Delivered` (folder, id, report), `compress` a `Compressed` (folder, report and
-missed), `evaluate` a dictionary. Errors are subclasses of `models.errors.PrunellaError`.
+missed), `cascade` a dictionary, as `evaluate` does. Errors are subclasses of `models.errors.PrunellaError`.
 """
 
 from collections.abc import Callable
@@ -13,10 +13,11 @@ from typing import Any, ParamSpec, TypeVar
 from compress.run import compress as compress
 from models.schema import wrong_values
 from prunella.cli import bench, train
+from prunella.cli import cascade as cascade_commands
 from prunella.cli import quantize as quantize_commands
 from prunella.cli.options import check_out
 
-__all__ = ["compress", "evaluate", "finetune", "quantize"]
+__all__ = ["cascade", "compress", "evaluate", "finetune", "quantize"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -45,3 +46,4 @@ def _is_path(annotation: Any) -> bool:
 finetune = _with_paths(train.finetune)
 quantize = _with_paths(quantize_commands.quantize)
 evaluate = _with_paths(bench.evaluate)
+cascade = _with_paths(cascade_commands.learn_cascade)

@@ -17,6 +17,7 @@ from models.schema import wrong_values
 from models.tokenizer import Encoded, Row
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine
+from service.inference.gate import Gate, gate_answers
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import check_encoded, check_rows, collect_logits
 from service.inference.scheduler import plan_batches
@@ -25,6 +26,7 @@ from service.protocols import BadRequest, Request, decisions, ranked
 from service.settings import Settings
 
 Text = str | tuple[str, str]  # a pair is a tuple of two texts
+Stage = Literal["gate", "student"]
 ROWS_AT_ONCE = 1024  # processed at a time, so that memory does not grow with the number of texts
 NO_LIMIT = 10**9  # the service limits requests of clients; a caller in the same process is trusted
 
@@ -37,7 +39,8 @@ class Prediction:
     score: float  # of `label`, else the highest score; for a regression, the number itself
     labels: tuple[str, ...]  # the assigned labels: one, or any number for a multi-label model
     scores: dict[str, float]  # of all labels, in descending order
-    logits: tuple[float, ...]  # in the order of the model's labels
+    logits: tuple[float, ...]  # in the order of the model's labels; those of a gate are on another scale
+    stage: Stage = "student"  # what answered: the bundle's model, or the gate before it
 
 
 class Classifier:
@@ -49,6 +52,7 @@ class Classifier:
         device: str = "auto",
         threads: int = 1,
         truncate: Literal["right", "left", "never"] = "right",
+        cascade: bool = True,
     ) -> None:
         """Open a bundle and check its answers to the texts that are stored in it.
 
@@ -58,12 +62,14 @@ class Classifier:
                 used with a warning in the log; the attribute `device` is the device in use.
             threads: threads inside one operator. Call from several threads to answer several texts at once.
             truncate: the end at which a text that is too long is truncated; `never`: such a text is an error.
+            cascade: whether the gate of a bundle that has one answers easy texts. With `truncate="left"` it never
+                does, because its threshold was found for texts that are cut on the right.
 
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
             DisagreementError: the answers on this processor differ from the stored ones.
         """
-        self._opened_with = (str(bundle), device, threads, truncate)
+        self._opened_with = (str(bundle), device, threads, truncate, cascade)
         limits = {"max_batch": NO_LIMIT, "max_text_chars": NO_LIMIT}
         with wrong_values():
             self._settings = Settings(bundle=str(bundle), device=device, threads=threads, **limits)
@@ -71,6 +77,7 @@ class Classifier:
         self._engine.self_check()
         self._rules = self._settings.rules(self._engine.choice.got)
         self._truncate = truncate
+        self._gate = self._engine.bundle.gate if cascade and truncate != "left" else None
         self.labels: tuple[str, ...] = self._engine.bundle.task.labels
         self.device: str = self._engine.choice.got
 
@@ -89,52 +96,60 @@ class Classifier:
         """
         single = isinstance(texts, str | tuple)
         rows = _rows([texts] if single else texts)  # type: ignore[list-item]
-        predictions = [self._predict(row) for row in self._logits(rows)]
+        predictions = [self._predict(*row) for row in self._logits(rows, self._gate)]
         return predictions[0] if single else predictions
 
     def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
-        """Return the logits (texts, labels) of a list of texts or pairs.
+        """Return the logits (texts, labels) of a list of texts or pairs, by the bundle's model, never by its gate.
 
         Raises:
             InputError: a text is invalid.
         """
-        rows = list(self._logits(_rows(texts)))
+        rows = [row for row, _ in self._logits(_rows(texts), None)]
         return np.array(rows, dtype=np.float32).reshape(len(rows), max(len(self.labels), 1))
 
     def __reduce__(self) -> tuple[type["Classifier"], tuple[object, ...]]:
         return Classifier, self._opened_with  # another process opens the bundle itself
 
-    def _predict(self, logits: list[float]) -> Prediction:
+    def _predict(self, logits: list[float], stage: Stage) -> Prediction:
         task, request = self._engine.bundle.task, Request([], single=True)
         scores = {entry["label"]: entry["score"] for entry in ranked(task, logits, request)}
         assigned = decisions(task, [logits])  # of a multi-label model, else None
         best = next(iter(scores))
         labels = tuple((assigned[0] or ()) if assigned else () if task.kind == "regression" else (best,))
         label = next((name for name in scores if name in labels), None)
-        return Prediction(label, scores[label or best], labels, scores, tuple(logits))
+        return Prediction(label, scores[label or best], labels, scores, tuple(logits), stage)
 
-    def _logits(self, rows: list[Row]) -> Iterator[list[float]]:
-        """Yield the logits of each row."""
+    def _logits(self, rows: list[Row], gate: Gate | None) -> Iterator[tuple[list[float], Stage]]:
+        """Yield the logits of each row, and what computed them."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[start : start + ROWS_AT_ONCE]
             request = Request(chunk, single=False, truncate=self._truncate != "never", per_item=True)
             problems: dict[int, BadRequest] = {}
             try:
-                answers = self._answer(request, problems)
+                answers, easy = self._answer(request, problems, gate)
             except BadRequest as error:  # all texts of the chunk are invalid
                 raise InputError(f"text {start}: {error.message}") from None
             if problems:
                 raise InputError(f"text {start + min(problems)}: {problems[min(problems)].message}")
-            yield from (row for row in answers if row is not None)
+            stages: list[Stage] = ["gate" if i in easy else "student" for i in range(len(answers))]
+            yield from ((row, stage) for row, stage in zip(answers, stages, strict=True) if row is not None)
 
-    def _answer(self, request: Request, problems: dict[int, BadRequest]) -> list[list[float] | None]:
+    def _answer(
+        self, request: Request, problems: dict[int, BadRequest], gate: Gate | None
+    ) -> tuple[list[list[float] | None], set[int]]:
+        """Return the logits of each row of a request, and the positions of the rows that the gate answered."""
         task = self._engine.bundle.task
         positions, invalid = check_rows(request, task, self._settings)
         problems |= invalid
         rows = [request.rows[i] for i in positions]
         encoded = apply_isolated(partial(self._engine.tokenize, cut=self._truncate), rows)
         positions, tokens = check_encoded(task, request, positions, encoded, problems)
-        return collect_logits(request, positions, self._infer(tokens), problems)
+        easy = gate_answers(gate, tokens)
+        rest = [i for i in range(len(tokens)) if i not in easy]
+        hard = dict(zip(rest, self._infer([tokens[i] for i in rest]), strict=True))
+        logits = [easy[i] if i in easy else hard[i] for i in range(len(tokens))]
+        return collect_logits(request, positions, logits, problems), {positions[i] for i in easy}
 
     def _infer(self, tokens: list[Encoded]) -> list[list[float] | None]:
         """Return the logits of each text, computed in the batches that the service would form."""

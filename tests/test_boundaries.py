@@ -25,6 +25,7 @@ ROOMS = [
     "pruning",
     "search",
     "healing",
+    "cascade",
 ]  # of compress, in the order of the data
 MOST_FILES = 14  # in a folder
 HEAVY = {

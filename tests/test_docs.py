@@ -166,7 +166,7 @@ def test_the_example_of_a_config_file_works_and_so_does_what_is_printed(tmp_path
     assert calls[0] == calls[1]
 
 
-FUNCTIONS = ("Classifier", "compress", "evaluate", "finetune", "quantize")
+FUNCTIONS = ("Classifier", "cascade", "compress", "evaluate", "finetune", "quantize")
 API = DOCS / "api.md"
 
 

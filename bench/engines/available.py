@@ -70,6 +70,10 @@ def engine_specs(inputs: Inputs, against: Sequence[str], store: Path) -> Specs:
 
 def _folder(name: str, inputs: Inputs, store: Path) -> Path:
     reference = inputs.reference
+    if name == "cascade":
+        if inputs.bundle.gate is None:
+            raise InputError("the bundle has no gate: run `prunella cascade`")
+        return inputs.bundle.folder.path
     if name in LOADED_BY_TRANSFORMERS and not read_architecture(reference.path).is_in_transformers():
         raise InputError("transformers has no class for this head: it reads a mean, or has one layer only")
     if name in GRAPHS:

@@ -8,9 +8,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from bench.measure.engine_spec import EngineSpec, OpenEngine, token_lengths, tokenized
+from models.errors import InputError
 from models.tokenizer import Encoded, Tokenizer
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine, run_session
+from service.inference.gate import gate_answers
 from service.inference.session import PROVIDERS, RuntimeSettings, open_session
 
 
@@ -20,6 +22,27 @@ def our_engine(spec: EngineSpec) -> OpenEngine:
     engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads))
     size = bundle.served_bytes(engine.variant_name)
     return OpenEngine(tokenized(engine.tokenizer), engine.infer, size, batch_dependent=False, lengths=token_lengths)
+
+
+def cascade_engine(spec: EngineSpec) -> OpenEngine:
+    """Open a bundle with its gate: the texts of a batch that the gate does not answer are one batch of the model."""
+    bundle = Bundle.open(spec.folder)
+    engine, gate = Engine.open(bundle, RuntimeSettings(device="cpu", threads=spec.threads)), bundle.gate
+    if gate is None:
+        raise InputError(f"{spec.folder} has no gate: run `prunella cascade`")
+
+    def answer(encoded: Sequence[Encoded]) -> NDArray[np.float32]:
+        easy = gate_answers(gate, encoded)
+        logits = np.empty((len(encoded), len(bundle.task.labels)), dtype=np.float32)
+        for i, row in easy.items():
+            logits[i] = row
+        if len(easy) < len(encoded):
+            hard = [i for i in range(len(encoded)) if i not in easy]
+            logits[hard] = engine.infer([encoded[i] for i in hard])
+        return logits
+
+    size = bundle.served_bytes(engine.variant_name) + gate.table.nbytes
+    return OpenEngine(tokenized(engine.tokenizer), answer, size, batch_dependent=False, lengths=token_lengths)
 
 
 def stock_engine(spec: EngineSpec) -> OpenEngine:

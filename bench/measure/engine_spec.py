@@ -52,6 +52,7 @@ class OpenEngine:
 
 DESCRIPTIONS = {
     "ours": "Prunella's bundle, as served",
+    "cascade": "Prunella's bundle with its gate, as served; its speed-up is that of mean times",
     "pytorch": "transformers in PyTorch eager, fp32",
     "ort_fp32": "{exporter}'s ONNX export on ONNX Runtime, fp32",
     "stock_int8": "{exporter}'s export on ONNX Runtime, optimum's dynamic int8 recipe",

@@ -24,6 +24,7 @@ from bench.measure.latency.request_batches import GROUPINGS, choose_rows, distin
 from bench.measure.latency.timing import machine_card
 from bench.measure.latency.worker_pool import Cell, Fleet, collect_answers, open_fleet, time_cell
 from bench.report.bundle_summary import check_place, renew_report
+from bench.report.cascade_report import CascadeReport, CascadeResults, cascade_report
 from bench.report.engine_rows import Measured, Rows, engine_report, listed
 from bench.report.findings import verdicts
 from bench.report.html import to_html
@@ -96,7 +97,8 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
     truth = _truth(inputs)
     _check_lengths(config, inputs.bundle.task.max_tokens)
     check_place(out)
-    against = tuple(dict.fromkeys(name for name in config.against if name != "ours"))
+    gated = ("cascade",) if inputs.bundle.gate is not None else ()
+    against = tuple(dict.fromkeys(name for name in (*gated, *config.against) if name != "ours"))
     specs = engine_specs(inputs, against, store)
     measured = _measure(inputs, config, specs)
     reference = next((name for name in REFERENCES if name in measured.answers), None)
@@ -118,6 +120,7 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
             for name in ("ours", *against)
         ),
         openings=openings,
+        cascade=_cascade(inputs, measured, truth, reference),
         verdicts=(),
     )
     report = report.model_copy(update={"verdicts": tuple(verdicts(report))})
@@ -163,6 +166,8 @@ def summary(report: Report) -> dict[str, Any]:
         result["speedup"] = _speedups(report, ours)
         if ours.speedup_interval:
             result["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
+    if report.cascade:
+        result["cascade"] = _cascade_summary(report, report.cascade)
     base = report.engine(report.reference) if report.reference else None
     if ours.score:
         result |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
@@ -175,11 +180,28 @@ def summary(report: Report) -> dict[str, Any]:
     return result
 
 
+def _cascade_summary(report: Report, cascade: CascadeReport) -> dict[str, Any]:
+    """Return what the last line says of a cascade; losses are against the reference."""
+    row, added = report.engine("cascade"), cascade.added
+    lost = None if row is None else row.difference
+    return {
+        "share": cascade.stages[0].share, "threshold": cascade.threshold, "bound_points": cascade.bound_points,
+        "confidence": cascade.confidence, "rows": cascade.threshold_rows, "mean_ms": _rounded(cascade.mean_ms),
+        "p50_ms": _rounded(cascade.p50_ms), "p95_ms": None if cascade.p95_ms is None else _rounded(cascade.p95_ms),
+        "speedup_mean": None if cascade.speedup_mean is None else _rounded(cascade.speedup_mean),
+        "core_seconds_per_million": _rounded(cascade.core_seconds_per_million),
+        "loss_points": None if lost is None else _rounded(lost.loss_points),
+        "loss_interval": None if lost is None else [_rounded(x) for x in lost.loss_interval],
+        "added_loss_points": None if added is None else _rounded(added.loss_points),
+    }  # fmt: skip
+
+
 def _speedups(report: Report, ours: EngineReport) -> dict[str, float]:
     """Return our speed-up over each other engine: the ratio of the two speed-ups over the reference."""
     if ours.speedup is None or report.reference is None:
         return {}
-    others = {e.name: e.speedup for e in report.engines if e.speedup and e.name != "ours"}
+    # the speed-up of a cascade is one of mean times, which cannot be divided by those of typical times
+    others = {e.name: e.speedup for e in report.engines if e.speedup and e.name not in ("ours", "cascade")}
     return {name: _rounded(ours.speedup / speedup) for name, speedup in {report.reference: 1.0, **others}.items()}
 
 
@@ -267,6 +289,21 @@ def _openings(
     except OpeningError as error:
         measured.problems[error.engine] = ("failed", str(error))
         return None
+
+
+def _cascade(
+    inputs: Inputs, measured: Measured, truth: Answers | None, reference: str | None
+) -> CascadeReport | None:
+    """Return the report of the cascade in the setting of the headline; None if there is none, or an engine failed."""
+    gate = inputs.bundle.gate
+    if gate is None or {"ours", "cascade"} & measured.problems.keys():
+        return None
+    cell, times = next(iter(measured.times.items()))
+    return cascade_report(CascadeResults(
+        gate=gate, encoded=inputs.bundle.tokenizer().encode(inputs.data.rows), task=inputs.bundle.task, truth=truth,
+        student=measured.answers["ours"], seconds=times.seconds, requests=measured.requests[cell],
+        reference=reference,
+    ))  # fmt: skip
 
 
 def _configured(spec: EngineSpec, config: BenchConfig) -> EngineSpec:

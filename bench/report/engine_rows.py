@@ -11,7 +11,7 @@ from bench.measure.accuracy.error_analysis import quality
 from bench.measure.accuracy.task_metric import paired_loss, score_of
 from bench.measure.engine_spec import describe
 from bench.measure.latency.request_batches import resolved
-from bench.measure.latency.timing import median_interval, speedup, spread
+from bench.measure.latency.timing import mean_seconds, median_interval, speedup, spread, typical_seconds
 from bench.measure.latency.worker_pool import Cell, Times
 from bench.report.report_schema import PERCENTS, EngineReport, Listed, Timing
 from models.task import Task
@@ -61,7 +61,8 @@ def engine_report(name: str, measured: Measured, rows: Rows, reference: str | No
     )
     first = next(iter(measured.times.values())).seconds
     if reference is not None and name != reference and {reference, name} <= first.keys():
-        fields["speedup"], fields["speedup_interval"] = speedup(first[reference], first[name])
+        of = mean_seconds if name == "cascade" else typical_seconds  # a cascade's typical text is an easy one
+        fields["speedup"], fields["speedup_interval"] = speedup(first[reference], first[name], of=of)
     return base.model_copy(update=fields)
 
 

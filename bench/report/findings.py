@@ -17,6 +17,8 @@ def verdicts(report: Report) -> Iterator[str]:
         yield "The bundle itself did not run: nothing below says anything about it."
         return
     yield from _loss(report, ours)
+    if report.cascade is not None:
+        yield report.cascade.sentence()
     yield from _faster_engines(report, ours)
     yield from _requested_speedup(report, ours)
     yield from _simple_baseline(report, ours)

@@ -8,7 +8,16 @@ from markupsafe import Markup
 
 from bench.measure.accuracy.task_metric import HEADS, NAMES, format_metric, score_cells
 from bench.report.escape import plain
-from bench.report.markdown import machine_sentence, padding_sentences, speedup_head, time_cell, time_head
+from bench.report.markdown import (
+    CASCADE_HEADS,
+    cascade_cells,
+    cascade_sentences,
+    machine_sentence,
+    padding_sentences,
+    speedup_head,
+    time_cell,
+    time_head,
+)
 from bench.report.plots import figures
 from bench.report.report_schema import Report
 
@@ -39,6 +48,9 @@ def to_html(report: Report) -> str:
         time_cell=time_cell,
         speedup_head=speedup_head,
         padding=padding_sentences(report),
+        cascade_heads=CASCADE_HEADS,
+        cascade_cells=[] if report.cascade is None else cascade_cells(report.cascade),
+        cascade_sentences=[] if report.cascade is None else cascade_sentences(report.cascade),
         labels=[plain(label) for label in report.labels],
         compared=pair,
         matrices=pair if len(report.labels) <= CONFUSION_LABELS else [],

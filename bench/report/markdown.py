@@ -1,8 +1,11 @@
 """to_markdown(): the report as Markdown, with a table that fits into a README."""
 
 from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
+from bench.report.cascade_report import CascadeReport
 from bench.report.escape import code, markdown
 from bench.report.report_schema import EngineReport, Report, Setting
+
+CASCADE_HEADS = ["stage", "rows", "share", "accuracy", "student's accuracy there", "ECE"]
 
 
 def to_markdown(report: Report) -> str:
@@ -14,6 +17,7 @@ def to_markdown(report: Report) -> str:
         "",
         engines_table(report),
         "",
+        *cascade_lines(report),
         f"Reference: `{report.reference}`, {report.reference_architecture.summary()}. "
         f"Ours: {report.architecture.summary()}.",
         f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
@@ -26,6 +30,61 @@ def to_markdown(report: Report) -> str:
         f"Command: {code(report.command)} ({report.started}, {report.seconds:.0f} s).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def cascade_lines(report: Report) -> list[str]:
+    """Return the section about the two stages of a cascade; nothing if the bundle has no gate."""
+    cascade = report.cascade
+    if cascade is None:
+        return []
+    return [
+        "## Cascade",
+        "",
+        table(CASCADE_HEADS, cascade_cells(cascade)),
+        "",
+        *cascade_sentences(cascade),
+        "",
+    ]
+
+
+def cascade_cells(cascade: CascadeReport) -> list[list[str]]:
+    """Return the cells of a table with one row for each stage (CASCADE_HEADS)."""
+
+    def percent(value: float | None) -> str:
+        return "" if value is None else f"{value:.1%}"
+
+    return [
+        [
+            one.stage, str(one.rows), f"{one.share:.1%}", percent(one.accuracy), percent(one.student_accuracy),
+            "" if one.calibration_error is None else f"{one.calibration_error:.3f}",
+        ]
+        for one in cascade.stages
+    ]  # fmt: skip
+
+
+def cascade_sentences(cascade: CascadeReport) -> list[str]:
+    """Return the times and the losses of a cascade in sentences."""
+    percentiles = [f"{name} {ms:.3g}" for name, ms in (
+        ("mean", cascade.mean_ms), ("p50", cascade.p50_ms), ("p95", cascade.p95_ms), ("p99", cascade.p99_ms)
+    ) if ms is not None]  # fmt: skip
+    speed = "" if cascade.speedup_mean is None or cascade.student_speedup_mean is None else (
+        f" Mean times are {cascade.speedup_mean:.1f} times as short as the reference's; "
+        f"{cascade.student_speedup_mean:.1f} times without a gate."
+    )  # fmt: skip
+    sentences = [
+        f"Milliseconds a text, from token ids to the answer: {', '.join(percentiles)}. The 95th percentile of a "
+        f"cascade is that of its student.{speed}",
+        f"The threshold {cascade.threshold:.4g} was found on {cascade.threshold_rows} rows: with "
+        f"{cascade.confidence:.0%} confidence the cascade loses at most {cascade.max_loss:g} points against the "
+        f"{cascade.bounded_against}.",
+    ]
+    if cascade.added is not None:
+        low, high = cascade.added.loss_interval
+        sentences.append(
+            f"On these rows the gate costs {cascade.added.loss_points:+.2f} points against the student alone "
+            f"(95 % interval {low:+.2f} to {high:+.2f})."
+        )
+    return sentences
 
 
 def padding_sentences(report: Report) -> list[str]:

@@ -10,6 +10,7 @@ from bench.measure.accuracy.error_analysis import Quality
 from bench.measure.accuracy.task_metric import METRICS, AnyScore
 from bench.measure.latency.interference import Interference
 from bench.measure.latency.request_batches import Grouping, resolved
+from bench.report.cascade_report import CascadeReport
 from models.architecture import Architecture
 from models.schema import Record
 from models.task import Kind
@@ -173,6 +174,7 @@ class Report(Record):
     texts_timed: int
     rounds: int
     engines: tuple[EngineReport, ...]
+    cascade: CascadeReport | None = Field(None, description="None: the bundle has no gate, or an engine failed")
     openings: Openings | None = Field(None, description="None: there is no reference, or one of the two failed")
     verdicts: tuple[str, ...] = Field(description="findings in sentences")
 

@@ -49,7 +49,7 @@ class ChunkScorer:
             DisagreementError: the answers on this processor differ from the stored ones.
         """
         self._job, self._schema = job, schema
-        self._scorer = Scorer(bundle, job.truncate)
+        self._scorer = Scorer(bundle, job.truncate, job.cascade)
         if self._scorer.id != job.bundle:
             raise InputError(f"{bundle} is bundle {self._scorer.id} here, and the run began with {job.bundle}")
 
@@ -66,7 +66,8 @@ class ChunkScorer:
         answers = self._scorer(values[0] or [], values[1])
         rows = [replace(Scored(), error=problems[i]) if i in problems else row for i, row in enumerate(answers)]
         content = self._write(chunk, data, rows)
-        return Part(content, len(rows), sum(row.error is not None for row in rows))
+        errors, gated = sum(row.error is not None for row in rows), sum(row.by_gate for row in rows)
+        return Part(content, len(rows), errors, gated)
 
     def _texts(self, data: pa.Table | list[Record], column: str | None, problems: dict[int, str]) -> list[Any] | None:
         if column is None:

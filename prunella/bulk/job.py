@@ -23,6 +23,7 @@ class Job(Record):
     prefix: str = Field("", description="before the name of each column that is added")
     scores: bool = Field(False, description="whether the scores of all labels are written")
     truncate: bool = Field(True, description="whether a text that is too long is truncated, or is an error")
+    cascade: bool = Field(True, description="whether the gate of a bundle that has one answers easy texts")
     limit: int | None = Field(None, ge=1, description="rows; None: all")
     format: Format = "parquet"
     chunk_rows: int = Field(CHUNK_ROWS, ge=1, description="rows of a part")
@@ -49,3 +50,4 @@ class Part:
     content: bytes
     rows: int
     errors: int  # rows without an answer
+    gated: int = 0  # rows that the gate answered

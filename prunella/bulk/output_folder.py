@@ -40,6 +40,7 @@ class PartNote(Record):
     number: int  # of the chunk in the file
     rows: int
     errors: int
+    gated: int = 0  # notes of a run that an older version began lack it
     last: bool
     size: int  # bytes of the part
     input_size: int  # bytes of the input file
@@ -75,7 +76,8 @@ class OutputFolder:
         temporary = self.path / f".{name}{TEMPORARY}"
         note = PartNote(
             part=name, file=file.name, position=chunk.file, number=chunk.number, rows=part.rows, errors=part.errors,
-            last=chunk.last, size=len(part.content), input_size=file.size, input_modified_ns=file.modified_ns,
+            gated=part.gated, last=chunk.last, size=len(part.content), input_size=file.size,
+            input_modified_ns=file.modified_ns,
         )  # fmt: skip
         with self._writing():
             try:

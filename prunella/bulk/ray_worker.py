@@ -31,6 +31,7 @@ class Classify:
         prefix: str = "",
         scores: bool = False,
         truncate: bool = True,
+        cascade: bool = True,
     ) -> None:
         """Open the bundle.
 
@@ -41,12 +42,13 @@ class Classify:
             prefix: before the names of the added columns.
             scores: whether to add the scores of all labels.
             truncate: whether a text that is too long is truncated, or gets an error.
+            cascade: whether the gate of a bundle that has one answers easy texts.
 
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
             DisagreementError: the answers on this processor differ from the stored ones.
         """
-        self._scorer = Scorer(bundle, truncate)
+        self._scorer = Scorer(bundle, truncate, cascade)
         self._columns = (text_column, pair_column)
         self._prefix, self._scores = prefix, scores
 

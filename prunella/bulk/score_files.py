@@ -44,6 +44,7 @@ class ScoreOptions(Record):
     prefix: str = ""
     scores: bool = False
     truncate: bool = True
+    cascade: bool = True
     limit: int | None = None
     format: Format | None = None
     chunk_rows: int = CHUNK_ROWS
@@ -180,7 +181,8 @@ def _summary(folder: OutputFolder, before: int, seconds: float) -> dict[str, Any
     parts = folder.parts.values()
     rows = sum(part.rows for part in parts)
     return {
-        "rows": rows, "errors": sum(part.errors for part in parts), "resumed_rows": before, "parts": len(parts),
+        "rows": rows, "errors": sum(part.errors for part in parts),
+        "gated_rows": sum(part.gated for part in parts), "resumed_rows": before, "parts": len(parts),
         "seconds": round(seconds, 1), "rows_per_second": round((rows - before) / seconds, 1),
     }  # fmt: skip
 
@@ -199,6 +201,7 @@ def _job(bundle: Bundle, source: Path, data: InputFiles, options: ScoreOptions) 
         job = Job(
             bundle=bundle.id, source=str(source.resolve()), text_column=options.text_column, pair_column=pair,
             columns=options.columns, prefix=options.prefix, scores=options.scores, truncate=options.truncate,
+            cascade=options.cascade,
             limit=options.limit, format=options.format or data.format, chunk_rows=options.chunk_rows,
         )  # fmt: skip
     names = _input_columns(data)

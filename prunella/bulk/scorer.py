@@ -4,7 +4,7 @@ The texts are sorted by their number of tokens before they are batched, so that 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from models.task import Task
 from models.tokenizer import Encoded, Row
 from service.inference.bundle import Bundle
 from service.inference.engine import Cut, Engine
+from service.inference.gate import gate_answers
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import row_problem
 from service.inference.session import RuntimeSettings
@@ -36,17 +37,19 @@ class Scored:
     labels: list[str] | None = None  # assigned by a multi-label model, in the order of its labels
     scores: list[Prediction] | None = None  # of all labels, in descending order
     error: str | None = None  # why there is no answer
+    by_gate: bool = False  # whether the gate answered
 
 
 class Scorer:
     """A bundle with a session of one thread on the CPU."""
 
-    def __init__(self, bundle: str | Path, truncate: bool = True) -> None:
+    def __init__(self, bundle: str | Path, truncate: bool = True, cascade: bool = True) -> None:
         """Open a bundle folder, and compare its answers to the texts that are stored in it with the stored ones.
 
         Args:
             bundle: its path.
             truncate: whether a text that is too long is truncated on the right, or gets an error.
+            cascade: whether the gate of a bundle that has one answers easy texts.
 
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
@@ -55,6 +58,7 @@ class Scorer:
         self._engine = Engine.open(Bundle.open(Path(bundle)), RuntimeSettings(device="cpu", threads=1))
         self._engine.self_check()
         self._cut: Cut = "right" if truncate else "never"
+        self._gate = self._engine.bundle.gate if cascade else None
 
     @property
     def id(self) -> str:
@@ -103,8 +107,11 @@ class Scorer:
         return problem.message if problem else None
 
     def _infer(self, tokens: dict[int, Encoded]) -> Iterator[tuple[int, Scored]]:
-        """Yield the answers to the texts on which the model does not fail."""
-        for batch in sorted_batches({i: len(encoded.ids) for i, encoded in tokens.items()}):
+        """Yield the answers to the texts on which the model does not fail, first those of the gate."""
+        texts = list(tokens)
+        easy = {texts[k]: row for k, row in gate_answers(self._gate, list(tokens.values())).items()}
+        yield from ((i, replace(self._scored(logits), by_gate=True)) for i, logits in easy.items())
+        for batch in sorted_batches({i: len(encoded.ids) for i, encoded in tokens.items() if i not in easy}):
             rows = infer_isolated(self._engine, [tokens[i] for i in batch])
             if self._engine.health.unhealthy:
                 raise CheckError("the model fails on every text, also on one that it answered when it was opened")

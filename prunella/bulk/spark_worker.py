@@ -35,7 +35,9 @@ TYPES = {
 }  # fmt: skip
 
 
-def classify(bundle: str | Path, scores: bool = False, truncate: bool = True) -> Callable[..., Column]:
+def classify(
+    bundle: str | Path, scores: bool = False, truncate: bool = True, cascade: bool = True
+) -> Callable[..., Column]:
     """Return a function from a column of texts, or from two for a model of pairs, to a column of answers.
 
     An answer is a struct: label, score, error and bundle; `labels` for a multi-label model, `scores` if wanted. The
@@ -46,6 +48,7 @@ def classify(bundle: str | Path, scores: bool = False, truncate: bool = True) ->
         bundle: a bundle folder of the driver, or a tag of BentoML's model store there.
         scores: whether the scores of all labels are in the struct.
         truncate: whether a text that is too long is truncated, or gets an error.
+        cascade: whether the gate of a bundle that has one answers easy texts.
 
     Raises:
         FolderError: there is no such bundle, or it is incomplete.
@@ -58,7 +61,7 @@ def classify(bundle: str | Path, scores: bool = False, truncate: bool = True) ->
     name, takes_pairs = _send(session, opened), opened.task.pair
 
     def answer(texts: "pd.Series", pairs: "pd.Series | None") -> "pd.DataFrame":
-        scorer = _scorer(name, truncate)
+        scorer = _scorer(name, truncate, cascade)
         rows = scorer(_values(texts), None if pairs is None else _values(pairs))
         return pd.DataFrame(answer_columns(rows, scorer.task, scores) | {"bundle": [scorer.id] * len(rows)})
 
@@ -141,8 +144,8 @@ def _chunk_scorer(name: str, job: Job, schema: pa.Schema | None) -> ChunkScorer:
 
 
 @cache
-def _scorer(name: str, truncate: bool) -> Scorer:
-    return Scorer(SparkFiles.get(name), truncate)
+def _scorer(name: str, truncate: bool, cascade: bool) -> Scorer:
+    return Scorer(SparkFiles.get(name), truncate, cascade)
 
 
 def _send(session: SparkSession, bundle: Bundle) -> str:

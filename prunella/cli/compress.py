@@ -67,6 +67,12 @@ def compress(
     remeasure: Annotated[
         bool, _hidden("measure latency again; default: use earlier measurements of this machine")
     ] = False,
+    cascade: Annotated[
+        bool, typer.Option("--cascade", help="add a gate, which answers easy texts before the compressed model")
+    ] = False,
+    cascade_loss: Annotated[
+        float, typer.Option(help="points of accuracy that the gate may lose against the compressed model")
+    ] = 0.5,
     seed: Annotated[int, typer.Option(help="seed of all random choices")] = 0,
     store: Store = STORE,
     out: Out = None,
@@ -90,7 +96,7 @@ def compress(
         max_tokens=max_tokens, text_column=text_column, pair_column=pair_column, label_column=label_column,
         labels=labels, trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
         hidden_width=hidden_width, base=base, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure,
-        seed=seed, store=store, out=out,
+        cascade=cascade, cascade_loss=cascade_loss, seed=seed, store=store, out=out,
     )  # fmt: skip
     show(result.report)
     if result.missed:

@@ -12,6 +12,7 @@ from models.errors import InputError, PrunellaError
 from models.messages import configure, fail, log
 from models.schema import explain
 from prunella.cli.bench import bench, evaluate, plan
+from prunella.cli.cascade import cascade
 from prunella.cli.compress import compress
 from prunella.cli.demo import demo, fetch
 from prunella.cli.inspect import inspect
@@ -38,6 +39,7 @@ app = typer.Typer(
 SINGLE_PROCESS = (
     "demo",
     "fetch",
+    "cascade",
     "evaluate",
     "inspect",
     "bench",
@@ -51,6 +53,7 @@ SINGLE_PROCESS = (
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
+app.command()(cascade)
 app.command()(prints(quantize))
 app.command()(prints(export))
 app.command()(prints(evaluate))

@@ -30,6 +30,7 @@ def score(
     prefix: Annotated[str, typer.Option(help="before the names of the added columns")] = "",
     scores: Annotated[bool, typer.Option("--scores", help="also write the scores of all labels")] = False,
     truncate: Annotated[bool, typer.Option(help="truncate texts that are too long, or give them an error")] = True,
+    cascade: Annotated[bool, typer.Option(help="let the gate of a bundle that has one answer easy texts")] = True,
     limit: Annotated[int | None, typer.Option(min=1, help="score the first rows only")] = None,
     format: Annotated[
         Literal["parquet", "csv", "jsonl"] | None, typer.Option(help="format of the parts; default: the input's")
@@ -50,6 +51,6 @@ def score(
         options = ScoreOptions(
             engine=engine, processes=processes, text_column=text_column, pair_column=pair_column, prefix=prefix,
             columns=None if columns is None else tuple(filter(None, columns.split(","))), scores=scores,
-            truncate=truncate, limit=limit, format=format, chunk_rows=chunk_rows,
+            truncate=truncate, cascade=cascade, limit=limit, format=format, chunk_rows=chunk_rows,
         )  # fmt: skip
     return score_files(bundle, source, output, options)

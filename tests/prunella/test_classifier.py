@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bundles import make_tiny_bundle
+from gates import ALWAYS, NEVER, add_gate
 from starlette.testclient import TestClient
 from tiny import BAD, GOOD, OTHER
 
@@ -136,3 +137,51 @@ def test_it_needs_nothing_that_trains(tiny_bundle):
     assert is_private == "1"  # ONNX Runtime reports no usage
     assert label in json.loads((tiny_bundle / "task.json").read_text())["labels"]
     assert loaded == "[]"
+
+
+@pytest.fixture(scope="module")
+def gated_bundle(tiny_bundle, tmp_path_factory):
+    return add_gate(tiny_bundle, tmp_path_factory.mktemp("gated") / "bundle")
+
+
+def test_the_gate_answers_what_it_is_sure_of_and_the_student_the_rest_as_without_a_gate(tiny_bundle, gated_bundle):
+    texts = texts_of(60)
+    student, cascade = Classifier(tiny_bundle, device="cpu"), Classifier(gated_bundle, device="cpu")
+    gate, engine = Bundle.open(gated_bundle).gate, Engine.open(Bundle.open(gated_bundle))
+    decided = [gate.decide(one.ids) for one in engine.encode([(text,) for text in texts])]
+    found = cascade(texts)
+    assert [one.stage for one in found] == ["gate" if one.answered else "student" for one in decided]
+    assert {"gate", "student"} == {one.stage for one in found}
+    for one, answer, alone in zip(found, decided, student(texts), strict=True):
+        if one.stage == "student":
+            assert one == alone
+        else:
+            assert one.logits == tuple(answer.logits.tolist())
+            assert one.label == cascade.labels[answer.label]
+            assert one.score == pytest.approx(answer.confidence, rel=1e-6)
+
+
+@pytest.mark.parametrize("how", ["threshold above every confidence", "turned off", "cut on the left"])
+def test_a_cascade_whose_gate_never_answers_is_the_student_bit_for_bit(tiny_bundle, gated_bundle, tmp_path, how):
+    texts, end = texts_of(60), "left" if "left" in how else "right"
+    bundle = add_gate(tiny_bundle, tmp_path / "b", thresholds=(NEVER,)) if "threshold" in how else gated_bundle
+    cascade = Classifier(bundle, device="cpu", truncate=end, cascade=how != "turned off")
+    assert cascade(texts) == Classifier(tiny_bundle, device="cpu", truncate=end)(texts)
+
+
+def test_logits_are_those_of_the_bundles_model_and_never_of_the_gate(tiny_bundle, tmp_path):
+    always = Classifier(add_gate(tiny_bundle, tmp_path / "b", thresholds=(ALWAYS,)), device="cpu")
+    texts = texts_of(20)
+    assert {one.stage for one in always(texts)} == {"gate"}
+    assert np.array_equal(always.logits(texts), Classifier(tiny_bundle, device="cpu").logits(texts))
+
+
+def test_the_gates_answers_do_not_depend_on_the_other_texts(gated_bundle):
+    cascade, texts = Classifier(gated_bundle, device="cpu"), texts_of(30)
+    assert [cascade(text) for text in texts] == cascade(texts)
+    assert pickle.loads(pickle.dumps(cascade))(texts) == cascade(texts)
+
+
+def test_with_a_gate_an_invalid_text_is_still_named_by_its_position(gated_bundle):
+    with pytest.raises(InputError, match="text 2: a text is empty"):
+        Classifier(gated_bundle, device="cpu")(["good film", "bad", " ", "fine"])

@@ -27,7 +27,8 @@ from models.tokenizer import Row
 
 PIECE = 256  # rows of one call: the timeout is for one call, not for all rows of a data set
 OPENERS = {
-    "ours": "bench.engines.onnx:our_engine", "pytorch": "bench.engines.pytorch:eager_engine",
+    "ours": "bench.engines.onnx:our_engine", "cascade": "bench.engines.onnx:cascade_engine",
+    "pytorch": "bench.engines.pytorch:eager_engine",
     "ort_fp32": "bench.engines.onnx:stock_engine", "stock_int8": "bench.engines.onnx:stock_engine",
     "tfidf": "bench.engines.tfidf:tfidf_engine", "openvino": "bench.engines.baselines:openvino_engine",
     "ctranslate2": "bench.engines.baselines:ctranslate2_engine",

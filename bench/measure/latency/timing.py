@@ -115,15 +115,22 @@ def typical_seconds(seconds: Seconds) -> float:
     return float(np.exp(np.log(np.median(seconds, axis=0)).mean()))
 
 
-def speedup(reference: Seconds, ours: Seconds, seed: int = 0) -> tuple[float, tuple[float, float]]:
+def mean_seconds(seconds: Seconds) -> float:
+    """Return the mean over texts of the median over rounds: what a text costs, where few texts cost most."""
+    return float(np.median(seconds, axis=0).mean())
+
+
+def speedup(
+    reference: Seconds, ours: Seconds, seed: int = 0, of: Callable[[Seconds], float] = typical_seconds
+) -> tuple[float, tuple[float, float]]:
     """Return the speed-up of ours over the reference within one process, and its 95 % bootstrap interval.
 
     Both are resampled on the same rounds and texts. The interval does not include the variation between processes:
-    see `bench.measure.latency.process_restarts`.
+    see `bench.measure.latency.process_restarts`. `of` gives the time of each: `mean_seconds` for a cascade.
     """
     pairs = _resamples(np.stack([reference, ours], axis=-1), seed)
-    ratios = [typical_seconds(pair[..., 0]) / typical_seconds(pair[..., 1]) for pair in pairs]
-    return typical_seconds(reference) / typical_seconds(ours), _interval(ratios)
+    ratios = [of(pair[..., 0]) / of(pair[..., 1]) for pair in pairs]
+    return of(reference) / of(ours), _interval(ratios)
 
 
 def machine_card(threads: Sequence[int] = (1,)) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 import typer
 from bundles import copy_with_note, make_tiny_bundle
+from gates import add_gate
 from scoring import TEXTS, lines_of, parts, score, table_of, write_lines
 from verbs import run
 
@@ -334,3 +335,16 @@ def test_the_pages_have_every_option(command, page):
     for option in typer.main.get_command(cli.app).commands[command].params:
         names = [name for name in (*option.opts, *option.secondary_opts) if name.startswith("--")]
         assert not [name for name in names if f"`{name}`" not in text and name != "--help"]
+
+
+@pytest.mark.parametrize("cascade", [True, False])
+def test_a_gate_answers_as_the_classifiers_does_and_its_rows_are_counted(tiny_bundle, tmp_path, monkeypatch, cascade):
+    bundle = add_gate(tiny_bundle, tmp_path / "gated")
+    texts = [" ".join(TEXTS[i % 10 : i % 10 + i % 4 + 1]) for i in range(50)]
+    source = write_lines(tmp_path / "in.jsonl", [*texts, " "])
+    summary = score(monkeypatch, bundle, source, tmp_path / "out", scores=True, chunk_rows=16, cascade=cascade)
+    rows, expected = lines_of(tmp_path / "out"), Classifier(bundle, cascade=cascade)(texts)
+    assert [(row["label"], row["score"]) for row in rows[:-1]] == [(one.label, one.score) for one in expected]
+    assert summary["gated_rows"] == sum(one.stage == "gate" for one in expected)
+    assert (summary["gated_rows"] > 0) == cascade
+    assert "empty" in rows[-1]["error"]

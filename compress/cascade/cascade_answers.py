@@ -1,0 +1,78 @@
+"""The answers that a cascade is learned and judged with: of the student in the bundle, and of the full model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from compress.inputs.source import open_source
+from models.errors import InputError
+from models.messages import progress
+from models.store.folder import ModelFolder
+from models.task import Task
+from models.teachers.answers import answers_of
+from models.teachers.matching import match_labels
+from models.teachers.teacher import Teacher, open_teacher
+from models.tokenizer import Encoded, Row
+from service.inference.bundle import Bundle
+from service.inference.engine import Engine
+from service.inference.session import RuntimeSettings
+
+BATCH = 32  # texts of similar length that the student answers at once
+Floats = NDArray[np.float32]
+
+
+class Student:
+    """The network of a bundle, on one thread of the CPU; its answers do not depend on the gate."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=1))
+        self.task = bundle.task
+
+    def logits(self, encoded: Sequence[Encoded]) -> Floats:
+        """Return (texts, labels), in the order of `encoded`."""
+        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
+        logits = np.zeros((len(encoded), len(self.task.labels)), dtype=np.float32)
+        bar = progress(total=len(encoded), desc="answers of the student", unit="text", delay=5.0, leave=False)
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
+            logits[rows] = self.engine.infer([encoded[i] for i in rows])
+            bar.update(len(rows))
+        bar.close()
+        return logits
+
+
+@dataclass(frozen=True, slots=True)
+class FullModel:
+    """The unpruned classifier that a bundle was made from."""
+
+    folder: ModelFolder
+    _teacher: Teacher
+    _task: Task  # of the bundle
+    _order: list[int]  # position of each label of the bundle among the model's
+
+    @classmethod
+    def open(cls, path: Path, task: Task, store: Path) -> "FullModel":
+        """Open a classifier folder, or import a fine-tuned Hugging Face folder into the store.
+
+        Args:
+            path: the folder.
+            task: of the bundle.
+            store: folder of finished stages.
+
+        Raises:
+            FolderError: there is no classifier in it.
+            InputError: its labels are not the bundle's, or it has other inputs.
+        """
+        own = task.max_tokens if not (path / "manifest.json").is_file() else None
+        folder = open_source(path, store, task.pair, own)
+        teachers = open_teacher(folder.path, task.pair)
+        if len(teachers) > 1:
+            raise InputError(f"{path} is a series of {len(teachers)} models: give the one that was compressed")
+        return cls(folder, teachers[0], task, match_labels(str(path), teachers[0].task.labels, task))
+
+    def scores(self, rows: Sequence[Row], store: Path) -> Floats:
+        """Return its probabilities (texts, labels), with the labels in the order of the bundle's."""
+        return self._task.scores(answers_of(self._teacher, rows, store)[:, self._order])

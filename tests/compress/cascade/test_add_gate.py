@@ -1,0 +1,153 @@
+"""A bundle gets a gate: the bundle with it answers as its parts do, and what cannot work is refused in a sentence."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bundles import make_tiny_bundle
+from films import film_texts
+
+from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task, name_unseen
+from models.data.texts import Texts
+from models.errors import InputError
+from models.store.folder import ModelFolder, find_folder
+from models.task import Task
+from service.inference.bundle import Bundle
+
+LOSS = 4.0  # points: 75 rows can show it
+
+
+TEXTS = CascadeTexts(film_texts(400, 1), film_texts(300, 2), film_texts(200, 3))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cascade")
+
+
+@pytest.fixture(scope="module")
+def bundle(store: Path) -> ModelFolder:
+    return ModelFolder.open(make_tiny_bundle(store))
+
+
+@pytest.fixture(scope="module")
+def classifier(bundle: ModelFolder, store: Path) -> Path:
+    step = bundle.manifest.lineage[-1]
+    path = find_folder([store], "finetune", step.parents[0])
+    assert path is not None
+    return path
+
+
+def test_the_bundle_with_a_gate_has_the_files_of_the_bundle_and_the_bound(bundle, store):
+    cascade = add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS), store)
+    assert cascade.result is not None
+    opened = Bundle.open(cascade.result.folder.path)
+    assert opened.gate is not None
+    info, summary = opened.gate.info, cascade.summary["cascade"]
+    assert (info.reference, info.max_loss, info.confidence) == ("student", LOSS, 0.95)
+    assert info.rows <= 300
+    assert info.bound_points <= LOSS
+    assert info.disagreements is not None
+    assert {"share", "threshold", "bound_points", "confidence", "rows", "mean_ms", "p50_ms", "p95_ms"} <= set(summary)
+    assert summary["speedup_mean"] is None  # without the full model there is nothing to compare with
+    assert summary["loss_against"] == "student"
+    assert summary["test_rows"] == 200
+    files = bundle.manifest.files
+    assert {name: opened.folder.manifest.files[name] for name in files} == files
+    assert json.loads((opened.folder.path / "report.json").read_text())["cascade"] == summary
+
+
+def test_losses_are_those_of_the_cascades_answers_on_the_test_rows(bundle, store):
+    from prunella import Classifier
+
+    cascade = add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS), store)
+    assert cascade.result is not None
+    assert TEXTS.test is not None
+    truth, texts = TEXTS.test.labels, [row[0] for row in TEXTS.test.rows]
+    ours, student = Classifier(cascade.result.folder.path)(texts), Classifier(bundle.path)(texts)
+    assert truth is not None
+    right = [sum(one.label == t for one, t in zip(found, truth, strict=True)) for found in (student, ours)]
+    assert cascade.summary["cascade"]["loss_points"] == pytest.approx(100 * (right[0] - right[1]) / len(texts))
+    assert cascade.summary["cascade"]["test_share"] == sum(one.stage == "gate" for one in ours) / len(texts)
+
+
+def test_with_the_full_model_the_gate_learns_from_it_and_is_compared_with_it(bundle, classifier, store):
+    config = CascadeConfig(max_loss=LOSS, against="full model")
+    cascade = add_gate(bundle, TEXTS, classifier, config, store)
+    assert cascade.result is not None, cascade.summary
+    summary = cascade.summary["cascade"]
+    assert (summary["bounded_against"], summary["loss_against"]) == ("full model", "full model")
+    assert summary["speedup_mean"] > 0
+    assert summary["reference_mean_ms"] > 0
+
+
+def test_a_second_run_reuses_the_gate_and_the_bundle(bundle, store):
+    first, second = (add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS), store) for _ in range(2))
+    assert first.result is not None
+    assert second.result is not None
+    assert second.result.reused
+    assert first.result.folder.id == second.result.folder.id
+
+
+def test_too_few_rows_leave_the_gate_out_and_say_how_many_are_needed(bundle, store):
+    few = dataclasses.replace(TEXTS, threshold=TEXTS.threshold.take(range(40)))
+    cascade = add_gate(bundle, few, None, CascadeConfig(max_loss=0.5), store)
+    assert cascade.result is None
+    assert cascade.summary["cascade"] is None
+    assert "it takes 6" in cascade.summary["cascade_problem"]
+
+
+def test_labels_are_not_needed_for_training_texts(bundle, store):
+    unlabelled = Texts(TEXTS.train.rows, None, "unlabelled")
+    texts = dataclasses.replace(TEXTS, train=unlabelled, extra=Texts(film_texts(50, 9).rows, None, "extra"))
+    cascade = add_gate(bundle, texts, None, CascadeConfig(max_loss=LOSS), store)
+    assert set(cascade.summary) <= {"cascade", "cascade_problem"}
+
+
+@pytest.mark.parametrize("role", ["threshold", "test"])
+def test_rows_that_judge_need_labels(bundle, store, role):
+    texts = dataclasses.replace(TEXTS, **{role: Texts(TEXTS.threshold.rows, None, "no labels")})
+    with pytest.raises(InputError, match="no labels has no label column"):
+        add_gate(bundle, texts, None, CascadeConfig(max_loss=LOSS), store)
+
+
+def test_a_label_that_the_model_lacks_is_named(bundle, store):
+    other = Texts(TEXTS.threshold.rows, ["positive"] * 299 + ["mixed"], "mixed labels")
+    with pytest.raises(InputError, match="mixed"):
+        add_gate(bundle, dataclasses.replace(TEXTS, threshold=other), None, CascadeConfig(max_loss=LOSS), store)
+
+
+def test_training_texts_do_not_decide_the_threshold(bundle, store, capsys):
+    both = Texts([*TEXTS.threshold.rows, *TEXTS.train.rows], [*TEXTS.threshold.labels, *TEXTS.train.labels], "both")
+    cascade = add_gate(bundle, dataclasses.replace(TEXTS, threshold=both), None, CascadeConfig(max_loss=LOSS), store)
+    assert "rows of both are also training texts" in capsys.readouterr().err
+    assert cascade.result is None or cascade.summary["cascade"]["rows"] <= 300
+    with pytest.raises(InputError, match="all rows of films 1 are also training texts"):
+        add_gate(bundle, dataclasses.replace(TEXTS, threshold=TEXTS.train), None, CascadeConfig(max_loss=LOSS), store)
+
+
+def test_a_label_without_training_texts_is_named(capsys):
+    name_unseen(Task(labels=("negative", "positive")), np.eye(2, dtype=np.float32)[[1] * 40])
+    assert "no training text has the label negative" in capsys.readouterr().err
+    name_unseen(Task(labels=("negative", "positive")), np.eye(2, dtype=np.float32)[[0] + [1] * 40])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_bound_against_a_model_that_is_not_given_is_refused(bundle, store):
+    with pytest.raises(InputError, match="give --model FOLDER"):
+        add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS, against="full model"), store)
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (Task(labels=("a", "b"), pair=True), "reads pairs of texts"),
+        (Task(kind="multi", labels=("a", "b")), "gives several labels"),
+        (Task(kind="regression", labels=("value",)), "gives a number"),
+    ],
+)
+def test_tasks_without_a_gate_are_refused(task, message):
+    with pytest.raises(InputError, match=message):
+        check_task(task, Path("model"))
