@@ -5,6 +5,7 @@ bundle.json                                      the ONNX files (variants) and t
 onnx/cpu-int8.onnx  cpu-int8.bin …               graph, weights: input_ids, attention_mask[, token_type_ids] → logits
 golden.json                                      rows with each variant's logits, for the self-check at start-up
 report.json                                      measured loss and speed-up of the compression (may be replaced)
+gate.json  gate.npy                              optional: answers the easy texts (service/inference/gate.py)
 manifest.json                                    identity, lineage, hashes
 """
 
@@ -22,7 +23,10 @@ from models.errors import FolderError
 from models.schema import Record
 from models.store.folder import REPORT, ModelFolder
 from models.task import Task
+from models.tokenizer import FILE as TOKENIZER
 from models.tokenizer import Tokenizer
+from service.inference import gate as gate_file
+from service.inference.gate import Gate
 
 log = logging.getLogger("prunella")
 FILE = "bundle.json"
@@ -72,6 +76,7 @@ class Bundle:
     task: Task
     architecture: Architecture
     golden: Golden
+    gate: Gate | None = None  # answers the easy texts of a cascade
 
     @classmethod
     def open(cls, path: Path) -> "Bundle":
@@ -85,12 +90,14 @@ class Bundle:
             stage = folder.manifest.lineage[-1].stage
             raise FolderError(f"{path} is the result of '{stage}', not a bundle: export or quantize it first")
         shape = Architecture.read(folder.path / architecture.FILE)
+        stored = Task.read(folder.path / task.FILE)
         return cls(
             folder=folder,
             info=BundleInfo.read(folder.path / FILE),
-            task=_limit_tokens(Task.read(folder.path / task.FILE), shape.positions, path),
+            task=_limit_tokens(stored, shape.positions, path),
             architecture=shape,
             golden=Golden.read(folder.path / GOLDEN),
+            gate=_open_gate(folder, stored),
         )
 
     @property
@@ -126,6 +133,34 @@ class Bundle:
         """Return the report of the command that wrote or last measured the bundle, or None when there is none."""
         path = self.folder.path / REPORT
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _open_gate(folder: ModelFolder, stored: Task) -> Gate | None:
+    """Return the gate of a bundle, or None if it has none.
+
+    Raises:
+        FolderError: the gate is damaged, or was learned for another tokenizer, other labels or another kind of task.
+    """
+    files = folder.manifest.files
+    listed = [name for name in (gate_file.FILE, gate_file.ROWS_FILE) if name in files]
+    if not listed:
+        return None
+    advice = "run `prunella cascade` on the bundle from which it was made"
+    if len(listed) == 1:
+        wanted = f"wanted {gate_file.FILE} and {gate_file.ROWS_FILE}, or neither"
+        raise FolderError(f"{folder.path}: the manifest lists {listed[0]} only: {wanted}; {advice}")
+    gate, found = Gate.open(folder.path), files[TOKENIZER].sha256 if TOKENIZER in files else "none"
+    if stored.kind != "single" or stored.pair or gate.info.labels != len(stored.labels):
+        form = f"{stored.kind}{' on pairs' if stored.pair else ''}, {len(stored.labels)} labels"
+        raise FolderError(
+            f"{folder.path}: the gate is for one of {gate.info.labels} labels of a text, the task is {form}; {advice}"
+        )
+    if gate.info.tokenizer_sha256 != found:
+        raise FolderError(
+            f"{folder.path}: the gate was learned for another tokenizer (SHA-256 {gate.info.tokenizer_sha256[:12]}…, "
+            f"the bundle's has {found[:12]}…); {advice}"
+        )
+    return gate
 
 
 def _limit_tokens(stored: Task, positions: int, path: Path) -> Task:
