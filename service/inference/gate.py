@@ -53,6 +53,9 @@ class GateInfo(Settings):
     reference: Literal["student", "full model"] = Field(description="the model against which the loss is bounded")
     share: Share = Field(description="share of `rows` that the gate answers")
     rows: int = Field(ge=1, description="rows on which the threshold was found, and nothing else")
+    disagreements: int | None = Field(
+        None, ge=0, description="of the rows that the gate answers, those with another label from the student"
+    )
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> Self:

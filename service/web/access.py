@@ -8,12 +8,13 @@ from service.protocols import BadRequest
 from service.web.http import Call, Headers, Reply
 
 METHODS = b"DELETE, GET, HEAD, POST"  # of all routes
-REQUEST_HEADERS = b"authorization, content-type, traceparent, tracestate, x-api-key, x-request-timeout-ms"
+REQUEST_HEADERS = b"authorization, content-type, traceparent, tracestate, x-api-key, x-cascade, x-request-timeout-ms"
 # every response header that scripts cannot read by default
 # (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name)
 EXPOSED = (
-    b"allow, date, retry-after, retry-after-ms, www-authenticate, x-compute-characters, x-compute-time, "
-    b"x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, x-tokenization-time, x-total-time"
+    b"allow, date, retry-after, retry-after-ms, www-authenticate, x-cascade-stage, x-compute-characters, "
+    b"x-compute-time, x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, x-tokenization-time, "
+    b"x-total-time"
 )
 
 
