@@ -82,9 +82,9 @@ def stages(
         rows: their answers; None where the student failed.
         gated: what the gate answered of them; None: it was not asked.
     """
-    found: list[Stage | None] = [None] * count
+    by_row: list[Stage | None] = [None] * count
     by_gate = [None] * len(rows) if gated is None else gated.rows
     for position, row, gate_row in zip(positions, rows, by_gate, strict=True):
         if row is not None:
-            found[position] = "student" if gate_row is None else "gate"
-    return found
+            by_row[position] = "student" if gate_row is None else "gate"
+    return by_row

@@ -65,7 +65,7 @@ class InferenceService:
 
     def __init__(self, engine: Engine, settings: Settings, worker: int = 0) -> None:
         self.settings, self.telemetry = settings, Telemetry(settings.served_as)
-        self.model_slots = ModelSlots(engine, settings.runtime(worker), self.telemetry.serves)
+        self.model_slots = ModelSlots(engine, settings.runtime(worker), self._serves)
         self.telemetry.serves(engine)
         self.rules = settings.rules(engine.choice.got)
         self.runners = Runners(self.rules, self._from_runner)
@@ -176,6 +176,11 @@ class InferenceService:
             return check_rows(request, engine.bundle.task, self.settings)
         table = engine.bundle.architecture.vocabulary
         return check_token_ids(request, engine.bundle.task, table, self.settings)
+
+    def _serves(self, engine: Engine) -> None:
+        """Begin to count for a model that has become the current one."""
+        self.gate_check.restart()
+        self.telemetry.serves(engine)
 
     def _gate_for(self, engine: Engine, request: Request, context: RequestContext) -> Gate | None:
         """Return the gate of a model that has one, or None where the student must answer."""

@@ -58,6 +58,10 @@ class GateCheck:
         self._detector: DriftDetector | None = None
         self._recent: deque[bool] = deque(maxlen=RECENT)
 
+    def restart(self) -> None:
+        """Forget all comparisons, because another model has become the current one."""
+        self._serial = -1  # a single assignment: a swap may be made in another thread
+
     def maybe(self, engine: Engine, encoded: Sequence[Encoded], rows: Sequence[list[float] | None]) -> None:
         """Let the student answer a random share of the texts of one request; called after the answer was sent.
 
@@ -103,6 +107,8 @@ class GateCheck:
         if self._detector is None:
             log.warning("gate.json has no number of disagreements: they are counted here, and no drift is reported")
         self._recent.clear()
+        self._telemetry.gate_disagreement.set(0)
+        self._telemetry.gate_drift.set(0)
 
     def _report(self, detector: DriftDetector) -> None:
         """Write the metric and a line of the log when a drift begins or ends."""

@@ -169,7 +169,7 @@ class Telemetry:
         bound = None if gate is None else disagreement_bound(gate.info)
         self.gate_share.set(math.nan if gate is None else gate.info.share)
         self.gate_bound.set(math.nan if bound is None else bound)
-        self.gate_disagreement.set(math.nan)
+        self.gate_disagreement.set(0)
         self.gate_drift.set(0)
 
     def begin(self) -> None:

@@ -243,6 +243,9 @@ def test_a_swap_changes_the_gate_with_the_model_and_begins_to_count_again(engine
         slots.roll_back()
         assert ask(client, TEXTS[0])["stage"] == "gate"
         assert metric(client, "prunella_gate_drift") == 0
+        for _ in range(20):
+            ask(client, text_where(engine, False))
+        wait_until(lambda: metric(client, "prunella_gate_drift") == 1, 20)  # found again
         other = tmp_path / "other"
         copy_with_note(engine.bundle.folder.path, other, "another")
         slots.swap(other)
