@@ -110,6 +110,10 @@ class Settings(Record):
         description="share of the texts that the gate answered which the student answers too, to count disagreements",
     )
 
+    grpc_port: int = Field(
+        0, ge=0, le=65_535, description="port of the Open Inference Protocol over gRPC; 0: it is not served"
+    )
+
     api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry this key")
     admin_token: SecretStr | None = Field(
         None, min_length=8, description="when set, /admin is open to requests that carry this token"
