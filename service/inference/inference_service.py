@@ -191,7 +191,7 @@ class InferenceService:
     def _count_stages(self, engine: Engine, encoded: list[Encoded], gated: Gated | None) -> None:
         """Count by which stage the texts of a request were answered, and check some of the gate's answers."""
         if gated is None:
-            self.telemetry.stages.labels("bypass").inc(len(encoded))
+            self.telemetry.bypassed(len(encoded))
             return
         self.telemetry.gated(gated.seconds, len(encoded), gated.rows.count(None))
         self.gate_check.maybe(engine, encoded, gated.rows)

@@ -109,12 +109,13 @@ class Telemetry:
 
     def _add_gate(self, registry: CollectorRegistry) -> None:
         """Add the metrics of a bundle's gate."""
-        self.stages = Counter(
+        stages = Counter(
             "prunella_cascade_texts",
             "texts of a bundle with a gate: answered by the gate, left by it to the student, or not shown to it",
             ["stage"],
             registry=registry,
         )
+        self._by_stage = {stage: stages.labels(stage) for stage in ("gate", "student", "bypass")}
         self.gate_seconds = Histogram(
             "prunella_gate_seconds", "the gate's time for a request", buckets=GATE_SECONDS, registry=registry
         )
@@ -147,8 +148,12 @@ class Telemetry:
     def gated(self, seconds: float, texts: int, left: int) -> None:
         """Count the texts of a request that the gate saw, of which it left some to the student."""
         self.gate_seconds.observe(seconds)
-        self.stages.labels("gate").inc(texts - left)
-        self.stages.labels("student").inc(left)
+        self._by_stage["gate"].inc(texts - left)
+        self._by_stage["student"].inc(left)
+
+    def bypassed(self, texts: int) -> None:
+        """Count texts of a bundle with a gate that were not shown to it."""
+        self._by_stage["bypass"].inc(texts)
 
     def serves(self, engine: Engine) -> None:
         """Set the gauges of the model to the new current one."""

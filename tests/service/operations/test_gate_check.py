@@ -1,14 +1,18 @@
 """The student also answers some texts of the gate: disagreements are counted, and no live answer waits or fails."""
 
 import logging
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+import requests
 from bundles import copy_with_note
 from gates import ALWAYS, add_gate
 from starlette.testclient import TestClient
+from test_server_process import PRUNELLA, running
 from tiny import tiny_texts
 from watching import wait_until
 
@@ -23,6 +27,7 @@ from service.settings import Settings
 from service.web.app import App
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
+ROOT = Path(__file__).resolve().parents[3]
 TEXTS = sorted({row[0] for row in tiny_texts(64).rows})
 
 
@@ -251,6 +256,35 @@ def test_a_swap_changes_the_gate_with_the_model_and_begins_to_count_again(engine
         slots.swap(other)
         assert ask(client, TEXTS[0])["stage"] == "gate"
         wait_until(lambda: client.inference.gate_check._serial == slots.current.serial, 20)
+
+
+def test_the_metrics_of_several_workers_are_those_of_all(engine, tmp_path):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PRUNELLA_", "BENTOML_"))}
+    settings = {"PRUNELLA_WORKERS": "2", "PRUNELLA_RUNNERS": "1", "PRUNELLA_GATE_CHECK_SHARE": "1"}
+    environment = {**kept, "PYTHONPATH": str(ROOT), **settings}
+    command = [*PRUNELLA, "serve", str(engine.bundle.folder.path), "--device", "cpu"]
+    text = text_where(engine, False)
+    with running(command, environment, tmp_path / "log") as (_, url):
+
+        def metrics():
+            page = requests.get(f"{url}/metrics", timeout=20).text
+            rows = [line.rpartition(" ") for line in page.splitlines() if line[0] != "#"]
+            return {key: float(value) for key, _, value in rows}
+
+        for _ in range(60):  # a connection each: the kernel spreads them over the workers
+            assert requests.post(f"{url}/v1/classify", json={"text": text}, timeout=20).json()["stage"] == "gate"
+        wait_until(lambda: metrics()["prunella_gate_checked_total"] == 60, 20)
+        wanted = {
+            "disagreements_total": 60,
+            "disagreement": 1,
+            "drift": 1,
+            "seconds_count": 60,
+            "expected_share": 0.5,
+        }
+        told = metrics()
+        assert {name: told[f"prunella_gate_{name}"] for name in wanted} == wanted
+        assert told['prunella_cascade_texts_total{stage="gate"}'] == 60
+        assert "drift: the gate" in (tmp_path / "log").read_text()
 
 
 def test_a_candidate_in_the_shadow_is_compared_with_the_student_only(half, tiny_bundle):
