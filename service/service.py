@@ -31,7 +31,9 @@ from service.process.launch import PORT, platform_port
 from service.process.publish import resolve
 from service.protocols import BadRequest, Request, native, ranked
 from service.settings import Settings
+from service.web import cascade_header
 from service.web.app import BENTOML_PATHS, App
+from service.web.cascade_header import asks_for_student, stage_of
 
 log = logging.getLogger("prunella")
 BENTOML_ONLY_FLAGS = ("development", "reload", "ssl_certfile")  # of `bentoml serve`: need BentoML's parent process
@@ -97,17 +99,27 @@ class PrunellaRoutesFirst:
 def _classify_by_prunella() -> Any:
     """Return BentoML's `classify` endpoint with Prunella's batching."""
 
-    async def classify(self: Any, texts: list[str], top_k: int | None = None) -> Classified:
+    async def classify(self: Any, texts: list[str], top_k: int | None = None, *, ctx: bentoml.Context) -> Classified:
         """Classify texts; for BentoML's clients."""
         now = time.perf_counter()
-        context = RequestContext(now, now + SETTINGS.request_timeout_ms / 1e3, lambda: False)
+        header = ctx.request.headers.get(cascade_header.REQUEST.decode())
+        context = RequestContext(
+            now,
+            now + SETTINGS.request_timeout_ms / 1e3,
+            lambda: False,
+            asks_for_student=lambda: asks_for_student(header if header is None else header.encode()),
+        )
+        request = native.read({"texts": texts, "top_k": top_k})
         try:
-            answer = await self.inference.answer(native.read({"texts": texts, "top_k": top_k}), context)
+            answer = await self.inference.answer(request, context)
         except BadRequest as error:
             raise BentoMLException(error.message, error_code=HTTPStatus(error.status)) from None
         for index, problem in answer.problems.items():
             if problem.status >= 500:  # a client that does not read `errors` must not take this for an answer
                 raise BentoMLException(problem.at(index).message, error_code=HTTPStatus(problem.status))
+        stage = stage_of(answer, request)
+        if stage is not None:
+            ctx.response.headers[cascade_header.ANSWER.decode()] = stage
         errors = [{"index": index, **native.error(problem)} for index, problem in sorted(answer.problems.items())]
         return Classified(predictions=[row or [] for row in answer.predictions], errors=errors)
 
@@ -120,7 +132,8 @@ def _classify_by_bentoml() -> Any:
     def classify(self: Any, texts: list[str]) -> list[list[dict[str, Any]]]:
         """Classify a batch that BentoML's dispatcher collected from several requests.
 
-        The format has no per-text errors: a text on which tokenizer or model fails gets an empty list.
+        The format has no per-text errors: a text on which tokenizer or model fails gets an empty list. The student
+        answers every text, also of a bundle with a gate.
         """
         engine, request = self.inference.model_slots.current, Request([], single=False)
         encoded = apply_isolated(partial(engine.tokenize, cut="right"), [(text,) for text in texts])

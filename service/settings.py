@@ -102,6 +102,18 @@ class Settings(Record):
     drain_s: int = Field(30, ge=1, description="time for the answers to admitted requests, after the drain delay")
     stuck_after_s: float = Field(30, gt=0, description="a batch that runs longer fails /livez")
 
+    cascade: bool = Field(True, description="whether the gate of a bundle answers easy texts")
+    gate_check_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="share of the texts that the gate answered which the student answers too, to count disagreements",
+    )
+
+    grpc_port: int = Field(
+        0, ge=0, le=65_535, description="port of the Open Inference Protocol over gRPC; 0: it is not served"
+    )
+
     api_key: SecretStr | None = Field(None, min_length=8, description="when set, requests must carry this key")
     admin_token: SecretStr | None = Field(
         None, min_length=8, description="when set, /admin is open to requests that carry this token"

@@ -143,7 +143,7 @@ def declared(project: dict, extra: str | None = None) -> set[str]:
 @pytest.mark.parametrize(
     ("packages", "extras"),
     [
-        (["service"], ["otel"]),
+        (["service"], ["grpc", "otel"]),
         (
             ["models", "export", "bench", "compress", "prunella"],
             ["demo", "hub", "peers", "peft", "skops", "score", "spark", "ray"],

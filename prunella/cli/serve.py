@@ -41,11 +41,19 @@ def serve(
             help="exit with an error if --device is not available, instead of using another one",
         ),
     ] = False,
+    cascade: Annotated[
+        bool,
+        typer.Option(
+            envvar="PRUNELLA_CASCADE", help="let the gate of a bundle with one answer easy texts, before the model"
+        ),
+    ] = True,
 ) -> None:
     """Serve a bundle folder or a tag of BentoML's model store."""
     settings = {"PRUNELLA_DEVICE": device, "PRUNELLA_SERVED_AS": name}
     if require_device:
         settings["PRUNELLA_REQUIRE_DEVICE"] = "1"
+    if not cascade:
+        settings["PRUNELLA_CASCADE"] = "0"
     run_server(bundle, settings, port, host)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from models.tokenizer import Encoded, Row
+from service.inference.cascade_stages import Gated, ask, may_answer, stages
 from service.inference.engine import Cut, Engine
+from service.inference.gate import Gate
 from service.inference.isolation import apply_isolated
 from service.inference.request_rows import (
     check_encoded,
@@ -22,7 +24,7 @@ from service.inference.request_rows import (
     fit_prompts,
     given_tokens,
 )
-from service.inference.runners import Outcome, Runners
+from service.inference.runners import Outcome, PendingRequest, Runners
 from service.inference.scheduler import NOTHING_AHEAD, Job, Overloaded
 from service.inference.tokenizer_queue import (
     Lane,
@@ -35,6 +37,7 @@ from service.inference.tokenizer_queue import (
     pieces_of,
     shutting_down_error,
 )
+from service.operations.gate_check import GateCheck
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
 from service.operations.shadow import MOST, Shadow
@@ -54,32 +57,7 @@ class RequestContext:
     deadline: float
     gone: Callable[[], bool]  # whether the client has disconnected
     is_alone: Callable[[], bool] = lambda: False  # whether no other request is in the process
-
-
-class PendingRequest:
-    """The texts of one request in the model: collects their logits and resolves a future when all are there."""
-
-    __slots__ = ("begun", "future", "infer", "remaining", "rows")
-
-    def __init__(self, count: int, future: "asyncio.Future[None]") -> None:
-        self.future, self.remaining = future, count
-        # logits; None where the text is not answered yet or the model failed on it
-        self.rows: list[list[float] | None] = [None] * count
-        self.begun, self.infer = 0.0, 0.0  # start of the last batch, and seconds of the slowest
-
-    def fail(self, problem: BadRequest) -> None:
-        """Answer the request with an error."""
-        if not self.future.done():
-            self.future.set_exception(problem)
-
-    def take(self, job: Job, outcome: Outcome, row: list[float] | None) -> None:
-        """Store the logits of one text, None where the model failed on it; the last text resolves the future."""
-        self.rows[job.position] = row
-        self.begun = max(self.begun, outcome.begun)
-        self.infer = max(self.infer, outcome.ended - outcome.begun)
-        self.remaining -= 1
-        if not self.remaining and not self.future.done():
-            self.future.set_result(None)
+    asks_for_student: Callable[[], bool] = lambda: False  # whether a header excludes the gate; for a bundle with one
 
 
 class InferenceService:
@@ -87,11 +65,12 @@ class InferenceService:
 
     def __init__(self, engine: Engine, settings: Settings, worker: int = 0) -> None:
         self.settings, self.telemetry = settings, Telemetry(settings.served_as)
-        self.model_slots = ModelSlots(engine, settings.runtime(worker), self.telemetry.serves)
+        self.model_slots = ModelSlots(engine, settings.runtime(worker), self._serves)
         self.telemetry.serves(engine)
         self.rules = settings.rules(engine.choice.got)
         self.runners = Runners(self.rules, self._from_runner)
         self.shadow = Shadow(self.model_slots, self.runners, self.telemetry)
+        self.gate_check = GateCheck(self.model_slots, self.runners, self.telemetry, settings.gate_check_share)
         self.tokenizer_queues = TokenizerQueues(self._count_shed)
         self.draining = False
         self._inline_seconds = settings.inline_ms / 1e3
@@ -124,24 +103,20 @@ class InferenceService:
             BadRequest: it cannot be answered; the message says why.
         """
         engine = self.model_slots.current  # the request keeps this model, even when models are swapped meanwhile
-        if request.model is not None:
-            self.check_name(request.model)
-        if request.check is not None:
-            request.check(engine.bundle.task)
-        if request.token_ids is None:
-            positions, problems = check_rows(request, engine.bundle.task, self.settings)
-        else:
-            table = engine.bundle.architecture.vocabulary
-            positions, problems = check_token_ids(request, engine.bundle.task, table, self.settings)
+        positions, problems = self._check(engine, request)
         rows = [request.rows[i] for i in positions]
         cut: Cut = request.direction if request.truncate else "never"
         if request.prompt is not None and not request.prompt.special_tokens:
             cut = "never"  # the model's limit then holds more tokens of the text
         chars = count_chars(rows)
         lane = self.tokenizer_queues.lane(chars, cut)
-        try:  # admission comes before tokenization: an admitted request is not refused after work was done for it
+        gate = None if engine.gate is None else self._gate_for(engine, request, context)
+        try:
             ahead = NOTHING_AHEAD if lane is None else lane.ahead()
-            self.runners.check(len(rows), context.deadline, time.perf_counter(), ahead)
+            if gate is None:  # before tokenization: an admitted request is not refused after work was done for it
+                self.runners.check(len(rows), context.deadline, time.perf_counter(), ahead)
+            else:  # the model's queue counts after the gate, for what it leaves
+                self.runners.check_tokenizer(len(rows), context.deadline, time.perf_counter(), ahead)
             begun = time.perf_counter()
             if request.token_ids is None:
                 encoded = await self._tokenize(engine, rows, cut, context, lane)
@@ -150,19 +125,28 @@ class InferenceService:
             if request.prompt is not None or request.token_ids is not None:
                 encoded = fit_prompts(request, engine.bundle.task, encoded, engine.tokenizer)
             positions, valid = check_encoded(engine.bundle.task, request, positions, encoded, problems)
-            tokenized = time.perf_counter()
-            pending = await self._infer(engine, valid, context)
+            queued = tokenized = time.perf_counter()
+            gated, left, listed = None, valid, len(valid) > 1
+            if gate is not None:
+                gated = await ask(gate, valid)
+                left, queued = gated.left(valid), time.perf_counter()
+                if left:
+                    self.runners.check(len(left), context.deadline, queued, listed=listed)
+            pending = await self._infer(engine, left, context, listed)
         except Overloaded as refused:
             raise self._refusal(refused) from None
-        logits = collect_logits(request, positions, pending.rows, problems)
+        answers = pending.rows if gated is None else gated.merged(pending.rows)
+        logits = collect_logits(request, positions, answers, problems)
         if self.model_slots.candidate is not None and request.token_ids is None and request.prompt is None:
-            self._call_soon(self.shadow.maybe, request, positions, pending.rows)
-        done = time.perf_counter()
-        self._call_soon(self.telemetry.waited, tokenized - begun, pending.begun - tokenized)
-        times = {
-            "tokenize": tokenized - begun, "queue": pending.begun - tokenized, "infer": pending.infer,
-            "total": done - context.arrived,
-        }  # fmt: skip
+            by_student = answers if gated is None else gated.of_student(pending.rows)
+            self._call_soon(self.shadow.maybe, request, positions, by_student)
+        times = {"tokenize": tokenized - begun}
+        if engine.gate is not None:
+            times["gate"] = queued - tokenized
+            self._call_soon(self._count_stages, engine, valid, gated)
+        times |= {"queue": pending.begun - queued if left else 0.0, "infer": pending.infer}
+        times["total"] = time.perf_counter() - context.arrived
+        self._call_soon(self.telemetry.waited, times["tokenize"], times["queue"] if left else None)
         task = engine.bundle.task
         return Answer(
             model=engine.bundle.id,
@@ -175,7 +159,42 @@ class InferenceService:
             tokens=sum(len(row.ids) for row in valid),
             characters=chars,
             compute=f"{engine.choice.got}+{engine.variant_name}",
+            stages=None if engine.gate is None else stages(len(request.rows), positions, answers, gated),
         )
+
+    def _check(self, engine: Engine, request: Request) -> tuple[list[int], dict[int, BadRequest]]:
+        """Return the positions of the rows that the model can answer, and the errors of the others.
+
+        Raises:
+            BadRequest: it can answer none, or the request is for another model.
+        """
+        if request.model is not None:
+            self.check_name(request.model)
+        if request.check is not None:
+            request.check(engine.bundle.task)
+        if request.token_ids is None:
+            return check_rows(request, engine.bundle.task, self.settings)
+        table = engine.bundle.architecture.vocabulary
+        return check_token_ids(request, engine.bundle.task, table, self.settings)
+
+    def _serves(self, engine: Engine) -> None:
+        """Begin to count for a model that has become the current one."""
+        self.gate_check.restart()
+        self.telemetry.serves(engine)
+
+    def _gate_for(self, engine: Engine, request: Request, context: RequestContext) -> Gate | None:
+        """Return the gate of a model that has one, or None where the student must answer."""
+        wants_student = context.asks_for_student()  # always, so that an invalid header is an error everywhere
+        may = self.settings.cascade and not wants_student and may_answer(request, engine.bundle.task)
+        return engine.gate if may else None
+
+    def _count_stages(self, engine: Engine, encoded: list[Encoded], gated: Gated | None) -> None:
+        """Count by which stage the texts of a request were answered, and check some of the gate's answers."""
+        if gated is None:
+            self.telemetry.bypassed(len(encoded))
+            return
+        self.telemetry.gated(gated.seconds, len(encoded), gated.rows.count(None))
+        self.gate_check.maybe(engine, encoded, gated.rows)
 
     def name(self, engine: Engine) -> str:
         """Return the name under which a model is served."""
@@ -239,8 +258,13 @@ class InferenceService:
         lane.put(QueuedRequest(engine, rows, cut, context.deadline, context.gone, future, seconds, pieces_of(rows)))
         return await future
 
-    async def _infer(self, engine: Engine, encoded: list[Encoded], context: RequestContext) -> PendingRequest:
+    async def _infer(
+        self, engine: Engine, encoded: list[Encoded], context: RequestContext, listed: bool
+    ) -> PendingRequest:
+        """Return the student's answers to texts, which may be none; `listed`: whether the request is a list."""
         assert self._loop is not None, "start() comes before the first request"
+        if not encoded:
+            return PendingRequest(0, self._loop.create_future())
         if self._ended:
             raise shutting_down_error()
         now = time.perf_counter()
@@ -256,7 +280,7 @@ class InferenceService:
                 self._deliver(outcome)
                 await pending.future
                 return pending
-        self.runners.put(jobs)
+        self.runners.put(jobs, listed)
         await pending.future
         return pending
 

@@ -1,5 +1,6 @@
 """Runners: threads that take batches from the scheduler, run the model and deliver the outcome."""
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 
 from service.inference import isolation
 from service.inference.scheduler import NOTHING_AHEAD, Dispatch, Job, QueuedAhead, Rules, Scheduler
+from service.protocols import BadRequest
 
 INLINE = -1  # runner number of the event loop's thread, which runs a text when the process is otherwise idle
 
@@ -19,6 +21,32 @@ class Outcome:
     answers: list[list[float] | None]  # logits of each text; None where the model failed on it
     begun: float
     ended: float
+
+
+class PendingRequest:
+    """The texts of one request in the model: collects their logits and resolves a future when all are there."""
+
+    __slots__ = ("begun", "future", "infer", "remaining", "rows")
+
+    def __init__(self, count: int, future: "asyncio.Future[None]") -> None:
+        self.future, self.remaining = future, count
+        # logits; None where the text is not answered yet or the model failed on it
+        self.rows: list[list[float] | None] = [None] * count
+        self.begun, self.infer = 0.0, 0.0  # start of the last batch, and seconds of the slowest
+
+    def fail(self, problem: BadRequest) -> None:
+        """Answer the request with an error."""
+        if not self.future.done():
+            self.future.set_exception(problem)
+
+    def take(self, job: Job, outcome: Outcome, row: list[float] | None) -> None:
+        """Store the logits of one text, None where the model failed on it; the last text resolves the future."""
+        self.rows[job.position] = row
+        self.begun = max(self.begun, outcome.begun)
+        self.infer = max(self.infer, outcome.ended - outcome.begun)
+        self.remaining -= 1
+        if not self.remaining and not self.future.done():
+            self.future.set_result(None)
 
 
 class Runners:
@@ -41,19 +69,35 @@ class Runners:
         for thread in self._threads:
             thread.start()
 
-    def check(self, texts: int, deadline: float, now: float, ahead: QueuedAhead = NOTHING_AHEAD) -> None:
+    def check(
+        self,
+        texts: int,
+        deadline: float,
+        now: float,
+        ahead: QueuedAhead = NOTHING_AHEAD,
+        listed: bool | None = None,
+    ) -> None:
         """Check that a request may wait; see `Scheduler.check`.
 
         Raises:
             Overloaded: it would wait too long.
         """
         with self._condition:
-            self._scheduler.check(texts, deadline, now, ahead)
+            self._scheduler.check(texts, deadline, now, ahead, listed)
 
-    def put(self, jobs: list[Job]) -> None:
-        """Queue the texts of one request that passed `check`."""
+    def check_tokenizer(self, texts: int, deadline: float, now: float, ahead: QueuedAhead) -> None:
+        """Check that a request may wait for the tokenizer; see `Scheduler.check_tokenizer`.
+
+        Raises:
+            Overloaded: it would wait too long.
+        """
         with self._condition:
-            self._scheduler.add(jobs)
+            self._scheduler.check_tokenizer(texts, deadline, now, ahead)
+
+    def put(self, jobs: list[Job], listed: bool | None = None) -> None:
+        """Queue the texts of one request that passed `check`; `listed` is as there."""
+        with self._condition:
+            self._scheduler.add(jobs, listed)
             self._condition.notify(len(jobs))
 
     def run_inline(self, job: Job) -> Outcome | None:

@@ -132,9 +132,9 @@ class Scheduler:
         running_seconds = sum(max(0.0, end - now) for end in self._busy_until.values())
         return (queued_seconds + running_seconds) / self.rules.runners
 
-    def add(self, jobs: list[Job]) -> None:
-        """Queue the texts of one request. The request passed `check` before tokenization, so none is refused here."""
-        listed = len(jobs) > 1
+    def add(self, jobs: list[Job], listed: bool | None = None) -> None:
+        """Queue the texts of one request, which passed `check`; `listed` is as there."""
+        listed = len(jobs) > 1 if listed is None else listed
         for job in jobs:
             job.listed = listed
             self._buckets.setdefault(self._key(job), deque()).append(job)
@@ -144,29 +144,50 @@ class Scheduler:
                 self._listed_seconds += job.cost
         self.waiting += len(jobs)
 
-    def check(self, texts: int, deadline: float, now: float, ahead: QueuedAhead = NOTHING_AHEAD) -> None:
+    def check(
+        self,
+        texts: int,
+        deadline: float,
+        now: float,
+        ahead: QueuedAhead = NOTHING_AHEAD,
+        listed: bool | None = None,
+    ) -> None:
         """Check that a request may wait: a list until its deadline, a single text not longer than `max_wait`.
 
         Args:
-            texts: number of texts of the request.
+            texts: number of texts that the request queues.
             deadline: of the request.
             now: the current time.
             ahead: texts that wait for the tokenizer before the request.
+            listed: whether the request is a list; None: if it queues several texts. A list of which the gate of a
+                cascade has answered all texts but one is still a list.
 
         Raises:
             Overloaded: it would wait too long.
         """
         if not self.waiting and ahead is NOTHING_AHEAD and len(self._busy_until) < self.rules.runners:
             return  # a runner is free
-        is_list = texts > 1
-        wait = (self.predicted_wait(now) if is_list else self._wait_of_single(now)) + ahead.seconds
-        waiting = (self.waiting if is_list else self.waiting - self._listed) + ahead.texts
+        listed = texts > 1 if listed is None else listed
+        wait = (self.predicted_wait(now) if listed else self._wait_of_single(now)) + ahead.seconds
+        waiting = (self.waiting if listed else self.waiting - self._listed) + ahead.texts
+        self._check(texts, listed, QueuedAhead(waiting, wait), deadline, now)
+
+    def check_tokenizer(self, texts: int, deadline: float, now: float, ahead: QueuedAhead) -> None:
+        """Check that a request may wait for the tokenizer; texts that the gate answers need no runner.
+
+        `check` follows for the others. The arguments and the error are those of `check`.
+        """
+        self._check(texts, texts > 1, ahead, deadline, now)
+
+    def _check(self, texts: int, listed: bool, ahead: QueuedAhead, deadline: float, now: float) -> None:
+        """Check that `texts` more texts may wait behind those that are ahead of them."""
+        waiting, wait = ahead.texts, ahead.seconds
         after = waiting + texts
         factor = RELAXATION if now < self._relaxed_until else 1
         if waiting and after > self.rules.max_queue:
             raise Overloaded("queue", wait)
         is_long = wait > factor * self.rules.max_wait and after > factor * self.rules.free_queue
-        if waiting and is_long and not is_list:
+        if waiting and is_long and not listed:
             raise Overloaded("wait", wait)
         if wait and now + wait > deadline:
             raise Overloaded("deadline", wait)

@@ -7,6 +7,7 @@ from typing import Any
 
 from models.task import EVEN, Task
 from service.inference.inference_service import InferenceService
+from service.operations.drift_detector import disagreement_bound
 from service.web.pages import version
 
 # `loss_is` names the metric of `loss_points`, which are hundredths of it: one of the first three
@@ -21,6 +22,8 @@ MEASURED = (
     "rows",
     "reference",
 )
+# of gate.json
+CASCADE = {"share", "thresholds", "max_loss", "bound_points", "confidence", "reference", "rows", "disagreements"}
 
 
 def _thresholds(task: Task) -> dict[str, float] | None:
@@ -28,6 +31,19 @@ def _thresholds(task: Task) -> dict[str, float] | None:
     if task.kind != "multi":
         return None
     return dict(zip(task.labels, task.thresholds or (EVEN,) * len(task.labels), strict=True))
+
+
+def _cascade(inference: InferenceService) -> dict[str, Any] | None:
+    """Return whether the gate answers, and what gate.json says about it; None: the bundle has no gate."""
+    gate, settings = inference.model_slots.current.gate, inference.settings
+    if gate is None:
+        return None
+    return {
+        "on": settings.cascade,
+        "check_share": settings.gate_check_share,
+        "disagreement_bound": disagreement_bound(gate.info),
+        **gate.info.model_dump(include=CASCADE),
+    }
 
 
 def info(inference: InferenceService) -> dict[str, Any]:
@@ -47,6 +63,7 @@ def info(inference: InferenceService) -> dict[str, Any]:
         "variant": engine.variant_name,
         "bytes": bundle.served_bytes(engine.variant_name),
         "device": engine.choice.model_dump(),
+        "cascade": _cascade(inference),
         "measured": {key: report.get(key) for key in MEASURED},
         "batch_changes_answers": engine.choice.got
         != "cpu",  # by 0.003 of a logit: on a GPU the kernel depends on the shape

@@ -21,6 +21,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 
 from service.inference.engine import Engine
 from service.inference.runners import Outcome
+from service.operations.drift_detector import disagreement_bound
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ITEMS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
@@ -31,6 +32,7 @@ PROCESS = (  # of all workers together
     ("process_open_fds", "Number of open file descriptors."),
 )
 CPU = ("process_cpu", "Total user and system CPU time spent in seconds.", (), "", "", "seconds")
+GATE_SECONDS = (5e-6, 1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 0.001, 0.002, 0.005, 0.01, 0.05)
 SHARES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -99,10 +101,59 @@ class Telemetry:
         self.drift = Histogram(
             "prunella_shadow_drift", "largest difference of a score of a text", buckets=SHARES, registry=registry
         )
+        self._add_gate(registry)
         self._model_labels: tuple[str, ...] | None = None
         self.dropped_logs = Counter(
             "prunella_log_lines_dropped", "log lines that could not be written", registry=registry
         )
+
+    def _add_gate(self, registry: CollectorRegistry) -> None:
+        """Add the metrics of a bundle's gate."""
+        stages = Counter(
+            "prunella_cascade_texts",
+            "texts of a bundle with a gate: answered by the gate, left by it to the student, or not shown to it",
+            ["stage"],
+            registry=registry,
+        )
+        self._by_stage = {stage: stages.labels(stage) for stage in ("gate", "student", "bypass")}
+        self.gate_seconds = Histogram(
+            "prunella_gate_seconds", "the gate's time for a request", buckets=GATE_SECONDS, registry=registry
+        )
+        self.gate_share = _gauge(
+            "prunella_gate_expected_share",
+            "share of the texts that the gate answered when its threshold was chosen; NaN: there is no gate",
+            registry,
+            "livemax",
+        )
+        self.gate_checked = Counter(
+            "prunella_gate_checked", "texts of the gate that the student answered too", registry=registry
+        )
+        self.gate_disagreed = Counter(
+            "prunella_gate_disagreements", "texts with another best label from the student", registry=registry
+        )
+        self.gate_skipped = Counter(
+            "prunella_gate_check_skipped", "texts not checked, because too many waited", registry=registry
+        )
+        self.gate_check_failures = Counter(
+            "prunella_gate_check_failures", "texts of the gate on which the student failed", registry=registry
+        )
+        self.gate_disagreement = _gauge(
+            "prunella_gate_disagreement", "share of disagreements in the last 1000 checked texts", registry, "livemax"
+        )
+        self.gate_bound = _gauge(
+            "prunella_gate_disagreement_bound", "the largest share that is not a drift", registry, "livemax"
+        )
+        self.gate_drift = _gauge("prunella_gate_drift", "1 while disagreements exceed the bound", registry, "livemax")
+
+    def gated(self, seconds: float, texts: int, left: int) -> None:
+        """Count the texts of a request that the gate saw, of which it left some to the student."""
+        self.gate_seconds.observe(seconds)
+        self._by_stage["gate"].inc(texts - left)
+        self._by_stage["student"].inc(left)
+
+    def bypassed(self, texts: int) -> None:
+        """Count texts of a bundle with a gate that were not shown to it."""
+        self._by_stage["bypass"].inc(texts)
 
     def serves(self, engine: Engine) -> None:
         """Set the gauges of the model to the new current one."""
@@ -119,6 +170,12 @@ class Telemetry:
         self.loss.set(math.nan if loss is None else loss)
         self.speedup.set(math.nan if speedup is None else speedup)
         self.fallback.set(engine.choice.reason is not None)
+        gate = engine.gate
+        bound = None if gate is None else disagreement_bound(gate.info)
+        self.gate_share.set(math.nan if gate is None else gate.info.share)
+        self.gate_bound.set(math.nan if bound is None else bound)
+        self.gate_disagreement.set(0)
+        self.gate_drift.set(0)
 
     def begin(self) -> None:
         """Count this process as a worker that accepts requests."""
@@ -152,10 +209,11 @@ class Telemetry:
             counter = self._by_label[protocol, code] = self._requests.labels(protocol, str(code))
         counter.inc()
 
-    def waited(self, tokenize: float, queue: float) -> None:
-        """Observe the times of a request, in seconds, before the model: tokenization and queue."""
+    def waited(self, tokenize: float, queue: float | None) -> None:
+        """Observe the seconds of a request before the model: tokenization, and queue (None: it was not queued)."""
         self.tokenize.observe(tokenize)
-        self.queue.observe(queue)
+        if queue is not None:
+            self.queue.observe(queue)
 
     def ran(self, outcome: Outcome) -> None:
         """Observe a batch that the model has processed."""

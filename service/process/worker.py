@@ -19,7 +19,7 @@ from typing import Any
 
 import uvicorn
 
-from models.errors import PrunellaError
+from models.errors import InputError, PrunellaError
 from service.inference.inference_service import InferenceService
 from service.operations.logs import set_up_logs
 from service.operations.tracing import Tracer
@@ -43,14 +43,22 @@ SWITCH_SECONDS = 0.0005
 class Server(uvicorn.Server):
     """uvicorn's server; it also reports when it is ready, refuses slow clients, and drains before it ends."""
 
-    def __init__(self, config: uvicorn.Config, inference: InferenceService, channel: Channel | None = None) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        inference: InferenceService,
+        channel: Channel | None = None,
+        grpc_server: Any = None,
+    ) -> None:
         super().__init__(config)
-        self._inference, self._channel = inference, channel
+        self._inference, self._channel, self._grpc_server = inference, channel, grpc_server
         self._sweeper: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then report to the supervisor that this worker is ready."""
         await super().startup(sockets)
+        if self._grpc_server is not None and sockets:
+            await self._grpc_server.start(sockets[0].getsockname()[0], self._inference.settings.grpc_port)
         loop = asyncio.get_running_loop()
         self._sweeper = loop.create_task(self._sweep())
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -72,6 +80,9 @@ class Server(uvicorn.Server):
         await asyncio.sleep(self._inference.settings.drain_delay_s)
         loop = asyncio.get_running_loop()
         await self._stop_listening(loop, sockets or [])
+        rest = None
+        if self._grpc_server is not None:
+            rest = loop.create_task(self._grpc_server.stop(self._inference.settings.drain_s))
         end = loop.time() + self._inference.settings.drain_s
         idle = loop.time() + IDLE_SECONDS
         while (busy := self._busy()) or (self.server_state.connections and loop.time() < idle):
@@ -79,6 +90,8 @@ class Server(uvicorn.Server):
                 log.warning("%d requests were not answered within the time to drain", busy)
                 break
             await asyncio.sleep(0.02)
+        if rest is not None:
+            await rest
         if self._sweeper is not None:
             self._sweeper.cancel()
         await super().shutdown(sockets)
@@ -132,8 +145,17 @@ class Server(uvicorn.Server):
                     connection.check_time(settings.header_timeout_s, settings.body_timeout_s)
 
 
-def make_server(app: App, inference: InferenceService, channel: Channel | None = None) -> Server:
-    """Return the server of an application, with uvicorn configured from the settings."""
+def make_server(
+    app: App, inference: InferenceService, channel: Channel | None = None, grpc_server: Any = None
+) -> Server:
+    """Return the server of an application, with uvicorn configured from the settings.
+
+    Args:
+        app: the application.
+        inference: answers its requests.
+        channel: to the supervisor, if there is one.
+        grpc_server: a GrpcServer that starts and ends with it, if gRPC is served.
+    """
     config = uvicorn.Config(
         app,
         http=Connection,
@@ -149,7 +171,26 @@ def make_server(app: App, inference: InferenceService, channel: Channel | None =
         timeout_keep_alive=inference.settings.keep_alive_s,
         timeout_graceful_shutdown=inference.settings.drain_s,
     )
-    return Server(config, inference, channel)
+    return Server(config, inference, channel, grpc_server)
+
+
+def _open_grpc(inference: InferenceService, tracer: Tracer | None, host: str) -> Any:
+    """Return the server for gRPC, None if the settings name no port for it.
+
+    Raises:
+        InputError: the extra is not installed, or the port cannot be used.
+    """
+    port = inference.settings.grpc_port
+    if not port:
+        return None
+    try:
+        from service.grpc.server import GrpcServer, check_port
+    except ImportError:
+        raise InputError(
+            "PRUNELLA_GRPC_PORT is set but gRPC is not installed: pip install 'prunella[grpc]', or unset it"
+        ) from None
+    check_port(host, port)
+    return GrpcServer(inference, tracer)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -179,7 +220,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             settings.warn_if_crowded()
         inference = open_inference_service(settings, options.number)
         dropped.append(inference.telemetry.dropped_logs)
-        app = App(inference, Tracer.from_environment(), BentoRoutes(inference))
+        tracer = Tracer.from_environment()
+        app = App(inference, tracer, BentoRoutes(inference))
+        listener = socket.socket(fileno=options.socket)
+        grpc_server = _open_grpc(inference, tracer, listener.getsockname()[0])
     except PrunellaError as error:
         with contextlib.suppress(OSError):  # stderr may be on a full disk; the exit code reports the error too
             sys.stderr.write(f"prunella: {str(error).replace(folder, options.source)}\n")
@@ -188,10 +232,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     inference.model_slots.supervisor = channel
     if not channel.wait_to_serve():
         return 0
-    server = make_server(app, inference, channel)
+    server = make_server(app, inference, channel, grpc_server)
     with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises the signal again after it has drained
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        server.run(sockets=[socket.socket(fileno=options.socket)])
+        server.run(sockets=[listener])
     return 0
 
 

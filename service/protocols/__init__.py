@@ -19,6 +19,7 @@ from models.tokenizer import Row
 
 Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # {"label": …, "score": …}
+Stage = Literal["gate", "student"]  # which of the two models of a cascade answered a text
 TEXT_KEYS = ("inputs", "input", "texts", "pairs", "documents", "queries", "instances")  # lists of texts in requests
 
 
@@ -54,6 +55,7 @@ class Request:
     check: Callable[[Task], None] | None = None  # raises BadRequest if the model cannot answer such a request
     token_ids: list[list[int]] | None = None  # the tokens of each row, instead of texts; `rows` is as long
     prompt: Prompt | None = None
+    cascade: bool = True  # the gate of a cascade may answer; else the student does
     extra: Any = None  # data of the protocol, for its `write`
 
 
@@ -99,6 +101,7 @@ class Answer:
     tokens: int = 0
     characters: int = 0
     compute: str = ""  # device and variant
+    stages: list[Stage | None] | None = None  # by row, None where there is no answer; only of a bundle with a gate
 
 
 def invalid(problem: ValidationError, status: int = 422) -> BadRequest:

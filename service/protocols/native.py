@@ -1,9 +1,10 @@
 """The native protocol, POST /v1/classify.
 
 {"text": "…"} | {"texts": ["…", …]} | {"pairs": [["…", "…"], …]}, and top_k, threshold, raw_scores, truncate,
-truncation_direction, parameters (candidate labels for a model of pairs) → {"model", "predictions", "labels",
-"errors", "times_ms"}. `labels` is only in the answers of a multi-label model: the labels that it assigns to a text.
-`top_k`, `threshold` and `raw_scores` do not change them.
+truncation_direction, cascade, parameters (candidate labels for a model of pairs) → {"model", "predictions",
+"labels", "stage", "errors", "times_ms"}. `labels` is only in the answers of a multi-label model: the labels that it
+assigns to a text. `top_k`, `threshold` and `raw_scores` do not change them. `stage` is only in the answers of a
+bundle with a gate: which model answered the text, "gate" or "student".
 """
 
 import math
@@ -30,6 +31,7 @@ class Body(Record):
     raw_scores: bool = Field(False, description="logits instead of probabilities")
     truncate: bool = Field(True, description="truncate long texts instead of refusing them")
     truncation_direction: Literal["left", "right"] = Field("right", description="the end that is truncated")
+    cascade: bool = Field(True, description="false: the student answers, also what the bundle's gate could answer")
     parameters: ZeroShot | None = Field(None, description="candidate labels, for a model of pairs with entailment")
 
     @model_validator(mode="after")
@@ -64,6 +66,7 @@ def read(document: object) -> Request:
         truncate=body.truncate,
         direction=body.truncation_direction,
         per_item=body.text is None,
+        cascade=body.cascade,
     )
 
 
@@ -100,6 +103,8 @@ def write(answer: Answer, request: Request) -> object:
     document: dict[str, Any] = {"model": answer.model, "predictions": predictions, "times_ms": answer.times_ms}
     if answer.decisions is not None:
         document["labels"] = answer.decisions[0] if request.single else answer.decisions
+    if answer.stages is not None:
+        document["stage"] = answer.stages[0] if request.single else answer.stages
     if answer.problems:
         document["errors"] = [{**error(problem), "index": i} for i, problem in sorted(answer.problems.items())]
     return document

@@ -145,7 +145,7 @@ def error(problem: BadRequest) -> object:
     return with_index({"error": problem.message}, problem)
 
 
-def metadata(task: Task, name: str, version: str) -> object:
+def metadata(task: Task, name: str, version: str) -> dict[str, Any]:
     """Return the JSON of GET /v2/models/{name}."""
     inputs = ["text", "text_pair"] if task.pair else ["text"]
     types = {"scores": "FP32", "logits": "FP32", "label": "BYTES"}

@@ -39,14 +39,19 @@ def join_inputs(header: Any, data: bytes) -> Any:
             raise BadRequest(400, f"binary_data_size is {size!r}, and {len(data) - start} bytes are left")
         if tensor.get("datatype") != "BYTES":
             raise BadRequest(400, f"binary data of {str(tensor.get('datatype'))[:20]}: wanted BYTES")
-        tensor["data"] = _texts(data[start : start + size])
+        tensor["data"] = texts_of(data[start : start + size])
         start += size
     if start != len(data):
         raise BadRequest(400, f"{len(data) - start} bytes behind the last binary tensor")
     return header
 
 
-def _texts(data: bytes) -> list[str]:
+def texts_of(data: bytes) -> list[str]:
+    """Return the texts of the data of a BYTES tensor.
+
+    Raises:
+        BadRequest: the data ends inside an element, or an element is not UTF-8; the error has its index.
+    """
     texts: list[str] = []
     start = 0
     while start < len(data):
@@ -74,14 +79,14 @@ def split_outputs(document: Any, is_binary: Any) -> tuple[bytes, int | None]:
     parts: list[bytes] = []
     for tensor in document["outputs"]:
         if is_binary(tensor["name"]):
-            data = _bytes(tensor["datatype"], tensor.pop("data"))
+            data = bytes_of(tensor["datatype"], tensor.pop("data"))
             tensor["parameters"] = {"binary_data_size": len(data)}
             parts.append(data)
     header = orjson.dumps(document)
     return b"".join([header, *parts]), len(header) if parts else None
 
 
-def _bytes(datatype: str, values: list[Any]) -> bytes:
+def bytes_of(datatype: str, values: list[Any]) -> bytes:
     """Return the elements of an output tensor, little-endian."""
     if datatype == "BYTES":
         encoded = [value.encode() for value in values]

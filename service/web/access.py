@@ -1,23 +1,33 @@
 """Access control: API key, admin token and CORS. Secrets are compared in constant time and never logged."""
 
 import hmac
+from typing import Protocol
 
 from pydantic import SecretStr
 
 from service.protocols import BadRequest
 from service.web.http import Call, Headers, Reply
 
+
+class HasHeaders(Protocol):
+    """A request over HTTP or gRPC."""
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the value of a header, or of a metadata key, by its name in lower case; None if it has none."""
+
+
 METHODS = b"DELETE, GET, HEAD, POST"  # of all routes
-REQUEST_HEADERS = b"authorization, content-type, traceparent, tracestate, x-api-key, x-request-timeout-ms"
+REQUEST_HEADERS = b"authorization, content-type, traceparent, tracestate, x-api-key, x-cascade, x-request-timeout-ms"
 # every response header that scripts cannot read by default
 # (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name)
 EXPOSED = (
-    b"allow, date, retry-after, retry-after-ms, www-authenticate, x-compute-characters, x-compute-time, "
-    b"x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, x-tokenization-time, x-total-time"
+    b"allow, date, retry-after, retry-after-ms, www-authenticate, x-cascade-stage, x-compute-characters, "
+    b"x-compute-time, x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, x-tokenization-time, "
+    b"x-total-time"
 )
 
 
-def check_key(call: Call, secret: SecretStr | None) -> None:
+def check_key(call: HasHeaders, secret: SecretStr | None) -> None:
     """Check that the request carries the key, as `Authorization: Bearer …` or `X-API-Key: …`.
 
     Args:

@@ -22,8 +22,9 @@ from service.operations.tracing import Tracer
 from service.process.service_links import log_service_links
 from service.protocols import BadRequest, hf, native, oip, openai, tei
 from service.settings import PREFIX
-from service.web import dialects, pages
+from service.web import cascade_header, dialects, pages
 from service.web.access import check_key, cors_headers, preflight
+from service.web.cascade_header import asks_for_student, stage_headers
 from service.web.dialects import Choose, only
 from service.web.http import Call, ClientGone, Reply, json_reply, refusal, with_replaced_surrogates
 from service.web.oip_routes import OipRoutes
@@ -211,6 +212,8 @@ class App:
             if self._tracer is not None:
                 self._tracer.span(dialect.label, answer, call.header(b"traceparent"))
             headers = dialect.headers(answer) if dialect.headers is not None else None
+            if answer.stages is not None:
+                headers = [*(headers or []), *stage_headers(answer, request)]
             return json_reply(dialect.write(answer, request), 200, headers)
 
         return handle
@@ -218,7 +221,14 @@ class App:
     def _context(self, call: Call) -> RequestContext:
         """Return the deadline of a request that arrives now, and the state of its connection."""
         arrived = time.perf_counter()
-        return RequestContext(arrived, arrived + self._timeout_seconds(call), call.is_gone(), call.is_alone())
+        deadline = arrived + self._timeout_seconds(call)
+        return RequestContext(
+            arrived,
+            deadline,
+            call.is_gone(),
+            call.is_alone(),
+            lambda: asks_for_student(call.header(cascade_header.REQUEST)),
+        )
 
     def _timeout_seconds(self, call: Call) -> float:
         """Return how long the client waits for an answer."""

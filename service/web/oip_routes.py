@@ -6,6 +6,7 @@ from service.inference.inference_service import InferenceService, RequestContext
 from service.operations.tracing import Tracer
 from service.protocols import BadRequest, oip, oip_binary
 from service.web import pages
+from service.web.cascade_header import stage_headers
 from service.web.http import Call, Reply, json_reply, parse_json
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -42,12 +43,13 @@ class OipRoutes:
         if self._tracer is not None:
             self._tracer.span("oip", answer, call.header(b"traceparent"))
         document = oip.write(answer, request)
+        headers = stage_headers(answer, request)
         if not oip.wants_binary(request):
-            return json_reply(document)
+            return json_reply(document, 200, headers)
         body, length = oip_binary.split_outputs(document, oip.is_binary(request))
         if length is None:
-            return Reply(body)
-        return Reply(body, 200, [(HEADER_LENGTH, b"%d" % length)], b"application/octet-stream")
+            return Reply(body, 200, headers)
+        return Reply(body, 200, [(HEADER_LENGTH, b"%d" % length), *headers], b"application/octet-stream")
 
     async def _document(self, call: Call) -> object:
         """Return the JSON of a request. Triton's clients send no Content-Type; the body is JSON then."""

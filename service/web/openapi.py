@@ -32,6 +32,7 @@ ERROR = {
     },
 }
 TIMES = {"type": "object", "additionalProperties": NUMBER, "description": "milliseconds of each step"}
+STAGE = {"type": "string", "enum": ["gate", "student"]}
 NATIVE_ANSWER = {
     "type": "object",
     "required": ["model", "predictions", "times_ms"],
@@ -42,6 +43,10 @@ NATIVE_ANSWER = {
             "description": "ranked labels; several texts: one list per text, null if the text has an error",
             "type": "array",
             "items": {"anyOf": [LABEL, LABELS, {"type": "null"}]},
+        },
+        "stage": {
+            "description": "bundles with a gate: which model answered; several texts: a list, null for an error",
+            "anyOf": [STAGE, {"type": "array", "items": {"anyOf": [STAGE, {"type": "null"}]}}],
         },
         "labels": {
             "description": "multi-label models: the labels assigned to the text; several texts: one list per text",
@@ -94,6 +99,18 @@ DEADLINE = {
     "schema": {"type": "number", "minimum": 1, "maximum": 3_600_000},
     "description": "how long the client waits; a request that cannot be answered by then is refused or dropped",
 }
+CASCADE = {
+    "name": "X-Cascade",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "enum": ["true", "false"]},
+    "description": "false: the student answers, also what the bundle's gate could answer",
+}
+CASCADE_STAGE = {
+    "schema": TEXT,
+    "description": "bundles with a gate: which model answered, gate or student; of a list, g or s for each text, "
+    "- for an error, and the counts for more than 1024 texts",
+}
 
 
 def openapi(settings: Settings) -> Document:
@@ -124,7 +141,9 @@ def openapi(settings: Settings) -> Document:
 def _protocols(schemas: Document, secured: list[Any]) -> Document:
     name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
     model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
-    infer = _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
+    infer = _with_cascade(
+        _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
+    )
     ready = _get("readiness of the model", ANYTHING, secured, missing=True)
     metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
@@ -139,6 +158,8 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
         "/v2/models/{name}/versions/{version}/ready": {**ready, "parameters": [name, model_version]},
         "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
     }
+    for path in ("/predict", "/"):
+        _with_cascade(paths[path])
     paths["/"]["get"] = {
         "summary": "redirect to the playground",
         "responses": {"307": {"description": "redirect to /ui"}},
@@ -191,9 +212,11 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
         "/invocations": forms("SageMaker: every protocol, by its keys", anything, **every),
     }
     if settings.predict_route and settings.predict_route != "/predict":
-        paths[settings.predict_route] = forms("Vertex AI", predictions, VertexRequest=vertex.Body)
+        paths[settings.predict_route] = _with_cascade(forms("Vertex AI", predictions, VertexRequest=vertex.Body))
     if settings.health_route:
         paths[settings.health_route] = _get("probe", ANYTHING, [])
+    for path in ("/v1/classify", "/classify", "/invocations"):
+        _with_cascade(paths[path])
     return paths
 
 
@@ -260,6 +283,13 @@ def _post(summary: str, body: Document, answer: Document, secured: list[Any]) ->
             "responses": responses,
         }
     }
+
+
+def _with_cascade(path: Document) -> Document:
+    """Add the headers of a cascade to a path that classifies; scores and ranks of pairs have no gate."""
+    path["post"]["parameters"].append(CASCADE)
+    path["post"]["responses"]["200"]["headers"] = {"X-Cascade-Stage": CASCADE_STAGE}
+    return path
 
 
 def _get(summary: str, answer: Document, secured: list[Any], missing: bool = False) -> Document:

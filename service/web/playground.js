@@ -16,6 +16,10 @@ const STAGES = {
   heal: () => "trained again to answer as before (distillation)",
   bundle: ({recipe}) => "converted to ONNX" + (!recipe || recipe === "fp32" ? "" : ` and quantized (${recipe})`),
 };
+const ANSWERED = {  // of a bundle with a gate
+  gate: "Answered by the gate; the scores are the gate's.",
+  student: "Answered by the student.",
+};
 
 // what needs no page: words, requests, sentences
 
@@ -82,6 +86,10 @@ function lossOf({loss_points: points, loss_is: metric, loss_interval: interval, 
   return `${number(points, 2)} points${of || ""}${between || ""}${on || ""}`;
 }
 
+function gateOf({on, share}) {
+  return on ? `answers easy texts, ${number(share * 100, 0)} % of those it was tested on` : "turned off";
+}
+
 function cardOf(info) {
   const {task, labels, measured} = info, names = labels.slice(0, 30).join(", ");
   const total = count(labels.length, "label");
@@ -95,6 +103,7 @@ function cardOf(info) {
     ["Measured speed-up", speeds.join(", ") || "not measured"],
     ["Size", info.bytes ? `${number(info.bytes / 1e6, info.bytes < 1e6 ? 2 : 1)} MB` : "unknown"],
     ["Shape", info.architecture],
+    ...(info.cascade ? [["Gate", gateOf(info.cascade)]] : []),
     ["Runs", `${info.variant} on ${info.device.got}`],
     ["Reads", `${count(task.max_tokens, "token")} of a text, ${count(info.limits.max_batch, "text")} in a request`],
     ["How it was made", info.lineage.map(({stage, config}) => STAGES[stage]?.(config) ?? stage)],
@@ -184,7 +193,7 @@ function table(predictions, assigned) {
   return make("table", {}, make("tbody", {}, ...rows));
 }
 
-function resultOf(row, i, {predictions: all, labels, errors = []}) {
+function resultOf(row, i, {predictions: all, labels, stage, errors = []}) {
   const predictions = all[i], box = make("article", {className: "box"}, ...row.map(text => line("text", text)));
   box.setAttribute("aria-label", `${isPair() ? "pair" : "text"} ${i + 1}`);
   if (!predictions) {
@@ -192,6 +201,7 @@ function resultOf(row, i, {predictions: all, labels, errors = []}) {
     return box;
   }
   box.append(table(predictions, labels?.[i]));
+  if (stage?.[i]) box.append(line("soft", ANSWERED[stage[i]]));
   if (predictions.length > MOST_LABELS)
     box.append(line("soft", `The ${MOST_LABELS} best of ${predictions.length} labels.`));
   const output = line("words", "", "div"), button = line("", "Which words mattered?", "button");
@@ -227,7 +237,9 @@ async function explain(row, label, output) {  // occlusion: the score of a label
   }
   output.textContent = "…";
   const variants = [row, ...spans.map(span => without(row, span))];
-  const reply = ask("v1/classify", bodyOf(variants, isPair()));
+  // of a cascade, one stage must give all the scores, and only the student answers every text
+  const body = {...bodyOf(variants, isPair()), ...(info.cascade && {cascade: false})};
+  const reply = ask("v1/classify", body);
   const {isGood, answer, trip} = await reply.finally(() => { output.textContent = ""; });
   if (!isGood || !answer.predictions[0]) throw new Error(answer.error ?? answer.errors[0].error);
   const [whole, ...rest] = answer.predictions.map(scores => scores?.find(one => one.label === label).score);
@@ -239,7 +251,7 @@ async function explain(row, label, output) {  // occlusion: the score of a label
   const removed = size === 1 ? "each word" : `each group of up to ${size} words`;
   output.append(
     line("soft", `How much the score of “${label}” (${number(whole, 4)}) falls without ${removed}; words with ` +
-      `a dashed line lower it. ${count(variants.length, "text")} in one request: ` +
+      `a dashed line lower it. ${info.cascade ? "All scores here are the student's. " : ""}${count(variants.length, "text")} in one request: ` +
       `${number(answer.times_ms.total, 1)} ms in the server, ${number(trip, 1)} ms round trip.`),
     ...row.map((text, side) => marked(text, effects.filter(span => span.side === side), largest)),
     make("ol", {}, ...ranked.map(({word, effect}) => line("", `${word}: ${signed(effect)}`, "li"))));

@@ -283,3 +283,30 @@ def test_the_rate_is_by_characters_and_few_say_little():
     for _ in range(100):
         rate.note(100_000, 0.2)
     assert rate.expect(1000) == pytest.approx(0.002, rel=0.01)
+
+
+def test_what_a_gate_may_answer_waits_for_the_tokenizer_only():
+    scheduler = busy(5)
+    with pytest.raises(Overloaded):
+        scheduler.check(1, 9.0, 0.0)
+    scheduler.check_tokenizer(1, 0.1, 0.0, QueuedAhead(0, 0.0))
+    for texts, before, deadline, reason in [
+        (1, QueuedAhead(5, 0.6), 9.0, "wait"),
+        (1, QueuedAhead(20, 0.1), 9.0, "queue"),
+        (1, QueuedAhead(0, 3.0), 2.0, "deadline"),
+    ]:
+        with pytest.raises(Overloaded) as refused:
+            scheduler.check_tokenizer(texts, deadline, 0.0, before)
+        assert (refused.value.reason, refused.value.seconds) == (reason, before.seconds)
+
+
+def test_the_last_text_of_a_list_is_still_one_of_a_list():
+    scheduler = busy(5)
+    with pytest.raises(Overloaded) as refused:
+        scheduler.check(1, 9.0, 0.0)
+    assert refused.value.reason == "wait"
+    scheduler.check(1, 9.0, 0.0, listed=True)
+    scheduler.add([job(5)], listed=True)
+    scheduler.add([job(5)])
+    kinds = [[one.listed for one in scheduler.take(0, 0.0).batch] for _ in range(3)]
+    assert sorted(kinds) == [[False, False], [False] * 4, [True]]

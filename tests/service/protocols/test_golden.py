@@ -13,6 +13,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[3])]
 
 from bundles import make_fixed_model, make_tiny_bundle
+from gates import add_gate
 
 from models.task import Task
 from service.inference.bundle import Bundle
@@ -29,6 +30,7 @@ MODELS = {
     "emotions": Task(kind="multi", labels=("joy", "anger"), max_tokens=40),
     "ranker": Task(kind="regression", labels=("relevance",), pair=True, max_tokens=40),
     "entailment": Task(labels=("contradiction", "neutral", "entailment"), pair=True, max_tokens=40),
+    "cascade": Task(labels=("world", "sports", "business"), max_tokens=40),  # with a gate
 }
 # what differs between two runs of the same request
 CHANGING = {
@@ -58,7 +60,10 @@ def clients(tiny_bundle, tmp_path_factory):
 def open_service(source, folder, model, settings):
     path = folder / model
     if not path.exists():
-        make_fixed_model(source, path, MODELS[model])
+        student = folder / "student" if model == "cascade" else path
+        make_fixed_model(source, student, MODELS[model])
+        if model == "cascade":
+            add_gate(student, path, disagreements=20)
     engine = Engine.open(Bundle.open(path), RuntimeSettings(device="cpu"))
     return InferenceService(engine, Settings(**{"served_as": model, **settings}))
 
@@ -70,7 +75,9 @@ def ask(client, request):
     version = client.app.inference.model_slots.current.bundle.id
     text = re.sub(r'"times_ms":\{[^}]*\}', '"times_ms":{}', answer.text.replace(version, "VERSION"))
     text = re.sub(CHANGING["id"], r"\1-ID", text)
-    return {"status": answer.status_code, "body": json.loads(re.sub(CHANGING["time"], "0", text))}
+    found = {"status": answer.status_code, "body": json.loads(re.sub(CHANGING["time"], "0", text))}
+    stage = answer.headers.get("x-cascade-stage")
+    return found if stage is None else {**found, "stage": stage}
 
 
 def same(found, wanted):

@@ -178,6 +178,23 @@ def test_a_regression_has_no_bars_and_of_many_labels_the_best_are_shown(page, se
 
 
 @in_chromium
+def test_the_stage_of_a_cascade_is_shown_and_words_are_compared_by_the_student(page, server):
+    page.open(f"{server}/ui")
+    page.wait("info")
+    row = "[{label: 'good', score: 0.9}, {label: 'bad', score: 0.1}]"
+    stages = f"{{predictions: [{row}, {row}], stage: ['gate', 'student']}}"
+    shown = page.run(f"['a', 'b'].map((text, i) => resultOf([text], i, {stages}).textContent)")
+    assert "Answered by the gate" in shown[0]
+    assert "Answered by the student" in shown[1]
+    page.run("(info = {...info, cascade: {on: true, share: 0.75}}, 0)")
+    assert dict(page.run("cardOf(info)"))["Gate"] == "answers easy texts, 75 % of those it was tested on"
+    page.events.clear()
+    page.run("explain(['good film'], 'good', at('results'))")
+    (sent,) = [e["params"]["request"] for e in page.events if e["method"] == "Network.requestWillBeSent"]
+    assert json.loads(sent["postData"]) == {"texts": ["good film", "film", "good "], "cascade": False}
+
+
+@in_chromium
 def test_an_error_is_shown_with_its_text(page, server):
     page.open(f"{server}/ui")
     page.wait("info")
