@@ -1,0 +1,142 @@
+"""Hook of mkdocs: a page and a notebook of each chapter in each language, and formulas as MathML.
+
+The pages show what a recorded full run printed and drew (tools/course/record.py): nothing is run here. A chapter
+without a record of its present code is a warning, so an error of `make docs`. Browsers show MathML without a script.
+"""
+
+import html
+import logging
+import re
+from typing import Any
+
+import jupytext
+import nbformat
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File
+
+from tools.course.chapter import FOLDER, LANGUAGES, Chapter, chapter_files, read_chapter
+from tools.course.record import CellOutput, ChapterRecord, as_html, recorded
+from tools.docs_links import rewritten
+
+log = logging.getLogger("mkdocs.hooks.course")
+NAMES = {"en": "English", "zh": "中文"}
+LINK = re.compile(r"\]\((?!https?:|#)([^)\s]+)\)")
+CHAPTER_LINK = re.compile(r"\]\((\d\d_\w+)\.py\)")
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
+
+
+def on_config(config: Any) -> Any:
+    """Add the pages of the chapters to the part of the menu that begins with learn/README.md."""
+    (part,) = (part for entry in config["nav"] for part in entry.values() if part[0] == "learn/README.md")
+    for language in LANGUAGES:
+        part.append({NAMES[language]: [f"learn/{language}/{file.stem}.md" for file in chapter_files()]})
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Add the page and the notebook of each chapter in each language."""
+    for path in chapter_files():
+        chapter = read_chapter(path)
+        record = recorded(chapter)
+        if record is None:
+            log.warning("%s has no record of its code: run `make learn ARGS=--record`", path)
+        for language in LANGUAGES:
+            page, notebook = f"learn/{language}/{path.stem}.md", f"learn/{language}/{path.stem}.ipynb"
+            files.append(File.generated(config, page, content=page_of(chapter, record, language)))
+            files.append(File.generated(config, notebook, content=notebook_of(chapter, record, language)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
+    """Let the table of chapters lead to the pages, not to the scripts."""
+    if page.file.src_uri == "learn/README.md":
+        return CHAPTER_LINK.sub(r"](en/\1.md)", markdown)
+    return markdown
+
+
+def on_page_content(content: str, **_: object) -> str:
+    """Replace each formula by MathML."""
+    return FORMULA.sub(lambda match: mathml(html.unescape(match[2]), block=match[1] == "div"), content)
+
+
+def on_post_page(output: str, page: Any, **_: object) -> str:
+    """Name the language of a Chinese page, so that the browser chooses Chinese letters and a Chinese voice."""
+    if page.file.src_uri.startswith("learn/zh/"):
+        return output.replace('<html lang="en"', '<html lang="zh-CN"', 1)
+    return output
+
+
+def mathml(formula: str, block: bool) -> str:
+    """Return a formula of LaTeX as MathML."""
+    return convert(formula.strip(), display="block" if block else "inline")
+
+
+def page_of(chapter: Chapter, record: ChapterRecord | None, language: str) -> str:
+    """Return the page of a chapter in one language as Markdown."""
+    parts, outputs = [], iter(record.outputs if record else ())
+    for cell in chapter.cells:
+        if cell.kind == language:
+            prose = record.fill(cell.source) if record else cell.source
+            parts.append(_relinked(prose))
+        elif cell.kind == "code":
+            parts.append(f"```python\n{cell.source}\n```")
+            parts += _shown(next(outputs, None))
+    heading, _, rest = parts[0].partition("\n")
+    return "\n\n".join([heading, _links(chapter, record, language), rest.strip(), *parts[1:]]) + "\n"
+
+
+def notebook_of(chapter: Chapter, record: ChapterRecord | None, language: str) -> str:
+    """Return the notebook of a chapter in one language, with what the recorded run printed and drew."""
+    cells, outputs = [], iter(record.outputs if record else ())
+    for number, cell in enumerate(chapter.cells):
+        if cell.kind == language:
+            one = nbformat.v4.new_markdown_cell(record.fill(cell.source) if record else cell.source)
+        elif cell.kind == "code":
+            one = nbformat.v4.new_code_cell(cell.source, outputs=_notebook_outputs(next(outputs, None)))
+        else:
+            continue
+        cells.append({**one, "id": f"cell-{number}"})  # new random ids would change the file
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.from_dict(cell) for cell in cells], metadata=kernel)
+    return str(jupytext.writes(notebook, fmt="ipynb"))
+
+
+def _links(chapter: Chapter, record: ChapterRecord | None, language: str) -> str:
+    """Return the line below the heading: the other language, the notebook, the script, and the time of the run."""
+    (other,) = (one for one in LANGUAGES if one != language)
+    notebook, script = {"en": ("notebook", "script"), "zh": ("笔记本", "源文件")}[language]
+    addresses = {
+        NAMES[other]: f"../{other}/{chapter.name}.md",
+        notebook: f"{chapter.name}.ipynb",
+        script: f"../{chapter.name}.py",
+    }
+    line = " · ".join(f"[{text}]({address})" for text, address in addresses.items())
+    if record is None:
+        return line
+    time = {"en": "run time {} s on {} threads of {}", "zh": "运行时间 {} 秒（{} 线程，{}）"}[language]
+    return f"{line} · {time.format(f'{record.seconds:.0f}', record.threads, record.processor)}"
+
+
+def _relinked(prose: str) -> str:
+    """Return prose whose links, relative to docs/learn, are relative to the folder of a language."""
+    text = rewritten(prose, FOLDER / "README.md", FOLDER.parent)
+    text = CHAPTER_LINK.sub(r"](\1.md)", text)
+    return LINK.sub(lambda match: match[0] if match[1][:2].isdigit() else f"](../{match[1]})", text)
+
+
+def _shown(output: CellOutput | None) -> list[str]:
+    if output is None:
+        return []
+    text = [f"```text\n{output.text.rstrip()}\n```"] if output.text.strip() else []
+    return [*text, *(as_html(one.svg) for one in output.figures)]
+
+
+def _notebook_outputs(output: CellOutput | None) -> list[Any]:
+    if output is None:
+        return []
+    text = [nbformat.v4.new_output("stream", name="stdout", text=output.text)] if output.text.strip() else []
+    shown = [
+        nbformat.v4.new_output("display_data", data={"text/html": as_html(one.svg), "text/plain": one.caption})
+        for one in output.figures
+    ]
+    return [*text, *shown]
