@@ -16,6 +16,7 @@ from tools.course.record import ChapterRecord, recorded
 from tools.course.table import table, with_table
 
 ROOT = Path(__file__).resolve().parents[3]
+SUM = "# The sum is {{total:.1f}}."
 CHAPTER = """# %% [markdown] lang="en"
 # # Sums
 #
@@ -85,8 +86,8 @@ def test_a_chapter_has_a_title_and_an_aim_in_each_language(tmp_path):
     [
         ('lang="zh"', 'lang="de"', "has the language 'de'"),
         (' lang="zh"', "", "has the language None"),
-        ("# The sum is {{total:.1f}}.\n\n# %% [markdown] lang=\"zh\"\n", "", "wanted Chinese after each English cell"),
-        ("# %% [markdown] lang=\"en\"\n# The sum is {{total:.1f}}.\n\n", "", "wanted Chinese after each English cell"),
+        (f'{SUM}\n\n# %% [markdown] lang="zh"\n', "", "wanted Chinese after each English cell"),
+        (f'# %% [markdown] lang="en"\n{SUM}\n\n', "", "wanted Chinese after each English cell"),
     ],
 )  # fmt: skip
 def test_prose_in_one_language_only_is_refused(tmp_path, before, after, words):
