@@ -68,13 +68,14 @@ for name, texts in (("film reviews", reviews), ("BBC News", articles)):
         print(f"{name}: texts in both {one} and {other}: {len(same)}; but for capital letters: {len(alike)}")
 
 # %% [markdown] lang="en"
-# No text is in two parts, but a few articles of BBC News are there twice with other capitals, such as a name in the
-# headline. This is what real data looks like, and why one looks at it: a rule ("no duplicates") is only as good as
-# its definition of *the same*. A handful among a thousand articles changes no score that we will see.
+# No text is in two parts, but one article of BBC News is in `train` and in `test` with other capital letters. This is
+# what real data looks like, and why one looks at it: a rule ("no duplicates") is only as good as its definition of
+# *the same*. One article among a thousand changes no score that we will see; a hundred would.
 
 # %% [markdown] lang="zh"
-# 没有一条文本同时落在两份里；但 BBC 新闻里有几篇文章出现了两次，只是大小写不同，例如标题里的人名。真实数据就是这样，
-# 所以要亲眼去看：“没有重复”这条规则好不好，取决于怎样定义*相同*。一千篇里的这几篇，还不会改变后面的任何分数。
+# 没有一条文本同时落在两份里；但 BBC 新闻里有一篇文章以不同的大小写同时出现在 `train` 和 `test` 中。真实数据就是这样，
+# 所以要亲眼去看：“没有重复”这条规则好不好，取决于怎样定义*相同*。一千篇里有一篇，不会改变后面的任何分数；有一百篇就
+# 会了。
 
 # %% [markdown] lang="en"
 # ## A real tokenizer
@@ -111,10 +112,10 @@ print("mask", batch.mask[1].tolist())
 
 # %% [markdown] lang="en"
 # Four things to see. `[CLS]` and `[SEP]` mark the beginning and the end; a classifier later reads the answer at
-# `[CLS]`. The thumb became `[UNK]`, *unknown*: whatever it said is lost before the model begins. Some Chinese
-# characters are missing as well, which is why Chinese needs a tokenizer of its own (chapter 8). And the rows of a
-# batch have one length: shorter ones are filled with `[PAD]`, number 0, and the *mask* says 0 there, so that the
-# model can ignore them. Chapter 2 shows what happens to a model that is not told.
+# `[CLS]`. The thumb became `[UNK]`, *unknown*: whatever it said is lost before the model begins. Most of these
+# Chinese characters became unknown as well, which is why Chinese needs a tokenizer of its own (chapter 8). And the
+# rows of a batch have one length: shorter ones are filled with `[PAD]`, number 0, and the *mask* says 0 there, so
+# that the model can ignore them. Chapter 2 shows what happens to a model that is not told.
 #
 # ## Train one
 #
@@ -131,9 +132,9 @@ print("mask", batch.mask[1].tolist())
 
 # %% [markdown] lang="zh"
 # 这里有四点值得看。`[CLS]` 和 `[SEP]` 标出开头和结尾，分类器以后就在 `[CLS]` 的位置读出答案。大拇指变成了 `[UNK]`，
-# 即*未知*：它想说的话，模型还没开始就已经丢了。有些汉字也不在词表里，所以中文需要自己的分词器（第 8 章）。另外，一批
-# 数据的各行长度必须相同：短的行用编号为 0 的 `[PAD]` 补齐，*掩码*（mask）在这些位置上是 0，告诉模型不要看。如果不告诉
-# 它会怎样，第 2 章会讲。
+# 即*未知*：它想说的话，模型还没开始就已经丢了。这几个汉字也大多不在词表里，所以中文需要自己的分词器（第 8 章）。另
+# 外，一批数据的各行长度必须相同：短的行用编号为 0 的 `[PAD]` 补齐，*掩码*（mask）在这些位置上是 0，告诉模型不要看。如
+# 果不告诉它会怎样，第 2 章会讲。
 #
 # ## 自己训练一个
 #

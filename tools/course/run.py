@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import CheckError, InputError, PrunellaError
+from models.messages import configure
 from models.processor import cpu_name
 from models.store.atomic import copy_file
 from tools.course import output
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, type=Path, metavar=("CHAPTER", "RECORD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
+        configure(quiet=True)
         run_chapter(arguments.one[0]).write(arguments.one[1])
         return
     if arguments.record and output.SMALL:
