@@ -123,7 +123,7 @@ print("mask", batch.mask[1].tolist())
 # of neighbours, $c(a, b)$, join the most frequent pair to a new piece, and repeat until the vocabulary has the wanted
 # size:
 #
-# $$(a^*, b^*) = \arg\max_{a, b} c(a, b), \qquad V \leftarrow V \cup \{a^* b^*\}$$
+# $$(a^*, b^*) = \mathrm{argmax}_{a, b}\; c(a, b), \qquad V \leftarrow V \cup \{a^* b^*\}$$
 #
 # `train_wordpiece` does this, on the training articles only. The larger the vocabulary, the fewer tokens a word
 # needs, so the model has less to compute; but each piece has a row in the model's *embedding table*, and a piece that
@@ -141,7 +141,7 @@ print("mask", batch.mask[1].tolist())
 # 词片是从文本里一步步*合并*学出来的（Sennrich 等，2016）。先从单个字符开始，数出所有相邻片段对的次数 $c(a, b)$，把最
 # 常见的一对合成一个新词片；如此重复，直到词表达到想要的大小：
 #
-# $$(a^*, b^*) = \arg\max_{a, b} c(a, b), \qquad V \leftarrow V \cup \{a^* b^*\}$$
+# $$(a^*, b^*) = \mathrm{argmax}_{a, b}\; c(a, b), \qquad V \leftarrow V \cup \{a^* b^*\}$$
 #
 # `train_wordpiece` 就是这样做的，而且只用训练集的文章。词表越大，每个词需要的词元越少，模型要算的也越少；但每个词片在
 # 模型的*嵌入表*里要占一行，只出现过三次的词片也学不到什么。下面训练几种大小，再在没有用过的文本上数每个词要几个词元：

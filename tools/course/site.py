@@ -12,6 +12,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
+from models.errors import InputError
 from tools.course.chapter import LANGUAGES, chapter_files, read_chapter
 from tools.course.pages import CHAPTER_LINK, NAMES, notebook_of, page_of
 from tools.course.record import recorded
@@ -62,5 +63,12 @@ def on_post_page(output: str, page: Any, **_: object) -> str:
 
 
 def mathml(formula: str, block: bool) -> str:
-    """Return a formula of LaTeX as MathML."""
-    return convert(formula.strip(), display="block" if block else "inline")
+    """Return a formula of LaTeX as MathML.
+
+    Raises:
+        InputError: it has a command that the converter does not know.
+    """
+    converted = str(convert(formula.strip(), display="block" if block else "inline"))
+    if "\\" in converted:  # the converter leaves an unknown command as it is
+        raise InputError(f"the formula {formula} has a command that cannot be converted: choose another")
+    return converted
