@@ -214,13 +214,13 @@ assert worst < 1e-6
 # ## Pretrain
 #
 # Now the product does all of it. The model is tiny (2 layers, 128 wide), so that it fits into a minute; a real BERT
-# sees ten thousand times as many tokens. We compare it with a guess that only knows how frequent each token is.
+# sees many thousand times as many tokens. We compare it with a guess that only knows how frequent each token is.
 
 # %% [markdown] lang="zh"
 # ## 开始预训练
 #
-# 现在把这些全部交给产品。模型很小（2 层，宽 128），一分钟就能训练完；真正的 BERT 看到的词元要多一万倍。作为对照，再算
-# 一个只知道词元频率的猜法。
+# 现在把这些全部交给产品。模型很小（2 层，宽 128），一分钟就能训练完；真正的 BERT 看到的词元要多出好几万倍。作为对照，
+# 再算一个只知道词元频率的猜法。
 
 # %%
 import json
