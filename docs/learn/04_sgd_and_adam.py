@@ -74,7 +74,7 @@ model = new_masked_model(resolve_size("tiny", vocabulary, length=64), dropout=0.
 first = objective.collate(batches[0], 0, CPU)
 (objective.loss(model, first) / objective.weight(first)).backward()
 sizes = {name: float(p.grad.abs().median()) for name, p in model.named_parameters() if p.grad is not None}
-present = {name: size for name, size in sizes.items() if size > 0}  # key biases have no effect: softmax ignores them
+present = {name: size for name, size in sizes.items() if size > 0}  # the second segment occurs in no text
 for name in sorted(present, key=present.get)[:: max(1, len(present) // 8)]:
     print(f"{present[name]:.1e}  {name}")
 spread = max(present.values()) / min(present.values())
