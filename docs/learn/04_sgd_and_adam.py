@@ -88,8 +88,14 @@ print(f"largest median / smallest: {spread:,.0f}")
 #
 # ## The race
 #
-# All three have the product's schedule (the rate rises, then falls to 0) and the product's limit on the norm of the
-# gradient; Adam is the product's optimizer.
+# All three have the product's schedule and the product's limit on the norm of the gradient; Adam is the product's
+# optimizer. Why does the rate rise first? At the start the running means rest on a few batches, so the direction of a
+# step is mostly noise, and a small rate limits the damage. Why does it fall to 0 at the end? The gradient of a batch
+# is noisy, too; at a constant rate the weights go on jumping around a minimum, the further the larger the rate. The
+# limit on the norm keeps one unusual batch from undoing what many have taught.
+#
+# Every run starts from the same weights, sees the same batches with the same hidden tokens, and is measured on the
+# same held-out rows. So whatever differs at the end is the method and its rate.
 
 # %% [markdown] lang="zh"
 # 一个学习率不可能同时适合这张表的两头。Adam 用每个权重自己梯度的通常大小去除，所以不论在哪里，每个权重每步都走大约
@@ -98,7 +104,11 @@ print(f"largest median / smallest: {spread:,.0f}")
 #
 # ## 比赛
 #
-# 三种方法都用产品的学习率安排（先升后降到 0），也都用产品的梯度范数上限；Adam 就是产品的优化器。
+# 三种方法都用产品的学习率安排和产品的梯度范数上限；Adam 就是产品的优化器。学习率为什么先升？刚开始时滑动平均只建立在
+# 几批数据上，一步的方向多半是噪声，学习率小，走错了损害也小。最后为什么降到 0？一批数据的梯度同样有噪声，学习率不变的
+# 话，权重会一直在极小值周围跳来跳去，学习率越大跳得越远。梯度范数的上限则防止某一批反常的数据毁掉许多批才学到的东西。
+#
+# 每次训练都从同样的权重出发，看同样的批次、同样的被遮词元，在同样的留出数据上测量。因此最后的差别只来自方法和学习率。
 
 # %%
 steps = sized(120, small=6)
