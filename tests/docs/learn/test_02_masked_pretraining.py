@@ -40,7 +40,7 @@ def test_exercise_2_without_bias_correction_the_first_step_is_three_times_as_lon
     optimizer = torch.optim.Adam([weight], lr=rate, betas=(beta1, beta2), eps=0)
     (gradient * weight).sum().backward()
     optimizer.step()
-    assert float(-weight) == pytest.approx(rate)  # with it, the first step is as long as the learning rate
+    assert -weight.item() == pytest.approx(rate)  # with it, the first step is as long as the learning rate
     uncorrected = rate * (1 - beta1) * gradient / math.sqrt((1 - beta2) * gradient**2)
     assert uncorrected / rate == pytest.approx((1 - beta1) / math.sqrt(1 - beta2))
     assert uncorrected / rate == pytest.approx(3.162, abs=1e-3)

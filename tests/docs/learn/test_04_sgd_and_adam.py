@@ -54,8 +54,8 @@ def test_exercise_3_with_momentum_a_constant_gradient_makes_ten_times_longer_ste
     weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
     optimizer = torch.optim.SGD([weight], lr=0.01, momentum=0.9)
     for _ in range(300):
-        before = float(weight)
+        before = weight.item()
         optimizer.zero_grad()
         weight.sum().backward()
         optimizer.step()
-    assert before - float(weight) == pytest.approx(0.01 / (1 - 0.9))  # without momentum: 0.01
+    assert before - weight.item() == pytest.approx(0.01 / (1 - 0.9))  # without momentum: 0.01
