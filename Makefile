@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-processors lint docs loadtest wheel test-container image-check requirements clean
+.PHONY: demo test test-processors lint docs learn loadtest wheel test-container image-check requirements clean
 
 demo: .venv/demo
 	$(BIN)/prunella demo $(ARGS)
@@ -30,6 +30,10 @@ lint: .venv/dev
 docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict
 
+# all chapters of docs/learn, or those that ARGS names; LEARN_SIZE=small shows only that they work
+learn: .venv/learn
+	$(BIN)/python -m tools.course.run $(ARGS)
+
 loadtest: .venv/dev
 	$(BIN)/python -m loadtests.loadtest --url http://127.0.0.1:3000 --out out/loadtest
 
@@ -51,7 +55,7 @@ requirements: .venv/dev
 		--output-file service/requirements.txt
 
 # a stamp file for each extra; torch goes first, because a looser request takes the CUDA build
-.venv/demo .venv/dev: pyproject.toml constraints.txt
+.venv/demo .venv/dev .venv/learn: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(notdir $@)]"

@@ -27,7 +27,7 @@ DOCS = ROOT / "docs"
 PACKAGES = ("models", "service", "export", "bench", "compress", "prunella", "loadtests", "tools")
 FOLDERS = (*PACKAGES, "tests", "docs", "deploy")
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-ALL_PAGES = [*PAGES, *sorted((DOCS / "results").glob("*.md"))]
+ALL_PAGES = [*PAGES, *sorted((DOCS / "results").glob("*.md")), *sorted((DOCS / "learn").glob("*.md"))]
 TASK = Task(labels=("negative", "positive"), max_tokens=32)
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 

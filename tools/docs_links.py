@@ -34,4 +34,6 @@ def rewritten(markdown: str, page: Path, docs: Path) -> str:
 
 def on_page_markdown(markdown: str, page: Any, config: Any, **_: object) -> str:
     """Rewrite the links of a page; mkdocs calls this."""
+    if page.file.abs_src_path is None:  # a page that another hook made, and whose links lead to the site's files
+        return markdown
     return rewritten(markdown, Path(page.file.abs_src_path), Path(config["docs_dir"]).resolve())

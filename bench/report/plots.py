@@ -1,9 +1,14 @@
-"""figures(): the report's figures as SVG, whose colours follow the page (light, dark or printed)."""
+"""figures(): the report's figures as SVG, whose colours follow the page (light, dark or printed).
+
+draw_svg() draws any other figure in the same style.
+"""
 
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from html import escape
 from typing import Any
 
 import matplotlib as mpl
@@ -18,6 +23,7 @@ from bench.report.escape import plain
 from bench.report.report_schema import PERCENTS, EngineReport, Report
 
 INK, GRID = "#010203", "#040506"  # placeholders that _svg() replaces by the colours of the page
+SIZE = (5.2, 3.4)  # inches
 COLORS = {
     "ours": "#d6453d", "cascade": "#7d1f3f", "ort_fp32": "#3d7dd6", "pytorch": "#e08a1e", "stock_int8": "#2f9e6e",
     "tfidf": "#8a63d2",
@@ -46,13 +52,34 @@ def figures(report: Report) -> list[tuple[str, str]]:
         ("Calibration: on the diagonal, a score of 0.8 is right eight times in ten.", _reliability),
     ]
     drawn = []
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text with its own fonts
-        for caption, draw in drawers:
-            figure = Figure(figsize=(5.2, 3.4), layout="constrained")
+    for caption, draw in drawers:
+        with _style():
+            figure = Figure(figsize=SIZE, layout="constrained")
             if draw(figure.add_subplot(), report):
                 drawn.append((caption, _svg(figure, caption)))
     return drawn
+
+
+def draw_svg(caption: str, draw: Callable[[Axes], None]) -> str:
+    """Return a figure as SVG for a page that sets the CSS variables `--ink` and `--grid`.
+
+    Args:
+        caption: what the figure shows; a screen reader reads it.
+        draw: draws into the axes; its legend goes below the plot, if its lines or bars have labels.
+    """
+    with _style():
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot()
+        draw(axes)
+        _legend(axes)
+        return _svg(figure, escape(caption))
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # the browser draws the text with its own fonts
+        yield
 
 
 def _svg(figure: Figure, caption: str) -> str:
