@@ -75,7 +75,7 @@ from compress.pruning.gram import collect_grams, output_bias, output_matrix
 from compress.quantization.calibration import TextBatches
 from models.classifier import TensorBatch
 
-fitted, others = film.train.rows[: sized(1024, small=64)], film.validation.rows
+fitted, others = film.train.rows[: sized(1024, small=16)], film.validation.rows
 batches = [TensorBatch(batch) for batch in TextBatches(fitted, tokenizer)]
 grams = collect_grams(model, batches)
 held_out = collect_grams(model, [TensorBatch(batch) for batch in TextBatches(others, tokenizer)])
@@ -174,7 +174,7 @@ def error(pruned):
     return float((lost @ held_out[NAME] * lost).sum() / (full @ held_out[NAME] * full).sum())
 
 
-widths = [96, 192, 384, 576, 768, 960, 1152, 1344, 1536]
+widths = sized([96, 192, 384, 576, 768, 960, 1152, 1344, 1536], small=[96, 192, 384, 1536])
 by_order = orders(NAME)
 curves = {}
 for method, order in by_order.items():
@@ -228,8 +228,8 @@ from models.sublayer import SublayerId
 
 KEEP = 192
 layers = len(model.architecture.layers)
-sublayers = [name for name in SublayerId.keys(layers) if name.endswith("ffn")][: sized(6, small=1)]
-orders_of = {name: orders(name) for name in sublayers}
+sublayers = [name for name in SublayerId.keys(layers) if name.endswith("ffn")][sized(0, small=2) : sized(6, small=3)]
+orders_of = {name: by_order if name == NAME else orders(name) for name in sublayers}
 reached = {}
 for method in by_order:
     for refit in (False, True):

@@ -110,7 +110,7 @@ from compress.quantization.calibration import TextBatches
 from models.classifier import TensorBatch
 from models.sublayer import SublayerId
 
-batches = [TensorBatch(batch) for batch in TextBatches(film.train.rows[: sized(512, small=32)], tokenizer)]
+batches = [TensorBatch(batch) for batch in TextBatches(film.train.rows[: sized(512, small=16)], tokenizer)]
 grams, layers = collect_grams(teacher, batches), len(teacher.architecture.layers)
 pruned = {}
 for name in SublayerId.keys(layers)[sized(0, small=10) :]:

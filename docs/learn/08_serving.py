@@ -49,17 +49,18 @@ for path in sorted(path for path in bundle.rglob("*") if path.is_file()):
 # ## Inside the graph
 #
 # The fp32 graph does not have dozens of small operators for each layer, but a few large ones. `Attention` computes
-# queries, keys, values, softmax and the mix of values in one step, and `SkipLayerNormalization` adds the residual and
-# normalizes. Such *fused* operators never write what lies between to memory, which is where much of the time of a
-# small model goes. The int8 graph has the operators of chapter 7: `QuantizeLinear` computes $q$ from $x$, and the
-# products are those of whole numbers.
+# queries, keys, values, softmax and the mix of values in one step, and `Gelu` and `LayerNormalization` are one
+# operator each. Such *fused* operators never write what lies between to memory, which is where much of the time of a
+# small model goes. The int8 graph has the operators of chapter 7: `QuantizeLinear` computes $q$ from $x$, and
+# `MatMulIntegerToFloat` multiplies whole numbers and returns to real ones.
 
 # %% [markdown] lang="zh"
 # ## 计算图里面
 #
-# fp32 的计算图，每层不是几十个小算子，而是几个大算子。`Attention` 一步算完查询、键、值、softmax 以及值的混
-# 合；`SkipLayerNormalization` 加上残差并做归一化。这种*融合*算子不把中间结果写进内存，而小模型的时间有很大一部分正是
-# 花在那里。int8 的计算图里是第 7 章的那些算子：`QuantizeLinear` 由 $x$ 算出 $q$，乘积是整数的乘积。
+# fp32 的计算图，每层不是几十个小算子，而是几个大算子。`Attention` 一步算完查询、键、值、softmax 以及值的混合；`Gelu`
+# 和 `LayerNormalization` 也各是一个算子。这种*融合*算子不把中间结果写进内存，而小模型的时间有很大一部分正是花在那
+# 里。int8 的计算图里是第 7 章的那些算子：`QuantizeLinear` 由 $x$ 算出 $q$，`MatMulIntegerToFloat` 做整数乘法，再变回
+# 实数。
 
 # %%
 from collections import Counter
@@ -99,9 +100,9 @@ assert difference < 1e-4
 # guess with a pause.
 #
 # *HTTP* is plain: the client sends a request with a *body*, here a JSON document, and gets a *status* and an answer.
-# 200 means that all is well, 400 that the request was wrong, 429 that the server is overloaded and says when to come
-# back. The last request below has an empty text on purpose: a good service answers wrong requests with a sentence
-# that helps.
+# 200 means that all is well, 400 that the request is wrong, 422 that a text in it cannot be answered, 429 that the
+# server is overloaded and says when to come back. The last request below has an empty text on purpose: a good service
+# answers wrong requests with a sentence that helps.
 
 # %% [markdown] lang="zh"
 # ## 一个服务器
@@ -110,8 +111,8 @@ assert difference < 1e-4
 # 代码。准备好之后，它会打印一行 JSON；我们就等这一行，而不是随便睡几秒去猜。
 #
 # *HTTP* 很简单：客户端发送一个带*正文*（这里是一个 JSON 文档）的请求，得到一个*状态码*和一个回答。200 表示一切正
-# 常，400 表示请求有错，429 表示服务器过载，并告诉你什么时候再来。下面最后一个请求故意发送空文本：好的服务会用一句有帮
-# 助的话来回答错误的请求。
+# 常，400 表示请求有错，422 表示其中有无法回答的文本，429 表示服务器过载，并告诉你什么时候再来。下面最后一个请求故意发
+# 送空文本：好的服务会用一句有帮助的话来回答错误的请求。
 
 # %%
 import json

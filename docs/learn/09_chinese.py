@@ -47,9 +47,9 @@ NAME = sized("builtin:product-reviews-zh", small="builtin:film-reviews")
 ENCODER = sized("builtin:multilingual-e5", small="builtin:minilm-l6")
 store = fresh_folder("09_chinese")
 unlabelled, validation, test = (read_texts(f"{NAME}:{part}") for part in ("train", "validation", "test"))
-unlabelled = unlabelled.take(range(sized(6000, small=200)))
-train = unlabelled.take(range(sized(1500, small=160)))
-validation, test = validation.take(range(sized(400, small=40))), test.take(range(sized(1000, small=100)))
+unlabelled = unlabelled.take(range(sized(6000, small=120)))
+train = unlabelled.take(range(sized(1500, small=64)))
+validation, test = validation.take(range(sized(400, small=40))), test.take(range(sized(1000, small=40)))
 for (text,), label in zip(train.rows[:4], train.labels[:4], strict=True):
     print(f"{label:9} {text[:60]}")
 
