@@ -1,8 +1,8 @@
 # %% [markdown] lang="en"
 # # Structured pruning: from magnitude to Optimal Brain Surgeon
 #
-# How to remove neurons and heads so that matrices become smaller, how to choose which ones, and why correcting those
-# that stay matters more than the choice.
+# How to remove neurons and heads so that matrices become smaller, how to choose which ones, and why those that stay
+# must be corrected.
 #
 # A trained network has more weights than its task needs. *Pruning* removes some of them. It comes in two kinds.
 # *Unstructured* pruning sets single weights to zero: the matrix keeps its shape, and an ordinary processor multiplies
@@ -17,7 +17,7 @@
 # %% [markdown] lang="zh"
 # # 结构化剪枝：从幅值到最优脑外科
 #
-# 怎样去掉神经元和注意力头，让矩阵真正变小；怎样决定去掉哪些；以及为什么修正留下的权重比挑选更重要。
+# 怎样去掉神经元和注意力头，让矩阵真正变小；怎样决定去掉哪些；以及为什么必须修正留下的权重。
 #
 # 训练好的网络，权重总比任务需要的多。*剪枝*就是去掉其中一部分。剪枝分两种。*非结构化*剪枝把单个权重设为零：矩阵形状不
 # 变，普通处理器乘以零并不比乘以别的数快。*结构化*剪枝则去掉整个*单元*，矩阵真的变小。在编码器里，单元是前馈网络的*神
@@ -47,9 +47,9 @@ print(model.architecture.summary(), f"accuracy of the full model: {accuracy(mode
 # %% [markdown] lang="en"
 # ## One layer as a least-squares problem
 #
-# Take the second matrix $W$ of the feed-forward network in layer 2: 384 outputs, 1,536 inputs, one input for each
-# neuron. Let $X$ be the activations of all neurons on many texts. The layer computes $WX$. If we replace $W$ by a
-# $W'$ in which some columns are zero, the layer's output changes by
+# Take the second matrix $W$ of the feed-forward network in layer 2 (counted from 0): 384 outputs, 1,536 inputs, one
+# input for each neuron. Let $X$ be the activations of all neurons on many texts. The layer computes $WX$. If we
+# replace $W$ by a $W'$ in which some columns are zero, the layer's output changes by
 #
 # $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
 #
@@ -60,8 +60,8 @@ print(model.architecture.summary(), f"accuracy of the full model: {accuracy(mode
 # %% [markdown] lang="zh"
 # ## 把一层看成最小二乘问题
 #
-# 取第 2 层前馈网络的第二个矩阵 $W$：384 个输出，1,536 个输入，每个神经元一个输入。设 $X$ 是所有神经元在大量文本上的激
-# 活值，这一层计算的就是 $WX$。如果把 $W$ 换成某些列为零的 $W'$，这一层的输出就改变
+# 取第 2 层（从 0 数起）前馈网络的第二个矩阵 $W$：384 个输出，1,536 个输入，每个神经元一个输入。设 $X$ 是所有神经元在
+# 大量文本上的激活值，这一层计算的就是 $WX$。如果把 $W$ 换成某些列为零的 $W'$，这一层的输出就改变
 #
 # $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
 #
@@ -197,10 +197,10 @@ def draw(axes):
 figure("Share of a layer's output that is lost: dashed, weights removed only; solid, the others corrected.", draw)
 
 # %% [markdown] lang="en"
-# Compare the dashed lines with the solid ones: the correction gains more than the better order does. With a quarter
-# of the neurons, magnitude loses {{error_magnitude:.1%}} of the output, and OBS with correction {{error_obs:.1%}}.
-# OBS without its correction can even be worse than magnitude: it chose neurons *because* the others could replace
-# them, and then nobody let them.
+# Compare the dashed lines with the solid ones. With a quarter of the neurons, magnitude loses {{error_magnitude:.1%}}
+# of the output as it is, OBS without its correction {{error_obs_as_it_is:.1%}}, and OBS with it {{error_obs:.1%}}.
+# Order and correction belong together: OBS chose neurons *because* the others could replace them, and that helps only
+# if they may.
 #
 # ## The whole model
 #
@@ -211,9 +211,9 @@ figure("Share of a layer's output that is lost: dashed, weights removed only; so
 # for the inputs that it really gets, so that errors do not add up.
 
 # %% [markdown] lang="zh"
-# 比较虚线和实线：修正带来的好处比更好的顺序还大。留下四分之一的神经元时，幅值剪枝损失 {{error_magnitude:.1%}} 的输
-# 出，带修正的 OBS 损失 {{error_obs:.1%}}。不带修正的 OBS 甚至可能不如幅值：它选中那些神经元，正是*因为*其余的能代替它
-# 们，结果却没让其余的去代替。
+# 比较虚线和实线。留下四分之一的神经元时，不作修正的幅值剪枝损失 {{error_magnitude:.1%}} 的输出，不带修正的 OBS 损失
+# {{error_obs_as_it_is:.1%}}，带修正的 OBS 损失 {{error_obs:.1%}}。顺序和修正是一体的：OBS 选中那些神经元，正是*因
+# 为*其余的能代替它们，所以只有让其余的去代替，才有好处。
 #
 # ## 整个模型
 #
@@ -260,6 +260,7 @@ scores(
     share=after / before,
     error_magnitude=curves["magnitude", False][2],
     error_obs=curves["OBS", True][2],
+    error_obs_as_it_is=curves["OBS", False][2],
 )
 
 # %% [markdown] lang="en"

@@ -234,11 +234,12 @@ scores(
 )
 
 # %% [markdown] lang="en"
-# With {{share:.0%}} of the layers' weights, that is what a minute of training gives. `prunella compress` does the
-# same for longer (`--mode standard`: ten epochs or 40 minutes), and `--texts` adds texts without labels, which help
-# most of all ([measured](../results/compression.md)). To train a *new* model with a teacher instead of a pruned one,
-# `prunella finetune --teacher FOLDER` uses the same loss beside the labels ([training](../training.md)); the teacher
-# may then be any classifier of transformers, or a file with the scores of an LLM.
+# With {{share:.0%}} of the layers' weights, that is what one epoch on a few thousand sentences gives.
+# `prunella compress` does the same for longer (`--mode standard`: ten epochs or 40 minutes), and `--texts` adds texts
+# without labels, which help a lot ([measured](../results/compression.md)). To train a *new* model with a teacher
+# instead of a pruned one, `prunella finetune --teacher FOLDER` uses the same loss beside the labels
+# ([training](../training.md)); the teacher may then be any classifier of transformers, or a file with the scores of
+# an LLM.
 #
 # ## Exercises
 #
@@ -253,8 +254,8 @@ scores(
 # Next: [int8](07_int8.py).
 
 # %% [markdown] lang="zh"
-# 只用各层 {{share:.0%}} 的权重，训练一分钟就能做到这样。`prunella compress` 做的是同一件事，只是更久
-# （`--mode standard`：十轮或 40 分钟）；`--texts` 再加上没有标签的文本，帮助最大
+# 只用各层 {{share:.0%}} 的权重，在几千个句子上训练一轮就是这样的结果。`prunella compress` 做的是同一件事，只是更久
+# （`--mode standard`：十轮或 40 分钟）；`--texts` 再加上没有标签的文本，帮助很大
 # （[测量结果](../results/compression.md)）。如果要在教师指导下训练一个*新*模型，而不是剪过的模
 # 型，`prunella finetune --teacher FOLDER` 会在标签之外使用同样的损失（[训练](../training.md)）；教师可以是
 # transformers 的任何分类器，也可以是写有大语言模型打分的文件。

@@ -9,8 +9,8 @@
 # four times as many of these numbers in the same time. The price is rounding: there are only 256 different values.
 #
 # We first do it by hand, with numpy, on one matrix of our film classifier: the second matrix of the feed-forward
-# network in layer 3, with 1,536 inputs and 384 outputs. `observe` runs 256 reviews through the model and hands over
-# the real inputs of this matrix.
+# network in layer 3 (counted from 0), with 1,536 inputs and 384 outputs. `observe` runs 256 reviews through the model
+# and hands over the real inputs of this matrix.
 
 # %% [markdown] lang="zh"
 # # int8：先在一个矩阵上手算，再用真正的校准器
@@ -20,8 +20,8 @@
 # 权重和激活值通常以 *fp32* 存储，每个 32 位。*量化*到 *int8*，就是用 8 位的整数来存。模型缩小到四分之一，而带有相应指
 # 令（VNNI）的处理器在同样时间里能乘四倍多的这种数。代价是舍入：总共只有 256 个不同的值。
 #
-# 我们先用 numpy 在影评分类器的一个矩阵上手算：第 3 层前馈网络的第二个矩阵，1,536 个输入，384 个输出。`observe` 让 256
-# 条影评流过模型，交出这个矩阵真实的输入。
+# 我们先用 numpy 在影评分类器的一个矩阵上手算：第 3 层（从 0 数起）前馈网络的第二个矩阵，1,536 个输入，384 个输
+# 出。`observe` 让 256 条影评流过模型，交出这个矩阵真实的输入。
 
 # %%
 import numpy as np
@@ -100,7 +100,7 @@ print("read back:      ", *(f"{value:7.3f}" for value in (x8[0, :6] - zero) * sc
 print(f"error of the int8 product: {error(product):.2%}")
 
 # %% [markdown] lang="en"
-# The result differs from the exact product by a few percent of its size. Is our arithmetic the product's?
+# The result differs from the exact product by {{by_hand:.2%}} of its size. Is our arithmetic the product's?
 # `Activation` and `quantized_weight` are what `prunella quantize` uses when it writes a graph; their scale, zero
 # point and weights must be ours.
 #
@@ -109,8 +109,8 @@ print(f"error of the int8 product: {error(product):.2%}")
 # its scale.
 
 # %% [markdown] lang="zh"
-# 结果与精确乘积相差百分之几。我们算的和产品算的一样吗？`Activation` 和 `quantized_weight` 就是 `prunella quantize` 写
-# 计算图时用的函数；它们给出的缩放系数、零点和权重必须与我们的相同。
+# 结果与精确乘积相差其大小的 {{by_hand:.2%}}。我们算的和产品算的一样吗？`Activation` 和 `quantized_weight` 就是
+# `prunella quantize` 写计算图时用的函数；它们给出的缩放系数、零点和权重必须与我们的相同。
 #
 # 接下来看一位值多少。这里只舍入权重，取 3 到 8 位；一次整个矩阵共用一个缩放系数，一次每列各用一个。只要有一个权重特别
 # 大，所有与它共用缩放系数的数，步长都会被拉大。
@@ -154,8 +154,8 @@ def draw(axes):
 figure("The error of a product when its weights are rounded: each bit halves it.", draw)
 
 # %% [markdown] lang="en"
-# Each bit more halves the error, and a scale for each column gains about as much as a bit. With 4 bits the error of
-# the weights alone is {{four_bits:.1%}}, or {{four_bits_matrix:.1%}} with a single scale.
+# Each bit more about halves the error, and a scale for each column makes it smaller at no cost in time. With 4 bits
+# the error of the weights alone is {{four_bits:.1%}}, or {{four_bits_matrix:.1%}} with a single scale.
 #
 # ## The real calibrator
 #
@@ -173,8 +173,8 @@ figure("The error of a product when its weights are rounded: each bit halves it.
 #   bias.
 
 # %% [markdown] lang="zh"
-# 每多一位，误差减半；每列一个缩放系数，好处也大约相当于多一位。用 4 位时，仅权重造成的误差是 {{four_bits:.1%}}；整个
-# 矩阵共用一个系数时是 {{four_bits_matrix:.1%}}。
+# 每多一位，误差大约减半；每列一个缩放系数，不多花时间就能让误差更小。用 4 位时，仅权重造成的误差是
+# {{four_bits:.1%}}；整个矩阵共用一个系数时是 {{four_bits_matrix:.1%}}。
 #
 # ## 真正的校准器
 #
@@ -208,8 +208,8 @@ for name, one in found.items():
     print(f"{name:20} range {low:7.2f} to {high:6.2f}   error {int8_error(one):.2%}")
 
 # %% [markdown] lang="en"
-# The error of this product fell from {{by_hand:.2%}} by hand to {{calibrated:.2%}}. For another matrix another step
-# helps most: that is why it is measured for each.
+# The error of this product is {{by_hand:.2%}} by hand, and {{calibrated:.2%}} with what the calibrator chose. For
+# another matrix another step helps most: that is why it is measured for each.
 #
 # ## The whole model
 #
@@ -217,8 +217,8 @@ for name, one in found.items():
 # compare answers, not errors.
 
 # %% [markdown] lang="zh"
-# 这个乘积的误差，从手算的 {{by_hand:.2%}} 降到了 {{calibrated:.2%}}。换一个矩阵，最有用的可能是另一步，所以每个矩阵都
-# 要测量。
+# 这个乘积的误差，手算是 {{by_hand:.2%}}，用校准器选出的范围是 {{calibrated:.2%}}。换一个矩阵，最有用的可能是另一步，
+# 所以每个矩阵都要测量。
 #
 # ## 整个模型
 #

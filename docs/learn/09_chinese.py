@@ -79,7 +79,7 @@ print(
 # ## Fewer tokens
 #
 # The vocabulary has 250,037 tokens, with 384 numbers each: {{table_share:.0%}} of all weights. Reviews in Chinese use
-# only a few thousand of them. `--trim-vocabulary` keeps
+# only several thousand of them. `--trim-vocabulary` keeps
 #
 # - every token that the training texts use (labels are not needed, so we take 6,000 texts),
 # - special tokens and all single characters, so that no text becomes unknown,
@@ -146,7 +146,7 @@ for sample in (
 # ([chapter 5](05_pruning.py)), prunes to the size, and quantizes ([chapter 7](07_int8.py)). Nothing is trained here
 # (`--mode instant`). On the command line the whole part is one line:
 # `prunella compress classifier --train … --validation … --size-mb 28 --mode instant`; we call its stages, because
-# with fewer texts to measure on they take a minute instead of ten.
+# with fewer texts to measure on they take much less time.
 
 # %% [markdown] lang="zh"
 # 词元表少了 {{dropped:.1%}}，而 {{test_rows:.0f}} 条测试评论中有 {{changed:.0f}} 条得到不同的回答。英文和俄文仍然能
@@ -157,7 +157,7 @@ for sample in (
 # 然后是其余部分：用 `compress` 压到指定的兆字节数。它测量每个头和神经元有多重要（[第 5 章](05_pruning.py)），剪到目标
 # 大小，再量化（[第 7 章](07_int8.py)）。这里什么都不训练（`--mode instant`）。在命令行里，整个这一部分就是一
 # 行：`prunella compress classifier --train … --validation … --size-mb 28 --mode instant`；我们直接调用其中的各个阶
-# 段，因为用较少的文本来测量，只要一分钟而不是十分钟。
+# 段，因为用较少的文本来测量，花的时间少得多。
 
 # %%
 from compress.pipeline import compress_to, prepare
