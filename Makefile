@@ -31,7 +31,7 @@ docs: .venv/docs
 	$(BIN)/python -m mkdocs build --strict
 
 # all chapters of docs/learn, or those that ARGS names; LEARN_SIZE=small shows only that they work
-learn: .venv/learn
+learn: .venv/learn $(if $(filter small,$(LEARN_SIZE)),,.venv/chinese)
 	$(BIN)/python -m tools.course.run $(ARGS)
 
 loadtest: .venv/dev
@@ -55,7 +55,7 @@ requirements: .venv/dev
 		--output-file service/requirements.txt
 
 # a stamp file for each extra; torch goes first, because a looser request takes the CUDA build
-.venv/demo .venv/dev .venv/learn: pyproject.toml constraints.txt
+.venv/demo .venv/dev .venv/learn .venv/chinese: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt "$$(grep -E '^torch==' constraints.txt)"
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[$(notdir $@)]"

@@ -44,20 +44,9 @@ def trim_tokenizer(document: dict[str, Any], used: Iterable[int]) -> TrimmedToke
         UntrimmableError: the tokenizer is of another kind.
     """
     document = json.loads(json.dumps(document))
-    model = document["model"]
-    kind = model.get("type")
-    if kind not in KINDS:
-        raise UntrimmableError(
-            f"a {kind} tokenizer cannot be trimmed: supported are {', '.join(KINDS)}; "
-            "--no-trim-vocabulary leaves it whole"
-        )
-    names = _names(model)
-    added = {token["id"] for token in document.get("added_tokens") or ()}
-    keep = set(used) | added | {i for i, name in names.items() if _is_single(name) or SPECIAL.fullmatch(name)}
-    if kind == "Unigram" and model.get("unk_id") is not None:
-        keep.add(model["unk_id"])
-    if kind == "BPE":
-        keep |= _keep_merges(model, names, keep)
+    keep = set(used) | always_kept(document)
+    if document["model"]["type"] == "BPE":
+        keep |= _keep_merges(document["model"], token_names(document), keep)
     kept_ids = np.array(sorted(keep))
     _renumber(document, {int(old): new for new, old in enumerate(kept_ids)})
     return TrimmedTokenizer(document, kept_ids)
@@ -91,11 +80,43 @@ def read_tokenizer(folder: Path) -> dict[str, Any]:
     return json.loads((folder / tokenizer_file.FILE).read_text(encoding="utf-8"))
 
 
-def _names(model: dict[str, Any]) -> dict[int, str]:
-    """Return the text of each token by its id."""
-    if model["type"] == "Unigram":
+def token_names(document: dict[str, Any]) -> dict[int, str]:
+    """Return the text of each token by its id; added tokens that are not in the model's vocabulary are left out.
+
+    Args:
+        document: contents of `tokenizer.json`.
+
+    Raises:
+        UntrimmableError: the tokenizer is of another kind than KINDS.
+    """
+    model = document["model"]
+    kind = model.get("type")
+    if kind not in KINDS:
+        raise UntrimmableError(
+            f"a {kind} tokenizer cannot be trimmed: supported are {', '.join(KINDS)}; "
+            "--no-trim-vocabulary leaves it whole"
+        )
+    if kind == "Unigram":
         return {token_id: name for token_id, (name, _) in enumerate(model["vocab"])}
     return {token_id: name for name, token_id in model["vocab"].items()}
+
+
+def always_kept(document: dict[str, Any]) -> set[int]:
+    """Return the ids of the tokens that stay whatever the texts are: special and added ones, and single characters.
+
+    In a Unigram tokenizer the token with the lowest score stays too: the score of an unknown character depends on it.
+
+    Args:
+        document: contents of `tokenizer.json`.
+    """
+    keep = {i for i, name in token_names(document).items() if _is_single(name) or SPECIAL.fullmatch(name)}
+    keep |= {token["id"] for token in document.get("added_tokens") or ()}
+    model = document["model"]
+    if model["type"] == "Unigram":
+        keep.add(int(np.argmin([score for _, score in model["vocab"]])))
+        if model.get("unk_id") is not None:
+            keep.add(model["unk_id"])
+    return keep
 
 
 def _is_single(name: str) -> bool:

@@ -1,7 +1,6 @@
 """trim_source(): the stage that drops tokens which the texts do not use, and reports what that changes."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,8 @@ import numpy as np
 
 from bench.measure.accuracy.task_metric import changed_rows
 from compress.inputs.inputs import CompressionInputs
-from compress.vocabulary.subset import read_tokenizer, trim_model, trim_tokenizer
+from compress.vocabulary.frequent_tokens import frequent_tokens
+from compress.vocabulary.subset import always_kept, read_tokenizer, token_names, trim_model, trim_tokenizer
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -21,15 +21,16 @@ from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
 from models.tokenizer import Row, Tokenizer
 
-VERSION = 3
-SPLIT_SHARE = 0.01  # share of the validation tokens that may be dropped, and so be split into shorter tokens
+VERSION = 4
+NO_LIMIT = 10**9  # tokens
 
 
 def trim_source(inputs: CompressionInputs, store: Path) -> StageResult:
     """Return the source with the tokens that its texts use, a set that always stays, and `max_tokens` positions.
 
     A small training set lacks many tokens of future texts. So the most frequent tokens stay too; how many is decided
-    on the validation texts (`frequent_needed`).
+    on the validation texts (`frequent_tokens`). A training text counts with the tokens beyond `max_tokens`: a Unigram
+    tokenizer chooses the split that is best for the whole text, so the end of a text may change its beginning.
 
     The report.json says how many of the reported texts are split differently, and how many predictions that changes.
 
@@ -44,10 +45,12 @@ def trim_source(inputs: CompressionInputs, store: Path) -> StageResult:
 
     def make(target: Path) -> None:
         task, encoded = Task.read(source.path / task_file.FILE), inputs.encoded(source)
-        before = encoded.tokenizer
-        used = {i for text in encoded.train.tokens for i in text.ids}
-        used |= set(range(frequent_needed(used, [i for text in encoded.validation.tokens for i in text.ids])))
-        trimmed = trim_tokenizer(read_tokenizer(source.path), used)
+        before, document = encoded.tokenizer, read_tokenizer(source.path)
+        whole = Tokenizer.open(source.path, NO_LIMIT).encode(inputs.train.rows)
+        used = always_kept(document) | {i for text in whole for i in text.ids}
+        held_out = [i for text in encoded.validation.tokens for i in text.ids]
+        used |= frequent_tokens(token_names(document), used, held_out)
+        trimmed = trim_tokenizer(document, used)
         (target / tokenizer_file.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
         full = load_checkpoint(source.path)
         smaller = trim_model(full, trimmed.kept_ids, task.max_tokens)
@@ -77,20 +80,6 @@ def trim_source(inputs: CompressionInputs, store: Path) -> StageResult:
         )
 
     return run_stage(Stage("trim", VERSION, settings), [source], store, make)
-
-
-def frequent_needed(used: set[int], held_out: Sequence[int]) -> int:
-    """Return how many of the first ids must stay besides `used`, so that at most SPLIT_SHARE of tokens are dropped.
-
-    Vocabularies list frequent tokens first: WordPiece and Unigram by count, BPE by order of merges.
-
-    Args:
-        used: ids in the training texts.
-        held_out: ids of all tokens in the validation texts, with repetitions.
-    """
-    unseen = sorted(i for i in held_out if i not in used)
-    allowed = int(len(held_out) * SPLIT_SHARE)
-    return unseen[-allowed - 1] + 1 if len(unseen) > allowed else 0
 
 
 def _differ(before: Tokenizer, after: Tokenizer, kept_ids: np.ndarray, rows: list[Row]) -> list[int]:

@@ -7,6 +7,7 @@ from typing import cast
 
 from models.data.film_reviews import Part, read_film_reviews
 from models.data.labels import Label
+from models.data.product_reviews import read_product_reviews
 from models.errors import InputError, MissingExtraError
 from models.store.folder import sha256_of
 from models.task import Kind
@@ -14,7 +15,12 @@ from models.task import Kind
 MINILM = "builtin:minilm-l6"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 SPLITS = {"train": (0.0, 0.5), "validation": (0.5, 0.6), "test": (0.6, 1.0)}  # of BBC News
-KINDS: dict[str, Kind] = {"film-reviews": "single", "film-reviews-rating": "regression", "bbc-news": "single"}
+KINDS: dict[str, Kind] = {
+    "film-reviews": "single",
+    "film-reviews-rating": "regression",
+    "bbc-news": "single",
+    "product-reviews-zh": "single",
+}
 BUILTIN_SETS = tuple(f"builtin:{name}:{part}" for name in KINDS for part in SPLITS)
 
 
@@ -50,6 +56,9 @@ def read_builtin(source: str, kind: Kind) -> tuple[list[str], list[Label]]:
     if name == "bbc-news":
         articles = read_bbc_news(part)
         return [text for text, _ in articles], [topic for _, topic in articles]
+    if name == "product-reviews-zh":
+        reviews = read_product_reviews(cast(Part, part))
+        return [text for text, _ in reviews], [polarity for _, polarity in reviews]
     sentences = read_film_reviews(cast(Part, part))
     if name == "film-reviews-rating":
         return [one.text for one in sentences], [one.rating for one in sentences]

@@ -11,6 +11,7 @@ from models import tokenizer as tokenizer_file
 from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
 from models.data.mpnet_base import MPNET, mpnet_folder
+from models.data.multilingual_e5 import E5, e5_folder
 from models.data.texts import BUILTIN
 from models.errors import InputError
 from models.families.fast_tokenizer import VOCABULARIES
@@ -24,7 +25,9 @@ TOKENIZER_FILES = (tokenizer_file.FILE, "tokenizer_config.json", "special_tokens
 
 
 def resolve_encoder(encoder: str, store: Path) -> Path:
-    """Return the folder that `encoder` names: `builtin:minilm-l6`, `builtin:mpnet-base` (in the store) or a path.
+    """Return the folder that `encoder` names: a built-in encoder or a path.
+
+    `builtin:minilm-l6` is in its package; `builtin:mpnet-base` and `builtin:multilingual-e5` are made in the store.
 
     Raises:
         InputError: there is no built-in encoder of this name, or its files are not as expected.
@@ -34,8 +37,10 @@ def resolve_encoder(encoder: str, store: Path) -> Path:
         return minilm_folder()
     if encoder == MPNET:
         return mpnet_folder(store)
+    if encoder == E5:
+        return e5_folder(store)
     if encoder.startswith(BUILTIN):
-        raise InputError(f"{encoder} is not a built-in encoder: they are {MINILM} and {MPNET}")
+        raise InputError(f"{encoder} is not a built-in encoder: they are {MINILM}, {MPNET} and {E5}")
     return Path(encoder)
 
 

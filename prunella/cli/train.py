@@ -32,7 +32,11 @@ def finetune(
         ),
     ],
     encoder: Annotated[
-        str, typer.Option(help="pre-trained encoder: a Hugging Face folder, builtin:minilm-l6 or builtin:mpnet-base")
+        str,
+        typer.Option(
+            help="pre-trained encoder: a Hugging Face folder, builtin:minilm-l6, builtin:mpnet-base or "
+            "builtin:multilingual-e5"
+        ),
     ] = "builtin:minilm-l6",
     validation: Annotated[
         str | None,

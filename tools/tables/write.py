@@ -1,4 +1,4 @@
-"""`python -m tools.tables.write`: regenerate the tables of README.md and docs/ from the files under docs/results.
+"""`python -m tools.tables.write`: regenerate the tables of the READMEs and docs/ from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails if a page is outdated.
 The figure of all compressed models is drawn again too. Before that, paths of the machine are
@@ -38,7 +38,7 @@ MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -
 
 def pages() -> list[Path]:
     """Return the pages that may hold tables."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def with_tables(text: str) -> str:

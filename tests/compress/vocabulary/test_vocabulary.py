@@ -12,8 +12,8 @@ from compress.config import CompressConfig
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import open_source
 from compress.pipeline import trimmed_source
+from compress.vocabulary.frequent_tokens import SPLIT_SHARE, frequent_tokens, script
 from compress.vocabulary.subset import read_tokenizer, trim_model, trim_tokenizer
-from compress.vocabulary.trim import frequent_needed
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
 from models.errors import DisagreementError, InputError, NoEffectError
@@ -114,13 +114,72 @@ def test_another_kind_of_tokenizer_is_refused(tmp_path):
         trim_tokenizer(document, [0])
 
 
+def lost(names, used, held_out):
+    """Return the number of held-out tokens that are dropped, and the tokens that stay besides `used`."""
+    kept = frequent_tokens(names, used, held_out)
+    assert not kept & used
+    return sum(token not in used | kept for token in held_out), kept
+
+
 def test_frequent_tokens_stay_until_held_out_texts_are_split_as_before():
+    names = dict.fromkeys(range(2000), "##word")
     held_out = [*range(1000), 5, 5, 5]
-    assert frequent_needed(set(range(1000)), held_out) == 0
-    needed = frequent_needed(set(range(0, 1000, 2)), held_out)  # odd ones were never seen
-    lost = [i for i in held_out if i % 2 and i >= needed]
-    assert len(lost) == 10 == int(len(held_out) * 0.01)
-    assert frequent_needed(set(), [7]) == 8
+    assert lost(names, set(range(1000)), held_out) == (0, set())
+    number, kept = lost(names, set(range(0, 1000, 2)), held_out)  # odd ones were never seen
+    assert number == 10 == int(len(held_out) * SPLIT_SHARE)
+    assert kept == set(range(1, max(kept) + 1, 2))
+    assert lost(names, set(), [7]) == (0, set(range(8)))
+    assert lost(names, set(), [2000, 3]) == (1, {0, 1, 2, 3})  # an added token that the vocabulary lacks
+
+
+def test_of_a_vocabulary_of_many_languages_the_frequent_tokens_of_the_texts_stay_only():
+    names = {i: ("▁word", "слово", "中文", "▁123")[i % 4] for i in range(10_000)}
+    held_out = [*range(2, 8000, 8)] * 2 + [9996]  # half of the Chinese tokens, and a Latin one
+    number, kept = lost(names, set(), held_out)
+    assert number <= len(held_out) * SPLIT_SHARE
+    assert {names[i] for i in kept} == {"中文"}
+    assert max(kept) < 8000
+    assert 9996 not in kept  # one lost token frees the rows of a whole script
+
+
+def test_the_script_of_a_token_is_that_of_its_first_letter():
+    assert [script(name) for name in ("▁word", "##été", "酒店", "、很", "слово", "ホテル", "12", "<0x0A>")] == [
+        "LATIN", "LATIN", "CJK", "CJK", "CYRILLIC", "KATAKANA", "", "LATIN",
+    ]  # fmt: skip
+
+
+def test_a_truncated_text_is_split_as_before_where_its_end_decides_how_its_beginning_is_split(tmp_path):
+    """A Unigram tokenizer prefers a|bcd to ab|c|d; without "bcd", which is beyond max_tokens, it would take ab."""
+    make_tiny_family(tmp_path / "source", "deberta-v2")
+    document = read_tokenizer(tmp_path / "source")
+    pieces = {"ab": -3.0, "bcd": -4.0, "zz": -5.0} | dict.fromkeys("▁abcdz", -10.0)
+    document["model"]["vocab"][5:] = [[name, score] for name, score in pieces.items()]
+    document["model"]["vocab"][4] = ["[MASK]", 0.0]
+    document["added_tokens"][-1]["id"] = 4
+    (tmp_path / "source" / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    rows = [("abcd",), ("ab",)] * 30
+    texts = Texts(rows, ["LABEL_0", "LABEL_1"] * 30, "rows")
+    source = open_source(tmp_path / "source", tmp_path, max_tokens=4)
+    before = Tokenizer.open(source.path, 4)
+    folder = trimmed_source(
+        CompressionInputs(source, texts, texts), CompressConfig(heal=None, vocabulary="trim"), tmp_path
+    )
+    after = Tokenizer.open(folder.path, 4)
+    assert after.vocabulary < before.vocabulary
+    for one, other in zip(before.encode(rows), after.encode(rows), strict=True):
+        assert before.token_strings(one.ids) == after.token_strings(other.ids)
+
+
+def test_an_unknown_character_costs_as_much_as_before():
+    """Its score is the lowest of the table minus ten: without "zz", abc|d (d is unknown) would be preferred."""
+    pieces = {"<unk>": 0.0, "ab": -15.0, "cd": -15.0, "abc": -1.0, "zz": -30.0, "yy": -2.0}
+    before = tokenizers.Tokenizer(models.Unigram(list(pieces.items()), unk_id=0))
+    texts = ["abcd", "abc"]
+    used = {i for text in texts for i in before.encode(text).ids}
+    document = trim_tokenizer(json.loads(before.to_str()), used).document
+    after = tokenizers.Tokenizer.from_str(json.dumps(document))
+    assert after.get_vocab_size() == before.get_vocab_size() - 1
+    assert [after.encode(text).tokens for text in texts] == [["ab", "cd"], ["abc"]]
 
 
 def multilingual(folder, store):

@@ -102,5 +102,5 @@ def test_a_file_with_another_hash_is_refused(packages, tmp_path, monkeypatch):
 
 
 def test_other_built_in_names_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"builtin:bert is not a built-in encoder: .*minilm-l6 and builtin:mpnet"):
+    with pytest.raises(InputError, match=r"builtin:bert is not a built-in encoder: .*minilm-l6, builtin:mpnet"):
         resolve_encoder("builtin:bert", tmp_path)
