@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure.accuracy.task_metric import NAMES, format_metric
-from compress.candidates import Candidate
+from compress.candidates import Candidate, TeacherLoss
 from models.architecture import shape_in
 from models.errors import CheckError
 from models.store.atomic import write_text
@@ -35,6 +35,17 @@ def summary(candidate: Candidate, max_loss: float) -> dict[str, Any]:
         **measured.load.model_dump(), "bytes": measured.bytes, "architecture": candidate.architecture,
         "embedding_bits": candidate.embedding_bits,
         **({"vocabulary": candidate.vocabulary} if candidate.vocabulary else {}),
+        **({"teachers": [_teacher(one) for one in candidate.teachers]} if candidate.teachers else {}),
+    }  # fmt: skip
+
+
+def _teacher(loss: TeacherLoss) -> dict[str, Any]:
+    entry: dict[str, Any] = {"teacher": loss.teacher, "models": loss.models}
+    if loss.difference is None:
+        return entry
+    return entry | {
+        loss.difference.metric: loss.score, "loss_points": _rounded(loss.difference.loss_points),
+        "loss_interval": [_rounded(x) for x in loss.difference.loss_interval], "rows": loss.difference.rows,
     }  # fmt: skip
 
 

@@ -144,20 +144,20 @@ def open_latency_meter(inputs: CompressionInputs, base: ModelFolder, reference: 
     """Return a latency meter that uses the validation rows.
 
     Args:
-        inputs: the rows, and the source, whose tokenizer the reference uses.
+        inputs: the rows, and the model that is compared with, whose tokenizer the reference uses.
         base: the source with the vocabulary that is served.
-        reference: the fp32 graph of the source.
+        reference: the fp32 graph of that model.
         load: workload of the measurements.
     """
-    source, rows = inputs.source.path, inputs.validation.rows
-    task = Task.read(source / task_file.FILE)
+    compared, rows = inputs.compared.path, inputs.validation.rows
+    task = Task.read(compared / task_file.FILE)
     if len(rows) < load.batch:
         say(f"{inputs.validation.source} has {len(rows)} rows, fewer than a batch of {load.batch}: they are repeated")
-    lengths = inputs.encoded(inputs.source).validation.lengths
+    lengths = inputs.encoded(inputs.compared).validation.lengths
     texts = {
         purpose: [rows[i] for batch in choose_batches(lengths, load.batch, purpose) for i in batch]
         for purpose in PURPOSES
     }
-    theirs = EngineSpec("ort_fp32", source, task, file=str(reference.resolve()), threads=load.threads)
+    theirs = EngineSpec("ort_fp32", compared, task, file=str(reference.resolve()), threads=load.threads)
     ours = EngineSpec("graph", base.path, Task.read(base.path / task_file.FILE), threads=load.threads)
     return LatencyMeter(theirs, ours, texts, load)
