@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.measure.accuracy.task_metric import NAMES, format_metric
 from compress.candidates import Candidate, TeacherLoss
+from compress.search.latency_meter import TextTimes
 from models.architecture import shape_in
 from models.errors import CheckError
 from models.store.atomic import write_text
@@ -31,11 +32,20 @@ def summary(candidate: Candidate, max_loss: float) -> dict[str, Any]:
         "collapsed_labels": [label.model_dump() for label in candidate.collapsed],
         "speedup": {"ort_fp32": _rounded(measured.speedup)}, "reference": "ort_fp32",
         **({"speedup_interval": [_rounded(x) for x in interval]} if interval else {}),
+        "speedup_of": "model",
         "p50_ms": {"ours": _rounded(measured.ours_ms), "ort_fp32": _rounded(measured.reference_ms)},
+        **({"text_to_answer": _text(measured.text)} if measured.text else {}),
         **measured.load.model_dump(), "bytes": measured.bytes, "architecture": candidate.architecture,
         "embedding_bits": candidate.embedding_bits,
         **({"vocabulary": candidate.vocabulary} if candidate.vocabulary else {}),
         **({"teachers": [_teacher(one) for one in candidate.teachers]} if candidate.teachers else {}),
+    }  # fmt: skip
+
+
+def _text(times: TextTimes) -> dict[str, Any]:
+    return {
+        "speedup": {"ort_fp32": _rounded(times.speedup)}, "speedup_interval": [_rounded(x) for x in times.interval],
+        "p50_ms": {"ours": _rounded(times.ours_ms), "ort_fp32": _rounded(times.reference_ms)},
     }  # fmt: skip
 
 

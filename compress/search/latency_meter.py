@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.measure.engine_spec import EngineSpec
-from bench.measure.latency.process_restarts import Conditions, combine, measure_openings
+from bench.measure.latency.process_restarts import Conditions, TextTimes, combine, measure_openings
 from compress.config import ALONE, Workload
 from compress.inputs.inputs import CompressionInputs
 from compress.quantization.calibration import calibrate
@@ -54,6 +54,7 @@ class Measured(Sized):
     interval: tuple[float, float] | None = Field(None, description="95 % confidence interval of the speed-up")
     speedups: tuple[float, ...] = Field((), description="speed-up in each fresh process")
     load: Workload = ALONE
+    text: TextTimes | None = Field(None, description="per text, from text to answer; None: not measured")
 
     def pooled(self, other: "Measured") -> "Measured":
         """Return both measurements combined, with the same weight for each fresh process."""
@@ -67,6 +68,7 @@ class Measured(Sized):
         return self.model_copy(update={
             "ours_ms": mean("ours_ms"), "reference_ms": mean("reference_ms"), "speedup": mean("speedup"),
             "speedups": speedups, "interval": combine(speedups)[1] if len(speedups) > 1 else None,
+            "text": None,
         })  # fmt: skip
 
 
@@ -118,7 +120,15 @@ class LatencyMeter:
         )
         return Measured(
             bytes=size, ours_ms=ours, reference_ms=reference, speedup=result.speedup, interval=result.interval,
-            speedups=result.speedups, load=self.load,
+            speedups=result.speedups, load=self.load, text=self._per_text(result.text),
+        )  # fmt: skip
+
+    def _per_text(self, times: TextTimes | None) -> TextTimes | None:
+        if times is None:
+            return None
+        batch = self.load.batch
+        return times.model_copy(
+            update={"ours_ms": times.ours_ms / batch, "reference_ms": times.reference_ms / batch}
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from verbs import run
 
 from bench.measure.accuracy.evaluate import bundle_logits
 from bench.measure.accuracy.task_metric import paired_loss
+from bench.report.build import find_reference
 from models.checkpoint import load_checkpoint
 from models.data.texts import read_texts
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
@@ -22,6 +23,7 @@ from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
+from service.inference.bundle import Bundle
 
 TRAIN, DEV, TEST = make_texts(count=120, seed=1), make_texts(count=120, seed=2), make_texts(count=150, seed=3)
 LABELS = ("mixed", "negative", "positive")
@@ -61,7 +63,9 @@ def write_scores(path: Path, model: ModelFolder, rows: list, order=(0, 1, 2)) ->
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["text", *(LABELS[i] for i in order)])
-        writer.writerows([row[0], *(repr(float(line[i])) for i in order)] for row, line in zip(rows, scores, strict=True))
+        writer.writerows(
+            [row[0], *(repr(float(line[i])) for i in order)] for row, line in zip(rows, scores, strict=True)
+        )
     return path
 
 
@@ -71,7 +75,7 @@ def heal_of(line: dict) -> dict:
 
 
 def test_the_loss_is_reported_against_each_teacher_on_the_same_rows(made, compress, tmp_path):
-    folder, _, better = made
+    _, _, better = made
     scores = write_scores(tmp_path / "scores.csv", better, [*TRAIN.rows, *DEV.rows, *TEST.rows], order=(2, 0, 1))
     code, line, err = compress("--teacher", better.path, "--teacher-scores", scores)
     assert code == 0, err
@@ -89,7 +93,7 @@ def test_the_loss_is_reported_against_each_teacher_on_the_same_rows(made, compre
 
 
 def test_the_student_is_nearer_to_its_teacher_than_a_student_of_the_model(made, compress):
-    folder, _, better = made
+    _, _, better = made
     wanted = Task(labels=LABELS).scores(logits_of(better.path, TEST.rows))
     distances = []
     for arguments in ((), ("--teacher", better.path)):
@@ -106,7 +110,8 @@ def test_teachers_are_part_of_the_identity_by_their_contents(made, compress, tmp
     plain, taught, same, other = (
         compress(*arguments)[1]
         for arguments in (
-            (), ("--teacher", better.path), ("--teacher", copy), ("--teacher", better.path, "--teacher", classifier.path)
+            (), ("--teacher", better.path), ("--teacher", copy),
+            ("--teacher", better.path, "--teacher", classifier.path),
         )
     )  # fmt: skip
     assert "teachers" not in heal_of(plain)["config"]
@@ -176,6 +181,7 @@ def test_a_small_encoder_learns_a_large_model_and_is_compared_with_it(made, comp
     assert next(step for step in lineage if step["stage"] == "prune")["config"]["baseline"] == big.id
     distilled = ModelFolder.open(Path(next(iter(line["student"]["distilled"].values()))))
     assert "teachers" in distilled.manifest.lineage[-1].config
+    assert find_reference(Bundle.open(Path(line["folder"])), folder / "store").id == big.id
 
 
 def test_auto_takes_what_loses_less_and_says_why(made, compress, monkeypatch):
