@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure.accuracy.task_metric import NAMES, format_metric
+from bench.measure.latency.process_restarts import TextTimes
 from compress.candidates import Candidate, TeacherLoss
-from compress.search.latency_meter import TextTimes
 from models.architecture import shape_in
 from models.errors import CheckError
 from models.store.atomic import write_text

@@ -111,18 +111,19 @@ def choose_way(
     Raises:
         TargetError: no way reaches any target.
     """
-    chosen, unreached, entries = [], {}, []
+    chosen, entries = [], []
+    unreached: dict[str, str] = {}
     targets = dict.fromkeys(c.target.describe() for o in outcomes for _, c in o.results)
     for target in targets:
-        found = [(o, r, c) for o in outcomes for r, c in o.results if c.target.describe() == target]
-        best, result, candidate = min(found, key=lambda one: _rank(one[2], max_loss))
+        candidates = [(o, r, c) for o in outcomes for r, c in o.results if c.target.describe() == target]
+        best, result, candidate = min(candidates, key=lambda one: _rank(one[2], max_loss))
         chosen.append((result, candidate))
-        others = [_sentence(o.way, c) for o, _, c in found if o is not best]
+        others = [_sentence(o.way, c) for o, _, c in candidates if o is not best]
         others += [f"{o.way}: {o.unreached[target]}" for o in outcomes if target in o.unreached]
         reason = "; ".join([_sentence(best.way, candidate), *others])
         if len(outcomes) > 1:
             say(f"--student auto takes '{best.way}' for {target}: {reason}")
-        ways = [{"way": o.way, **_figures(c, max_loss)} for o, _, c in found]
+        ways = [{"way": o.way, **_figures(c, max_loss)} for o, _, c in candidates]
         ways += [{"way": o.way, "failed": o.unreached[target]} for o in outcomes if target in o.unreached]
         entries.append({"target": target, "taken": best.way, "reason": reason, "ways": ways})
     for outcome in outcomes:

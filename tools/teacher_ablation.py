@@ -1,8 +1,8 @@
 """`python -m tools.teacher_ablation NAME --train F --validation F --test F --teacher A --teacher B --teacher C`.
 
 Trains one encoder from labels only, from teachers only, and from both; from one teacher and from all of them; with
-and without further texts (`--texts`). Each way is trained with the same seeds and compared with labels only, paired by
-seed and by row (`tools.compare_seeds`). The result is written to docs/results/teachers/NAME.json. An interrupted run
+and without further texts (`--texts`). Each way is trained with the same seeds and compared with labels only, paired
+by seed and by row (`tools.compare_seeds`). The result is written to docs/results/teachers/NAME.json. An interrupted run
 continues where it stopped, because the store has the finished models.
 """
 
@@ -42,13 +42,13 @@ def ways(teachers: Sequence[str], texts: str | None, weight: float) -> dict[str,
     series = {"one teacher": list(teachers[:1])}
     if len(teachers) > 1:
         series[f"{len(teachers)} teachers"] = list(teachers)
-    found: dict[str, dict[str, Any]] = {LABELS: {}}
+    options: dict[str, dict[str, Any]] = {LABELS: {}}
     for more in [None, *([texts] if texts else [])]:
         for name, folders in series.items():
             for sources, share in ((f"{name} only", 1.0), (f"labels and {name}", weight)):
                 way = f"{sources}, with texts" if more else sources
-                found[way] = {"teacher": folders, "teacher_weight": share, "texts": more}
-    return found
+                options[way] = {"teacher": folders, "teacher_weight": share, "texts": more}
+    return options
 
 
 def answered(folders: Sequence[str], test: Texts) -> NDArray[np.bool_]:
@@ -111,11 +111,11 @@ def main(  # noqa: PLR0913
     for one in options.values():
         if one.get("texts") and nearest is not None:
             one["nearest"] = nearest
-    found = study(options, shared, rows)
+    rows_of_ways = study(options, shared, rows)
     document = {
         "name": name, "encoder": Path(encoder).name, "seeds": seeds, "test_rows": len(rows), "weight": weight,
         "teachers": [Path(one).name for one in teacher], "texts": Path(texts).name if texts else None,
-        "nearest": nearest, "machine": machine_card(), "ways": found,
+        "nearest": nearest, "machine": machine_card(), "ways": rows_of_ways,
     }  # fmt: skip
     results.mkdir(parents=True, exist_ok=True)
     write_text(results / f"{name}.json", json.dumps(document, indent=2) + "\n")

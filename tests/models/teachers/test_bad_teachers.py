@@ -60,7 +60,7 @@ def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teacher", "{multi}"], "is a multi model, and the training rows are read for a single task (--task)"),
+        (["--teacher", "{multi}"], "is a multi model, and the task of the training rows is single (--task)"),
         (["--teacher", "{tmp}/two"], "has 2 labels (LABEL_0, LABEL_1), the training rows 3 (mixed, "),
         (["--teacher", "{tmp}/three"], "agrees with"),
         (["--teacher", "{tmp}/bundle"], "bundle has no weights for training (a bundle has none)"),

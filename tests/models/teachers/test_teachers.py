@@ -293,7 +293,7 @@ def test_pairs_of_texts(given, student, tmp_path):
     assert line["teachers"][1]["accuracy"] == 1
     code, _, err = student("--teacher", given.teachers["single"].path, train=files["a"], validation=files["b"])
     assert code == 2
-    assert "reads single texts, and the training rows are pairs" in err.splitlines()[-1]
+    assert "reads single texts, and the task of the training rows is one of pairs" in err.splitlines()[-1]
 
 
 def test_a_text_has_the_same_answer_alone_and_in_a_batch(given):
@@ -317,7 +317,7 @@ def test_how_long_the_answers_take_is_said_after_a_few_batches(given, tmp_path, 
 
 def test_a_teacher_is_compared_with_labels_before_it_answers_the_other_texts(given, student, tmp_path):
     make_tiny_family(tmp_path / "random", "bert")
-    code, _, err = student("--teacher", tmp_path / "random", "--texts", given.path("texts"))
+    code, _, err = student("--teacher", tmp_path / "random", "--texts", given.path("texts"), store=tmp_path)
     assert code == 2
     assert "agrees with" in err
     labelled = {*given.rows("train").rows, *given.rows("validation").rows}
