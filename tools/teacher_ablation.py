@@ -2,8 +2,8 @@
 
 Trains one encoder from labels only, from teachers only, and from both; from one teacher and from all of them; with
 and without further texts (`--texts`). Each way is trained with the same seeds and compared with labels only, paired
-by seed and by row (`tools.compare_seeds`). The result is written to docs/results/teachers/NAME.json. An interrupted run
-continues where it stopped, because the store has the finished models.
+by seed and by row (`tools.compare_seeds`). The result is written to docs/results/teachers/NAME.json. An interrupted
+run continues where it stopped, because the store has the finished models.
 """
 
 import json
