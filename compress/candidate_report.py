@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure.accuracy.task_metric import NAMES, format_metric
-from compress.candidates import Candidate
+from bench.measure.latency.process_restarts import TextTimes
+from compress.candidates import Candidate, TeacherLoss
 from models.architecture import shape_in
 from models.errors import CheckError
 from models.store.atomic import write_text
@@ -31,10 +32,30 @@ def summary(candidate: Candidate, max_loss: float) -> dict[str, Any]:
         "collapsed_labels": [label.model_dump() for label in candidate.collapsed],
         "speedup": {"ort_fp32": _rounded(measured.speedup)}, "reference": "ort_fp32",
         **({"speedup_interval": [_rounded(x) for x in interval]} if interval else {}),
+        "speedup_of": "model",
         "p50_ms": {"ours": _rounded(measured.ours_ms), "ort_fp32": _rounded(measured.reference_ms)},
+        **({"text_to_answer": _text(measured.text)} if measured.text else {}),
         **measured.load.model_dump(), "bytes": measured.bytes, "architecture": candidate.architecture,
         "embedding_bits": candidate.embedding_bits,
         **({"vocabulary": candidate.vocabulary} if candidate.vocabulary else {}),
+        **({"teachers": [_teacher(one) for one in candidate.teachers]} if candidate.teachers else {}),
+    }  # fmt: skip
+
+
+def _text(times: TextTimes) -> dict[str, Any]:
+    return {
+        "speedup": {"ort_fp32": _rounded(times.speedup)}, "speedup_interval": [_rounded(x) for x in times.interval],
+        "p50_ms": {"ours": _rounded(times.ours_ms), "ort_fp32": _rounded(times.reference_ms)},
+    }  # fmt: skip
+
+
+def _teacher(loss: TeacherLoss) -> dict[str, Any]:
+    entry: dict[str, Any] = {"teacher": loss.teacher, "models": loss.models}
+    if loss.difference is None:
+        return entry
+    return entry | {
+        loss.difference.metric: loss.score, "loss_points": _rounded(loss.difference.loss_points),
+        "loss_interval": [_rounded(x) for x in loss.difference.loss_interval], "rows": loss.difference.rows,
     }  # fmt: skip
 
 

@@ -8,6 +8,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import Field
+
 from bench.measure.accuracy.difference import Answers, Difference, Metric
 from bench.measure.accuracy.evaluate import bundle_logits
 from bench.measure.accuracy.label_recall import LabelRecall
@@ -32,6 +34,15 @@ from service.inference.bundle import Bundle
 MUCH_SLOWER = 0.5  # a bundle for a target size is refused if its speed-up is certainly below this
 
 
+class TeacherLoss(Record):
+    """How a bundle compares with a teacher, on the reported rows."""
+
+    teacher: str
+    models: int = Field(description="several: an ensemble of seeds")
+    score: float | None = Field(None, description="of the teacher; None: it has no answers to these rows")
+    difference: Difference | None = None
+
+
 class Candidate(Record):
     """A bundle and its evaluation."""
 
@@ -48,6 +59,7 @@ class Candidate(Record):
     met: bool = True  # whether the final measurement is within the tolerance of the target
     embedding_bits: EmbeddingBits = 8  # of the token table
     vocabulary: dict[str, int | bool] | None = None  # counts of tokens and of changed texts, see `trim`
+    teachers: tuple[TeacherLoss, ...] = ()
 
     @property
     def metric(self) -> Metric:
@@ -73,10 +85,13 @@ class Comparison(Record):
 
 
 class CandidateEvaluator:
-    """Compares bundles with the model that they were made from: answers to labelled rows, and latency."""
+    """Compares bundles with `CompressionInputs.compared`: latency, and answers to labelled rows.
+
+    The answers are compared with those of teachers too.
+    """
 
     def __init__(self, context: CompressionContext, metric: str | None = None) -> None:
-        inputs, path = context.inputs, context.inputs.source.path
+        inputs, path = context.inputs, context.inputs.compared.path
         task = Task.read(path / task_file.FILE)
         tokenizer = Tokenizer.open(path, task.max_tokens)
         self._task, self._metric = task, choose_metric(task.kind, metric)
@@ -86,6 +101,8 @@ class CandidateEvaluator:
         encoded = tokenizer.encode(self._rows)
         self._reference = task.decide(task.scores(predict(load_checkpoint(path), encoded, tokenizer)))
         self._base = context.base.path
+        self._own_task = Task.read(self._base / task_file.FILE)  # its thresholds may be others
+        self._guidance = context.guidance
         trimmed = context.base.id != inputs.source.id
         self._vocabulary = json.loads((self._base / REPORT).read_text(encoding="utf-8")) if trimmed else None
         self._meter = open_latency_meter(inputs, context.base, context.reference, context.load)
@@ -102,7 +119,7 @@ class CandidateEvaluator:
         """
         bundle = Bundle.open(folder.path)
         variant = bundle.info.default["cpu"]
-        answers = self._task.decide(self._task.scores(bundle_logits(folder.path, self._rows)))
+        answers = self._own_task.decide(self._own_task.scores(bundle_logits(folder.path, self._rows)))
         graph, size = bundle.onnx_path(variant), bundle.served_bytes(variant)
         measured = self._meter.time(graph, size, "judgement")
         refuse_slow(folder.path, target, measured)
@@ -119,14 +136,33 @@ class CandidateEvaluator:
         selecting, others = slice(0, self._selecting), slice(self._selecting, None)
         same = self._selecting == len(self._rows)
         selection = self._compare(answers, selecting)
-        reported = self._compare(answers, selecting if same else others)
+        judged = selecting if same else others
+        reported = self._compare(answers, judged)
         collapsed = name_collapsed(self._task, self._truth, self._reference, answers)
         return Candidate(
             target=target, folder=str(folder.path), id=folder.id, architecture=bundle.architecture.summary(),
             measured=measured, **{key: getattr(reported, key) for key in Comparison.model_fields},
             choosing=None if same else selection.difference, collapsed=collapsed, met=met,
             vocabulary=self._vocabulary, embedding_bits=8 if precision is None else precision.embedding_bits,
+            teachers=self._compare_with_teachers(answers, judged),
         )  # fmt: skip
+
+    def _compare_with_teachers(self, answers: Answers, rows: slice) -> tuple[TeacherLoss, ...]:
+        """Return the loss against each teacher, whose thresholds for several labels are 0.5."""
+        if self._guidance is None:
+            return ()
+        kind, metric, truth = self._task.kind, self._metric, self._truth[rows]
+        task, losses = self._task.model_copy(update={"thresholds": None}), []
+        for name, models, scores in self._guidance.scores_by_teacher(task, self._rows[rows]):
+            loss = TeacherLoss(teacher=name, models=models)
+            if scores is not None:
+                theirs = task.decide(scores)
+                loss = TeacherLoss(
+                    teacher=name, models=models, score=metric_value(kind, truth, theirs, metric),
+                    difference=paired_loss(kind, truth, theirs, answers[rows], metric),
+                )  # fmt: skip
+            losses.append(loss)
+        return tuple(losses)
 
     def _compare(self, answers: Answers, rows: slice) -> Comparison:
         kind, metric, truth, reference = self._task.kind, self._metric, self._truth[rows], self._reference[rows]

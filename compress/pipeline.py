@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 import numpy as np
 
 from compress.candidates import Candidate
-from compress.config import CompressConfig
+from compress.config import CompressConfig, DistillConfig
 from compress.context import CompressionContext
-from compress.healing.heal import heal, teach_texts
+from compress.healing.heal import heal, taught_by, teach_texts
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.length_matching import choose_texts, pad_texts
 from compress.make_bundle import BundleConfig, make_bundle
@@ -30,24 +30,35 @@ from models.classifier_folder import open_classifier
 from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.errors import DisagreementError, FallBackError, NoEffectError, TargetError, UntrimmableError
+from models.finetuning.finetune_config import TeachingConfig
 from models.messages import say
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
+from models.teachers.open_teachers import OpenTeachers
 
 VERSION = 4
+BASELINE = "baseline"  # setting of `prune`: the id of the large model that the pruned one was distilled from
 ATTEMPTS = 3  # of pruning, for one target
 T = TypeVar("T")
 
 
-def prepare(inputs: CompressionInputs, config: CompressConfig, store: Path) -> CompressionContext:
-    """Trim the vocabulary, analyse the model, and store the teacher's answers."""
+def prepare(
+    inputs: CompressionInputs, config: CompressConfig, store: Path, teachers: OpenTeachers | None = None
+) -> CompressionContext:
+    """Trim the vocabulary, analyse the model, and store the teachers' answers."""
     # first, because it rejects a model that cannot be exported
-    reference = stock_export(inputs.source, store).folder.path / FP32
+    reference = stock_export(inputs.compared, store).folder.path / FP32
+    guidance = None
+    if teachers is not None:
+        temperature = (config.heal or DistillConfig()).temperature
+        guidance = teachers.teach(inputs.splits, TeachingConfig(temperature=temperature), store)
     base = trimmed_source(inputs, config, store)
     analysis, teacher = _analysis(base, inputs, config, store), None
     if config.heal is not None:
         teacher = teach_texts(base, inputs, config, store)
-    return CompressionContext(inputs, base, analysis, teacher, reference, config.load)
+        if teachers is not None and guidance is not None:
+            teacher = taught_by(guidance, teachers, inputs, teacher)
+    return CompressionContext(inputs, base, analysis, teacher, reference, guidance, config.load)
 
 
 def compress_to(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
@@ -127,6 +138,8 @@ def prune_settings(target: Target, context: CompressionContext, config: Compress
         settings |= {"hidden_width": config.hidden_width}
     if context.keep_fp32:
         settings |= {"held": sorted(context.keep_fp32)}
+    if context.inputs.baseline is not None:
+        settings |= {BASELINE: context.inputs.baseline.id}
     return settings
 
 
@@ -137,6 +150,8 @@ def _prune_and_heal(target: Target, context: CompressionContext, config: Compres
         lambda folder: prune(target, context, config, store, folder),
     )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
+    if config.heal is not None and not is_cut and context.guidance is not None and context.inputs.baseline is None:
+        say("WARNING: nothing is pruned, so nothing is trained: the model learns nothing from the teachers")
     if config.heal is not None and is_cut:
         assert context.teacher is not None
         student = heal(student.folder, context.teacher, config, store)

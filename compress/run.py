@@ -9,7 +9,8 @@ from typing import Any
 from bench.measure.accuracy.task_metric import choose_metric
 from compress.candidate_report import summary, write_candidates
 from compress.candidates import Candidate, CandidateEvaluator, missed_target, select_best
-from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task
+from compress.cascade.add_gate import add_gate
+from compress.cascade.gate_plan import GatePlan, plan_gate
 from compress.config import CompressConfig
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.read import Files, read_inputs
@@ -19,13 +20,14 @@ from compress.pipeline import compress_all, compress_to, compress_with_fp32_retr
 from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.search.search_to_target import Target
-from models import task as task_file
+from compress.student import AUTO, CUT, Outcome, choose_way, distil
+from compress.teachers import check_teaching, open_teachers, ways_of
 from models.checkpoint import read_architecture
 from models.data.label_map import LabelMap
-from models.data.split import halve_rows
-from models.data.texts import Columns, Texts
-from models.distributed import by_main, world_size
-from models.errors import InputError
+from models.data.texts import Columns
+from models.distributed import by_main
+from models.errors import DisagreementError, InputError, TargetError
+from models.finetuning.finetune_config import Teachers
 from models.forms.adapter import resolve_model
 from models.messages import say
 from models.schema import Record, wrong_values
@@ -33,7 +35,7 @@ from models.store.delivery import check_target
 from models.store.folder import identity
 from models.store.results import Delivered, deliver
 from models.store.stage import StageResult
-from models.task import Task
+from models.teachers.open_teachers import OpenTeachers
 from service.process.cores import usable_cores
 
 
@@ -61,6 +63,12 @@ def compress(  # noqa: PLR0913 (the options of the command)
     test: str | None = None,
     *,
     texts: str | None = None,
+    nearest: int | None = None,
+    teacher: Sequence[str | Path] | str | Path | None = None,
+    teacher_scores: str | Path | None = None,
+    teacher_logits: bool = False,
+    student: str | None = None,
+    student_minutes: float | None = None,
     speedup: float | None = None,
     latency_ms: float | None = None,
     size_mb: float | None = None,
@@ -108,6 +116,13 @@ def compress(  # noqa: PLR0913 (the options of the command)
         validation: labelled rows that no model was trained on; None: a tenth of `train`.
         test: labelled rows on which the loss is reported; None: one half of `validation`.
         texts: further training texts, without labels.
+        nearest: take only so many of `texts`, the nearest to `train`.
+        teacher: folders of better classifiers, whose mean answers are learned in healing instead of the model's.
+        teacher_scores: a file with the scores of a teacher: the text or `row`, and one column for each label.
+        teacher_logits: `teacher_scores` has logits; False: probabilities.
+        student: a small encoder (a folder or a built-in name) that learns the model's answers, and is then cut in its
+            place; `auto`: whichever loses less, this with MiniLM, or cutting the model itself.
+        student_minutes: time limit of the training of `student`.
         speedup: target: speed-up over the unpruned fp32 model on ONNX Runtime. 4 if no target is given.
         latency_ms: target, instead of `speedup`: milliseconds per text.
         size_mb: target, instead of `speedup`: megabytes of the bundle with its tokenizer.
@@ -131,7 +146,8 @@ def compress(  # noqa: PLR0913 (the options of the command)
         embedding_bits: bits of the token table: 8, 4, or `auto`.
         hidden_width: reduced hidden width, a multiple of 32.
         base: model of an adapter (LoRA) folder; None: the folder that the adapter names.
-        weak_teacher: continue with a model that is not better than guessing.
+        weak_teacher: continue with a model that is not better than guessing, or a teacher that is not better than
+            one constant answer.
         any_text: continue with texts whose tokens are mostly unknown to the tokenizer.
         remeasure: measure latency again instead of using the measurements of this machine in the store.
         cascade: whether the bundle gets a gate, which answers easy texts before the compressed model. Half of the
@@ -166,25 +182,74 @@ def compress(  # noqa: PLR0913 (the options of the command)
         columns = Columns(
             text=text_column, text_pair=pair_column, label=label_column, labels=names.names if names else None
         )
-    inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
-    gate = None
-    if cascade:
-        gate = _plan_gate(inputs, cascade_loss, seed)
+    check_teaching(
+        {
+            "teacher": teacher, "teacher_scores": teacher_scores, "teacher_logits": teacher_logits,
+            "student": student, "student_minutes": student_minutes, "nearest": nearest, "texts": texts,
+        },
+        config,
+    )  # fmt: skip
+    inputs = read_inputs(model, Files(train, validation, test, texts, nearest, columns), store, max_tokens, seed)
+    named = Teachers(
+        _paths(teacher), None if teacher_scores is None else Path(teacher_scores), teacher_logits, columns,
+        inputs.numbered, weak_teacher,
+    )  # fmt: skip
+    gate = plan_gate(inputs, cascade_loss, seed) if cascade else None
+    if gate is not None:
         inputs = replace(inputs, validation=gate.choosing)
-    if config.hidden_width is not None:
-        narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
-    by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
-    by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
-    results, unreached = compress_to_all(targets, inputs, config, store)
-    end = _End(results, unreached, Path(out) if out is not None else None, speedups is not None, gate)
-    return by_main(lambda: _deliver(end, inputs, config, store), Compressed)
+    teachers = open_teachers(inputs, named) if named.all else None  # bad ones are refused before any work
+
+    def check(given: CompressionInputs) -> CompressionInputs:
+        if config.hidden_width is not None:
+            narrowed(read_architecture(given.source.path), config.hidden_width)  # checks the width
+        by_main(lambda: check_inputs(given, weak_teacher, any_text))
+        by_main(lambda: forget_times(store, given.source) if remeasure else None)
+        return given
+
+    check(inputs)
+    outcomes = []
+    for way in ways_of(student):
+        given, learned = inputs, teachers
+        if way != CUT:
+            learned = teachers or open_teachers(inputs, replace(named, folders=(inputs.source.path,)))
+            given = check(distil(inputs, way, learned.named, student_minutes, seed, store))
+        outcomes.append(_outcome(way, targets, given, config, store, learned, alone=student != AUTO))
+    results, unreached, choice = choose_way(outcomes, max_loss)
+    rows = inputs.summary() | ({"student": {"asked": student, **choice}} if student is not None else {})
+    end = _End(results, unreached, rows, Path(out) if out is not None else None, speedups is not None, gate)
+    return by_main(lambda: _deliver(end, inputs.source.path, config, store), Compressed)
+
+
+def _outcome(  # noqa: PLR0913
+    way: str,
+    targets: Sequence[Target],
+    inputs: CompressionInputs,
+    config: CompressConfig,
+    store: Path,
+    teachers: OpenTeachers | None,
+    alone: bool,
+) -> Outcome:
+    """Compress to all targets in one way; unless it is alone, a way that reaches none is part of the comparison."""
+    distilled = None if way == CUT else str(inputs.source.path)
+    try:
+        results, unreached = compress_to_all(targets, inputs, config, store, teachers)
+    except (TargetError, DisagreementError) as error:
+        if alone:
+            raise
+        say(f"'{way}' reaches no target: {error}")
+        return Outcome(way, (), {target.describe(): str(error) for target in targets}, distilled)
+    return Outcome(way, results, unreached, distilled)
 
 
 def compress_to_all(
-    targets: Sequence[Target], inputs: CompressionInputs, config: CompressConfig, store: Path
+    targets: Sequence[Target],
+    inputs: CompressionInputs,
+    config: CompressConfig,
+    store: Path,
+    teachers: OpenTeachers | None = None,
 ) -> tuple[list[tuple[StageResult, Candidate]], dict[str, str]]:
     """Return each bundle with its evaluation, and the error message of each target that cannot be reached."""
-    context = prepare(inputs, config, store)
+    context = prepare(inputs, config, store, teachers)
     evaluator = cache(lambda: CandidateEvaluator(context, config.metric))  # created in the main process only
 
     def compress_one(target: Target) -> tuple[StageResult, Candidate]:
@@ -197,62 +262,39 @@ def compress_to_all(
 
 
 @dataclass(frozen=True, slots=True)
-class _GatePlan:
-    """How the bundle gets a gate."""
-
-    config: CascadeConfig
-    choosing: Texts  # rows that choose the student
-    texts: CascadeTexts
-
-
-@dataclass(frozen=True, slots=True)
 class _End:
-    """What the delivery needs besides inputs and settings."""
+    """What is delivered, and what the report says besides the settings."""
 
     results: Sequence[tuple[StageResult, Candidate]]
     unreached: dict[str, str]
+    rows: dict[str, Any]
     out: Path | None
     is_family: bool
-    gate: _GatePlan | None
+    gate: GatePlan | None
 
 
-def _plan_gate(inputs: CompressionInputs, max_loss: float, seed: int) -> _GatePlan:
-    """Set half of the rows that choose aside: they decide the gate's threshold, and nothing else.
-
-    Raises:
-        InputError: the task has no gate, or several processes were started.
-    """
-    if world_size() > 1:
-        raise InputError("--cascade works in one process: compress without it, then run `prunella cascade`")
-    with wrong_values():
-        config = CascadeConfig(max_loss=max_loss, seed=seed)
-    task = Task.read(inputs.source.path / task_file.FILE)
-    check_task(task, inputs.source.path)
-    choosing, threshold = (
-        inputs.validation.take(rows)
-        for rows in halve_rows(inputs.validation.labels, task.kind, len(inputs.validation), seed)
-    )
-    say(f"{len(threshold)} rows of {threshold.source} decide the threshold of the gate only")
-    return _GatePlan(config, choosing, CascadeTexts(inputs.train, threshold, inputs.test))
-
-
-def _deliver(end: _End, inputs: CompressionInputs, config: CompressConfig, store: Path) -> Compressed:
+def _deliver(end: _End, full_model: Path, config: CompressConfig, store: Path) -> Compressed:
     candidates, max_loss = [candidate for _, candidate in end.results], config.max_loss
     parents = [candidate.id for candidate in candidates]
     report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
-    write_candidates(candidates, None, max_loss, report, inputs.summary())
+    write_candidates(candidates, None, max_loss, report, end.rows)
     best = select_best(candidates, max_loss)
-    write_candidates(candidates, best, max_loss, report, inputs.summary())
+    write_candidates(candidates, best, max_loss, report, end.rows)
     more: dict[str, Any] = {"report": str(report)}
     if end.is_family:
         more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
         more["unreached"] = end.unreached
     result = end.results[candidates.index(best)][0]
     if end.gate is not None:
-        cascade = add_gate(result.folder, end.gate.texts, inputs.source.path, end.gate.config, store)
+        cascade = add_gate(result.folder, end.gate.texts, full_model, end.gate.config, store)
         result, more = cascade.result or result, more | cascade.summary
     delivered = deliver(result, end.out, more)
     return Compressed(delivered=delivered, missed=missed_target(candidates, best, config.tolerance))
+
+
+def _paths(given: Sequence[str | Path] | str | Path | None) -> tuple[Path, ...]:
+    """Return the folders of --teacher; one may be given without a list."""
+    return (Path(given),) if isinstance(given, str | Path) else tuple(Path(one) for one in given or ())
 
 
 def _check_limits(max_loss: float, threads: int) -> None:

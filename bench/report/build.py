@@ -134,6 +134,8 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
 def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
     """Return the fine-tuned or imported classifier that the bundle was made from, from the store.
 
+    Of a bundle that was distilled into a small encoder (`compress --student`), it is the large model.
+
     Raises:
         InputError: It is not in the store.
     """
@@ -141,9 +143,13 @@ def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
     steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
     if not steps:
         raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    stage, folder_id = steps[-1]
-    path = find_folder((store, bundle.folder.path.parent), stage, folder_id)
+    large = [
+        (stage, step.config["baseline"]) for step in lineage if "baseline" in step.config for stage in CLASSIFIERS
+    ]
+    places = (store, bundle.folder.path.parent)
+    path = next((path for one in large or steps[-1:] if (path := find_folder(places, *one))), None)
     if path is None:
+        stage, folder_id = (large or steps)[-1]
         raise InputError(
             f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle was made from: "
             "give --reference FOLDER"
@@ -166,6 +172,15 @@ def summary(report: Report) -> dict[str, Any]:
         result["speedup"] = _speedups(report, ours)
         if ours.speedup_interval:
             result["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
+        if result["speedup"]:
+            result["speedup_of"] = "model"  # from token ids to logits
+        if report.openings and report.openings.text and report.reference:
+            text = report.openings.text
+            result["text_to_answer"] = {
+                "speedup": {report.reference: _rounded(text.speedup)},
+                "speedup_interval": [_rounded(x) for x in text.interval],
+                "p50_ms": {"ours": _rounded(text.ours_ms), report.reference: _rounded(text.reference_ms)},
+            }
     if report.cascade:
         result["cascade"] = _cascade_summary(report, report.cascade)
     base = report.engine(report.reference) if report.reference else None

@@ -16,7 +16,7 @@ LOSS = (
     *(f"{prefix}{name}" for prefix in ("", "reference_") for name in ("accuracy", "subset_accuracy", "pearson")),
     "macro_f1", "micro_f1", "spearman", "rmse",
 )  # fmt: skip
-SPEED = ("batch", "threads", "tokens", "grouping", "p50_ms", "speedup", "target_met")
+SPEED = ("batch", "threads", "tokens", "grouping", "p50_ms", "speedup", "speedup_of", "text_to_answer", "target_met")
 GROUPS = {"loss_points": LOSS, "speedup": SPEED}  # by the key whose presence shows that the group was measured
 
 

@@ -21,7 +21,8 @@ def to_markdown(report: Report) -> str:
         f"Reference: `{report.reference}`, {report.reference_architecture.summary()}. "
         f"Ours: {report.architecture.summary()}.",
         f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
-        f"{report.rounds} rounds, engines in turn; times from token ids to logits (tfidf: from text).",
+        f"{report.rounds} rounds, engines in turn; times and speed-ups are the model's, from token ids to logits "
+        "(tfidf: from text).",
         *padding_sentences(report),
         *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",

@@ -108,6 +108,15 @@ def _without_unresolved(timing: dict[str, Any], texts: int) -> dict[str, Any]:
     return {**timing, "p95_ms": timing["p95_ms"] if resolved(95, requests) else None, "percentiles_ms": percentiles}
 
 
+class TextTimes(Record):
+    """Times from text to answer in the openings: the text is split into tokens, then the model answers."""
+
+    ours_ms: float
+    reference_ms: float
+    speedup: float
+    interval: tuple[float, float] = Field(description="95 %, from the variation between openings")
+
+
 class Openings(Record):
     """Times of ours and its reference in fresh processes, one text at a time; two runs are compared by them.
 
@@ -124,6 +133,7 @@ class Openings(Record):
     speedup: float = Field(description="geometric mean of the openings")
     interval: tuple[float, float] = Field(description="95 %, from the variation between openings")
     quiet: Interference = Field(description="CPU time that others used during the openings")
+    text: TextTimes | None = Field(None, description="from text to answer; None: a report of an older version")
 
     @property
     def spread(self) -> float:
@@ -136,7 +146,17 @@ class Openings(Record):
         return (
             f"Ours and {reference}, opened {len(self.speedups)} times more in fresh processes: "
             f"{self.speedup:.2f} times as fast, text by text (95 % interval {low:.2f} to {high:.2f}; openings differ "
-            f"by {self.spread:.1%}); meanwhile {self.quiet.sentence()}."
+            f"by {self.spread:.1%}); meanwhile {self.quiet.sentence()}.{self._text_sentence()}"
+        )
+
+    def _text_sentence(self) -> str:
+        if self.text is None:
+            return ""
+        low, high = self.text.interval
+        return (
+            f" That is the model, from token ids to logits. From text to answer, with the time to split texts into "
+            f"tokens: {self.text.speedup:.2f} times as fast (95 % interval {low:.2f} to {high:.2f}; "
+            f"{self.text.ours_ms:.2f} ms instead of {self.text.reference_ms:.2f})."
         )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from compress.config import CompressConfig
-from compress.context import TeacherCache
+from compress.context import Taught, TeacherCache
 from compress.healing.augment import augment
 from compress.healing.distill import DistillationData, distill
 from compress.healing.teacher_cache import Teacher, teach
@@ -22,9 +23,12 @@ from models.checkpoint import load_checkpoint, read_architecture, save_checkpoin
 from models.classifier import Classifier
 from models.classifier_folder import copy_texts, open_classifier
 from models.distributed import processes
+from models.messages import say
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage, scratch_folder
 from models.task import Task
+from models.teachers.guidance import Guidance
+from models.teachers.open_teachers import OpenTeachers
 from models.tokenizer import Tokenizer
 from models.train.history import History
 from models.train.precision import computed_on, settle_precision
@@ -59,6 +63,22 @@ def teach_texts(full: ModelFolder, inputs: CompressionInputs, config: CompressCo
     return TeacherCache(result.folder, encoded, origins)
 
 
+def taught_by(
+    guidance: Guidance, teachers: OpenTeachers, inputs: CompressionInputs, cache: TeacherCache
+) -> TeacherCache:
+    """Return the cache with the mean of the teachers' answers to the texts; variants keep the full model's.
+
+    A teacher reads texts, and a variant is made of tokens. The hidden states stay those of the full model.
+    """
+    logits = Teacher.open(cache.folder.path, cache.encoded).logits.clone()
+    texts = len(inputs.train)
+    logits[:texts] = guidance.reference(teachers.task, inputs.train.rows)
+    names = ", ".join(source.name for source in guidance.sources)
+    variants = "; variants (--augment) get the full model's answers" if len(logits) > texts else ""
+    say(f"healing learns the answers of {names} to {texts:,} texts, and the full model's hidden states{variants}")
+    return replace(cache, taught=Taught(logits, teachers.identity()))
+
+
 def heal(pruned: ModelFolder, cache: TeacherCache, config: CompressConfig, store: Path) -> StageResult:
     """Train the pruned model on the full model's outputs, and return the folder of the trained student."""
     settings = config.heal
@@ -75,6 +95,8 @@ def heal(pruned: ModelFolder, cache: TeacherCache, config: CompressConfig, store
         _save(student, task, pruned, history, folder)
 
     key = settings.model_dump(mode="json", exclude={"training": {"snapshot_minutes"}}) | {"dropout": dropout}
+    if cache.taught is not None:
+        key |= {"teachers": cache.taught.identity}
     stage = Stage("heal", HEAL_VERSION, {**key, **processes(), **computed_on()})
     return run_stage(stage, [pruned, cache.folder], store, make, together=True)
 
@@ -95,6 +117,8 @@ def _distillation_data(cache: TeacherCache, student: ModelFolder) -> Distillatio
     tokenizer, path = Tokenizer.open(student.path, task.max_tokens), student.path / CHANNELS
     channels = torch.from_numpy(np.load(path)) if path.is_file() else None
     teacher = Teacher.open(cache.folder.path, cache.encoded)
+    if cache.taught is not None:
+        teacher = replace(teacher, logits=cache.taught.logits)
     return DistillationData(teacher, cache.encoded, cache.origins, tokenizer, task.kind, channels)
 
 

@@ -1,5 +1,6 @@
 """CompressionInputs: the source classifier of a compression and its texts, each set tokenized once per vocabulary."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,9 +9,10 @@ from models import task as task_file
 from models.data.encoded import EncodedTexts
 from models.data.roles import RowRoles
 from models.data.texts import Texts
+from models.finetuning.finetune_config import Splits
 from models.store.folder import ModelFolder
 from models.task import Task
-from models.tokenizer import Tokenizer
+from models.tokenizer import Row, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,26 @@ class CompressionInputs:
     validation: Texts  # labelled rows like the served texts: candidates are timed and chosen on them
     test: Texts | None = None  # labelled rows that only report the loss; None: it is reported on `validation`
     on_training_rows: OnTrainingRows = "unknown"  # whether the source was trained on the labelled rows
+    parts: tuple[Texts, ...] = ()  # the files that `train` is made of, with their labels; (): `train` is one file
+    numbered: Sequence[Row] = ()  # rows that the column `row` of a file of scores counts
+    baseline: ModelFolder | None = None  # the large model that the source was distilled from; None: there is none
     _encoded: dict[str, EncodedInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def roles(self) -> RowRoles:
         """Which labelled rows are used for choices, and which for reports."""
         return RowRoles(self.validation, self.test)
+
+    @property
+    def compared(self) -> ModelFolder:
+        """The model that speed and answers of a result are compared with, in fp32."""
+        return self.source if self.baseline is None else self.baseline
+
+    @property
+    def splits(self) -> Splits:
+        """The rows as a fine-tuning takes them."""
+        train, *more = self.parts or (self.train,)
+        return Splits(train, self.validation, self.test, texts=more[0] if more else None)
 
     def encoded(self, folder: ModelFolder) -> EncodedInputs:
         """Return the texts as the tokenizer in `folder` encodes them; the result is cached for each folder."""

@@ -9,6 +9,7 @@ from compress.inputs.source import open_source, source_kind
 from models import task as task_file
 from models.data.roles import RowRoles
 from models.data.texts import Columns, Texts, read_texts
+from models.retrieval.nearest_texts import nearest_texts
 from models.task import Kind, Task
 
 
@@ -20,6 +21,7 @@ class Files:
     validation: str | None = None  # None: a tenth of `train`
     test: str | None = None  # None: half of `validation`
     texts: str | None = None  # additional training texts
+    nearest: int | None = None  # take only so many of `texts`, the nearest to `train`
     columns: Columns = field(default_factory=Columns)
 
     def read(self, source: str, kind: Kind) -> Texts:
@@ -35,6 +37,7 @@ def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, 
     """
     kind = source_kind(model)
     train = files.read(files.train, kind)
+    numbered = train.rows
     source = open_source(model, store, train.pair, max_tokens)
     task = Task.read(source.path / task_file.FILE)
     if train.labels is not None:
@@ -50,7 +53,11 @@ def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, 
         roles.judged.targets(task)
         on_training_rows = judged_on_training_rows(train, roles.judged, source.path, seed)
     roles.announce("shapes, precisions and points")
-    inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows)
+    inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows, numbered=numbered)
     if not files.texts:
         return inputs
-    return replace(inputs, train=train.joined(read_texts(files.texts, files.columns.unlabelled(), kind)))
+    more = read_texts(files.texts, files.columns.unlabelled(), kind)
+    numbered = [*numbered, *more.rows]
+    if files.nearest is not None:
+        more = nearest_texts(more, train, [roles.choosing, roles.judged], files.nearest, store)
+    return replace(inputs, train=train.joined(more), parts=(train, more), numbered=numbered)

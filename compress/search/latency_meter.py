@@ -16,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from bench.measure.engine_spec import EngineSpec
-from bench.measure.latency.process_restarts import Conditions, combine, measure_openings
+from bench.measure.latency.process_restarts import Conditions, TextTimes, combine, measure_openings
 from compress.config import ALONE, Workload
 from compress.inputs.inputs import CompressionInputs
 from compress.quantization.calibration import calibrate
@@ -54,6 +54,7 @@ class Measured(Sized):
     interval: tuple[float, float] | None = Field(None, description="95 % confidence interval of the speed-up")
     speedups: tuple[float, ...] = Field((), description="speed-up in each fresh process")
     load: Workload = ALONE
+    text: TextTimes | None = Field(None, description="per text, from text to answer; None: not measured")
 
     def pooled(self, other: "Measured") -> "Measured":
         """Return both measurements combined, with the same weight for each fresh process."""
@@ -67,6 +68,7 @@ class Measured(Sized):
         return self.model_copy(update={
             "ours_ms": mean("ours_ms"), "reference_ms": mean("reference_ms"), "speedup": mean("speedup"),
             "speedups": speedups, "interval": combine(speedups)[1] if len(speedups) > 1 else None,
+            "text": None,
         })  # fmt: skip
 
 
@@ -118,7 +120,15 @@ class LatencyMeter:
         )
         return Measured(
             bytes=size, ours_ms=ours, reference_ms=reference, speedup=result.speedup, interval=result.interval,
-            speedups=result.speedups, load=self.load,
+            speedups=result.speedups, load=self.load, text=self._per_text(result.text),
+        )  # fmt: skip
+
+    def _per_text(self, times: TextTimes | None) -> TextTimes | None:
+        if times is None:
+            return None
+        batch = self.load.batch
+        return times.model_copy(
+            update={"ours_ms": times.ours_ms / batch, "reference_ms": times.reference_ms / batch}
         )  # fmt: skip
 
 
@@ -144,20 +154,20 @@ def open_latency_meter(inputs: CompressionInputs, base: ModelFolder, reference: 
     """Return a latency meter that uses the validation rows.
 
     Args:
-        inputs: the rows, and the source, whose tokenizer the reference uses.
+        inputs: the rows, and the model that is compared with, whose tokenizer the reference uses.
         base: the source with the vocabulary that is served.
-        reference: the fp32 graph of the source.
+        reference: the fp32 graph of that model.
         load: workload of the measurements.
     """
-    source, rows = inputs.source.path, inputs.validation.rows
-    task = Task.read(source / task_file.FILE)
+    compared, rows = inputs.compared.path, inputs.validation.rows
+    task = Task.read(compared / task_file.FILE)
     if len(rows) < load.batch:
         say(f"{inputs.validation.source} has {len(rows)} rows, fewer than a batch of {load.batch}: they are repeated")
-    lengths = inputs.encoded(inputs.source).validation.lengths
+    lengths = inputs.encoded(inputs.compared).validation.lengths
     texts = {
         purpose: [rows[i] for batch in choose_batches(lengths, load.batch, purpose) for i in batch]
         for purpose in PURPOSES
     }
-    theirs = EngineSpec("ort_fp32", source, task, file=str(reference.resolve()), threads=load.threads)
+    theirs = EngineSpec("ort_fp32", compared, task, file=str(reference.resolve()), threads=load.threads)
     ours = EngineSpec("graph", base.path, Task.read(base.path / task_file.FILE), threads=load.threads)
     return LatencyMeter(theirs, ours, texts, load)

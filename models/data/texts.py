@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from models.data.builtin import read_builtin
-from models.data.csv_jsonl import READERS, LocatedRecord, read_records
+from models.data.csv_jsonl import READERS, LocatedRecord, read_lines, read_records
 from models.data.label_map import LabelMap, label_problem
 from models.data.labels import SURROGATE, Label, label_names, label_positions, parse_label
 from models.data.parquet_hub import HUB, read_hub, read_parquet
@@ -32,6 +32,7 @@ from models.tokenizer import Row
 
 BUILTIN = "builtin:"
 PARQUET = ".parquet"
+LINES = ".txt"  # one text a line, for texts without labels
 TEXT_CELLS = (".csv", ".tsv")  # formats whose cells are strings, also those of lists and numbers
 Targets = NDArray[np.int64] | NDArray[np.float32]
 
@@ -185,7 +186,8 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     """Read a file, a Hub data set or a built-in set.
 
     Args:
-        source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or a built-in set.
+        source: a `.csv`, `.tsv`, `.jsonl` or `.parquet` file; `hub:owner/name:split`; or a built-in set. Texts
+            without labels may also be the lines of a `.txt` file; empty lines are left out.
         columns: names of the columns of the texts and the label.
         kind: kind of the labels. `single`: a text or a whole number. `multi`: a list of labels, possibly empty; in
             CSV and TSV, names joined by `|`. `regression`: a finite number.
@@ -212,12 +214,17 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         return _validate(name, read_parquet(path, choose), columns, kind, as_text=False)
     if suffix in READERS:
         return _validate(name, read_records(path), columns, kind, as_text=suffix in TEXT_CELLS)
-    supported = ", ".join([*READERS, PARQUET])
+    if suffix == LINES and columns.ignores_label:
+        lines = ((f"{path}, line {n}", {columns.text: line.strip()}) for n, line in enumerate(read_lines(path), 1))
+        return _validate(name, (one for one in lines if one[1][columns.text]), columns, kind, as_text=True)
+    supported = ", ".join([*READERS, PARQUET, *([LINES] if columns.ignores_label else [])])
     raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set")
 
 
-def check_labels(train: Texts, held_out: Texts) -> None:
+def check_labels(train: Texts, held_out: Texts, labels: Sequence[str] | None = None) -> None:
     """Check that a model trained on `train` can be evaluated on `held_out`.
+
+    If `labels` are given, they are those of the task, and `Texts.targets` checks the names.
 
     Raises:
         InputError: one of the two has no rows or no labels, the kinds or the numbers of texts per row differ, `train`
@@ -232,6 +239,8 @@ def check_labels(train: Texts, held_out: Texts) -> None:
     if train.pair != held_out.pair:
         pairs, single = (train, held_out) if train.pair else (held_out, train)
         raise InputError(f"{pairs.source} has pairs, {single.source} single texts: wanted the same in both")
+    if labels is not None:
+        return
     _check_distinct(train)
     unknown = set(held_out.label_names()) - set(train.label_names())
     if unknown:

@@ -6,6 +6,7 @@ decision thresholds of a multi-label task, and writes report.json.
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from models.store.atomic import write_text
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage, scratch_folder
 from models.task import Kind, Task
-from models.teachers.guidance import Guidance, OpenTeachers
+from models.teachers.guidance import Guidance
+from models.teachers.open_teachers import OpenTeachers
 from models.tokenizer import Encoded, Tokenizer
 from models.train.history import History, keep_logs
 from models.train.loop import Run, fit
@@ -57,7 +59,7 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     folder, train = resolve_encoder(encoder, store), splits.train
     config = complete(encoder, splits, config, store)
     config = config.model_copy(update={"training": settle_precision(config.training, store)})
-    task = Task(kind=train.kind, labels=train.label_names(), pair=train.pair, max_tokens=config.max_tokens)
+    task = Task(kind=train.kind, labels=splits.label_names, pair=train.pair, max_tokens=config.max_tokens)
     settings = {
         "encoder": load_source_id(folder), "train": train.sha256, "held_out": splits.validation.sha256,
         "task": task.model_dump(mode="json"), **_identity(config), **processes(), **computed_on(),
@@ -71,7 +73,7 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
             "teaching": teaching.model_dump(mode="json"), "teachers": teachers.identity(),
             "texts": splits.texts.sha256 if splits.texts else None,
         }  # fmt: skip
-        guidance = teachers.teach(splits, teaching, store)
+        guidance = teachers.teach(replace(splits, test=None), teaching, store)
     result = run_stage(
         Stage("finetune", VERSION, settings), [], store,
         lambda target: _train(target, folder, splits, task, config, guidance), together=True,

@@ -61,6 +61,11 @@ class Teachers:
     numbered: Sequence[Row] = ()  # rows that its column `row` counts
     weak: bool = False  # continue with a teacher that is no better than a constant answer
 
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """The folders, and the file of scores."""
+        return self.folders if self.scores is None else (*self.folders, self.scores)
+
 
 @dataclass(frozen=True, slots=True)
 class Splits:
@@ -76,6 +81,13 @@ class Splits:
     is_held_out: bool = False  # whether `validation` was split from the training rows
     texts: Texts | None = None  # rows without labels, which only teachers answer
     teachers: Teachers | None = None  # their answers to the rows are learned; `FinetuneConfig.teaching` weighs them
+
+    labels: tuple[str, ...] | None = None  # of the task, in the order of the outputs; None: those of `train`
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The labels of the task."""
+        return self.train.label_names() if self.labels is None else self.labels
 
     def with_texts(self, texts: Texts) -> "Splits":
         """Add rows without labels; those that are among the labelled rows, or come again, are left out.
@@ -112,7 +124,7 @@ def complete(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     train, validation = splits.train, splits.validation
     for evaluated in (validation, splits.test):
         if evaluated is not None:
-            check_labels(train, evaluated)
+            check_labels(train, evaluated, splits.labels)
     _check_settings(train.kind, config)
     if splits.is_held_out:
         say(f"{len(validation)} of {len(train) + len(validation)} rows of {train.source} are held out for validation")
@@ -133,7 +145,7 @@ def _facts(folder: Path, splits: Splits, max_tokens: int) -> Facts:
     encoded = tokenizer.encode(train.rows[:: math.ceil(len(train) / FACT_ROWS)])
     return Facts(
         rows=len(splits.training_rows),
-        labels=len(train.label_names()),
+        labels=len(splits.label_names),
         tokens=sum(len(row.ids) for row in encoded) / len(encoded),
         held_out=0 if len(validation) < FEWEST_ROWS else len(validation) // 2,
         width=shape.width,

@@ -1,7 +1,8 @@
 """answers_of(): compute the logits of a teacher for rows once, and keep them in the store.
 
-The teacher computes in fp32, in batches sorted by length. The stage's identity is the contents of the teacher and of
-the rows, so that another student, seed or temperature reuses the answers. A killed run continues where it stopped.
+The teacher computes in fp32, in batches sorted by length, and float32 logits are stored. The stage's identity is the
+contents of the teacher and of the rows, so that another student, seed or temperature reuses the answers. A killed run
+continues where it stopped.
 """
 
 import hashlib
@@ -10,23 +11,26 @@ import shutil
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from time import perf_counter
 
 import numpy as np
 import torch
 
 from models.errors import CheckError, FolderError
-from models.messages import progress
+from models.messages import progress, say
 from models.store.answer_files import AnswerFile, check_space
 from models.store.atomic import write_text
 from models.store.stage import Stage, run_stage, scratch_folder
+from models.store.units import duration
 from models.teachers.teacher import Logits, Teacher
-from models.tokenizer import Row
+from models.tokenizer import Encoded, Row
 from models.train.batches import length_batches
 from models.train.precision import computed_on
 
 VERSION = 1
 FILE, DONE = "logits.bin", "done.json"
 BATCH = 32
+TIMED = 4  # batches from whose time that of the others is estimated
 KEEP_EVERY = 32  # batches after which the progress is saved
 
 
@@ -48,6 +52,29 @@ def answers_of(teacher: Teacher, rows: Sequence[Row], store: Path) -> Logits:
     return np.fromfile(result.folder.path / FILE, dtype=np.float32).reshape(len(rows), -1)
 
 
+class _Clock:
+    """Says, after a few batches, how long all the others will take."""
+
+    def __init__(self, tokens: list[int]) -> None:
+        self._tokens, self._first, self._start = tokens, -1, 0.0
+
+    def before(self, number: int) -> None:
+        """Note that the batch of this number begins."""
+        if self._first < 0:
+            self._first = number + 1  # the very first one is slower
+        if number == self._first:
+            self._start = perf_counter()
+        elif number == self._first + TIMED:
+            a_token = (perf_counter() - self._start) / sum(self._tokens[self._first : number])
+            seconds = a_token * sum(self._tokens[number:])
+            say(f"they take about {duration(seconds)} more; a killed run continues where it stopped")
+
+
+def _padded(encoded: Sequence[Encoded], numbers: Sequence[int]) -> int:
+    """Return the tokens of a batch, padding included."""
+    return max(len(encoded[i].ids) for i in numbers) * len(numbers)
+
+
 @torch.inference_mode()
 def _answer(teacher: Teacher, rows: Sequence[Row], target: Path) -> None:
     """Write the logits into the folder `target`."""
@@ -59,9 +86,12 @@ def _answer(teacher: Teacher, rows: Sequence[Row], target: Path) -> None:
     file = AnswerFile(scratch / FILE, len(rows) * width)
     bar = progress(total=len(rows), desc=f"answers of {teacher.folder}", unit="text")
     with closing(file), closing(bar):
-        check_space([file], scratch, f"the answers of {teacher.folder} to {len(rows):,} texts")
-        for number, numbers in enumerate(length_batches(encoded, BATCH, seed=0)):
+        check_space([file], scratch, f"the answers of {teacher.folder} to {len(rows):,} texts (logits, float32)")
+        batches = list(length_batches(encoded, BATCH, seed=0))
+        clock = _Clock([_padded(encoded, numbers) for numbers in batches])
+        for number, numbers in enumerate(batches):
             if number >= done:
+                clock.before(number)
                 logits = answer([encoded[i] for i in numbers])
                 if logits.shape[1] != len(teacher.task.labels):
                     raise FolderError(

@@ -1,10 +1,8 @@
-"""OpenTeachers: teachers that fit a task; Guidance: their answers, from which the loss of a student is computed."""
+"""Guidance: the answers of all teachers, from which the loss of a student is computed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,22 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.classifier import TensorBatch
-from models.data.roles import RowRoles
-from models.data.texts import Texts
-from models.errors import InputError
-from models.finetuning.finetune_config import Splits, Teachers, TeachingConfig
+from models.finetuning.finetune_config import Splits, TeachingConfig
 from models.finetuning.losses import LossConfig, label_loss
 from models.finetuning.metrics import Scores, metric_values, score
 from models.finetuning.text_objective import LossFunction
-from models.messages import say
-from models.task import Kind, Task
-from models.teachers.answers import answers_of
-from models.teachers.matching import check_agreement, match_labels
-from models.teachers.scores_file import read_scores
-from models.teachers.teacher import Logits, Teacher, open_teacher
+from models.task import Task
+from models.teachers.teacher import Logits
 from models.tokenizer import Row
 from models.train.divergence import divergence
 
+MEAN = "mean"  # name of the mean of several teachers
 TINY = 1e-7  # a multi-label mean closer to 0 or 1 than this has no finite logarithm
 
 
@@ -44,6 +36,14 @@ class Source:
         numbers = [self.index[row] for row in rows]
         scale = 1.0 if task.kind == "regression" else temperature
         return np.mean([task.scores(logits[numbers] / np.float32(scale)) for logits in self.logits], axis=0)
+
+
+class TeacherScores(NamedTuple):
+    """Scores of one teacher, or of the mean of all, for some rows."""
+
+    name: str
+    models: int  # several: an ensemble of seeds
+    scores: Scores | None  # (rows, labels); None: it has no scores for some of the rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,6 +90,22 @@ class Guidance:
 
         return loss_of
 
+    def scores_by_teacher(self, task: Task, rows: Sequence[Row]) -> list[TeacherScores]:
+        """Return the scores of each teacher for the rows, and of their mean if there are several.
+
+        A teacher without scores for all of the rows has None, and then there is no mean.
+        """
+        wanted = set(rows)
+        scores = [one.scores(task, rows) if one.index.keys() >= wanted else None for one in self.sources]
+        entries = [
+            TeacherScores(source.name, len(source.logits), own)
+            for source, own in zip(self.sources, scores, strict=True)
+        ]
+        known = [own for own in scores if own is not None]
+        if len(known) == len(self.sources) > 1:
+            entries.append(TeacherScores(MEAN, sum(one.models for one in entries), np.mean(known, axis=0)))
+        return entries
+
     def report(self, task: Task, rows: Sequence[Row], truth: NDArray[Any]) -> list[dict[str, Any]]:
         """Return the name and the metrics of each teacher, and of their mean if there are several.
 
@@ -97,104 +113,8 @@ class Guidance:
         without scores for all of the rows has no metrics.
         """
         task = task.model_copy(update={"thresholds": None})
-        scores = [s.scores(task, rows) if s.index.keys() >= set(rows) else None for s in self.sources]
-        entries: list[dict[str, Any]] = []
-        for source, own in zip(self.sources, scores, strict=True):
-            values = metric_values(score(task, truth, own)) if own is not None else {}
-            entries.append({"teacher": source.name, "models": len(source.logits), **values})
-        known = [own for own in scores if own is not None]
-        if len(known) == len(self.sources) > 1:
-            values = metric_values(score(task, truth, np.mean(known, axis=0)))
-            entries.append({"teacher": "mean", "models": sum(entry["models"] for entry in entries), **values})
-        return entries
-
-
-@dataclass(frozen=True, slots=True)
-class OpenTeachers:
-    """Teachers that fit the task; their answers are not computed yet."""
-
-    task: Task
-    named: Teachers
-    models: tuple[tuple[Path, tuple[Teacher, ...]], ...]
-    scores: Source | None
-
-    @classmethod
-    def open(cls, named: Teachers, task: Task) -> "OpenTeachers":
-        """Open the teachers, and check that each answers the task.
-
-        Raises:
-            FolderError: a folder has no classifier.
-            InputError: a teacher has another kind of task or other labels, or the file of scores has a bad row.
-        """
-        models = []
-        for path in named.folders:
-            members = tuple(open_teacher(path, task.pair))
-            for member in members:
-                _check_kind(member, task.kind)
-                match_labels(str(member.folder), member.task.labels, task)
-            if len(members) > 1:
-                say(f"{path} is one of {len(members)} models of `finetune --seeds`: their mean is the teacher")
-            models.append((path, members))
-        scores = None
-        if named.scores is not None:
-            index, logits = read_scores(named.scores, task, named.columns, named.scores_are_logits, named.numbered)
-            scores = Source(str(named.scores), index, (logits,))
-        return cls(task, named, tuple(models), scores)
-
-    def identity(self) -> list[Any]:
-        """Return what decides the answers: the digest of each model, and of the file of scores."""
-        digests: list[Any] = [[member.digest for member in members] for _, members in self.models]
-        if self.scores is not None:
-            rows = sorted((list(row), self.scores.logits[0][i].tolist()) for row, i in self.scores.index.items())
-            digests.append(sha256(repr(rows).encode()).hexdigest())
-        return digests
-
-    def teach(self, splits: Splits, config: TeachingConfig, store: Path) -> Guidance:
-        """Compute the answers to all rows, or take them from the store, and check that they agree with the labels.
-
-        Raises:
-            CheckError: the disk is full, or an answer is not a finite number.
-            InputError: the file of scores lacks a training row, or a teacher agrees with the labels no better than a
-                constant answer.
-        """
-        if self.scores is not None:
-            for texts in (splits.train, splits.texts):
-                _check_covered(self.scores, texts)
-        # sorted: another held-out part of the same rows, drawn with another seed, reuses the answers
-        labelled = sorted({*splits.train.rows, *splits.validation.rows})
-        sources = [self._source(path, members, labelled, splits.texts, store) for path, members in self.models]
-        sources += [self.scores] if self.scores is not None else []
-        for source in sources:
-            covers = source.index.keys() >= set(splits.validation.rows)
-            judged = RowRoles(splits.train, splits.validation if covers else None).everything
-            check_agreement(source.name, self.task, judged, source.scores(self.task, judged.rows), self.named.weak)
-        return Guidance(tuple(sources), config)
-
-    def _source(
-        self, path: Path, members: Sequence[Teacher], labelled: list[Row], texts: Texts | None, store: Path
-    ) -> Source:
-        parts = [labelled] if texts is None else [labelled, texts.rows]
-        index = {row: number for number, row in enumerate(row for part in parts for row in part)}
-        logits = []
-        for member in members:
-            order = match_labels(str(member.folder), member.task.labels, self.task)
-            logits.append(np.concatenate([answers_of(member, part, store) for part in parts])[:, order])
-        return Source(str(path), index, tuple(logits))
-
-
-def _check_kind(teacher: Teacher, kind: Kind) -> None:
-    if teacher.task.kind != kind:
-        raise InputError(
-            f"the teacher {teacher.folder} is a {teacher.task.kind} model, and the training rows are read for a "
-            f"{kind} task (--task)"
-        )
-
-
-def _check_covered(scores: Source, texts: Texts | None) -> None:
-    missing = [row for row in texts.rows if row not in scores.index] if texts is not None else []
-    if missing:
-        assert texts is not None, "only rows of texts can be missing"
-        raise InputError(
-            f"{scores.name} has no scores for {len(missing)} of {len(texts)} rows of {texts.source}, such as "
-            f"{missing[0][0][:60]!r}: wanted scores for every row that is trained on"
-        )
+        return [
+            {"teacher": one.name, "models": one.models}
+            | (metric_values(score(task, truth, one.scores)) if one.scores is not None else {})
+            for one in self.scores_by_teacher(task, rows)
+        ]

@@ -15,34 +15,54 @@ NAMED = 5  # labels named in a message
 CORRELATED = 0.1  # scores of a teacher of several labels or of a number correlate with the labels by more
 
 
-def match_labels(teacher: str, labels: Sequence[str], task: Task) -> list[int]:
+def match_labels(
+    teacher: str, labels: Sequence[str], task: Task, learner: str = "the training rows", quiet: bool = False
+) -> list[int]:
     """Return the position of each label of the task among the teacher's.
 
-    They are matched by name. Only a teacher whose labels are LABEL_0, LABEL_1, … is matched by position, with a
-    message; the single output of a regression has no name that counts.
+    They are matched by name. If the names differ only in upper and lower case, or if one side has the names LABEL_0,
+    LABEL_1, …, which say nothing, a message says which labels are taken for which. The single output of a regression
+    has no name that counts.
+
+    Args:
+        teacher: its name, for messages.
+        labels: the teacher's, in its own order.
+        task: what is learned.
+        learner: what has this task, for messages.
+        quiet: do not print the message.
 
     Raises:
         InputError: the teacher has another number of labels, or other labels.
     """
     if len(labels) != len(task.labels):
         raise InputError(
-            f"the teacher {teacher} has {len(labels)} labels ({_names(labels)}), the training rows "
-            f"{len(task.labels)} ({_names(task.labels)}): wanted the same labels"
+            f"the teacher {teacher} has {len(labels)} labels ({_names(labels)}), {learner} {len(task.labels)} "
+            f"({_names(task.labels)}): wanted the same labels"
         )
     if task.kind == "regression":
         return [0]
     if set(labels) == set(task.labels):
         return [list(labels).index(name) for name in task.labels]
-    if list(labels) == [f"LABEL_{i}" for i in range(len(labels))]:
-        say(
-            f"{WARNING}the teacher {teacher} names its labels LABEL_0 to LABEL_{len(labels) - 1}: they are taken for "
-            f"{_names(task.labels, len(task.labels))}, in this order"
-        )
-        return list(range(len(labels)))
-    others = [name for name in labels if name not in task.labels]
+    folded = [name.casefold() for name in labels]
+    if len(set(folded)) == len(folded) and set(folded) == {name.casefold() for name in task.labels}:
+        if not quiet:
+            say(f"the teacher {teacher} writes its labels {_names(labels)}, {learner} {_names(task.labels)}")
+        return [folded.index(name.casefold()) for name in task.labels]
+    for nameless, others, said in (
+        (labels, task.labels, f"the teacher {teacher} names its labels"),
+        (task.labels, labels, f"beside the teacher {teacher}, the labels of {learner} are"),
+    ):  # fmt: skip
+        if list(nameless) == [f"LABEL_{i}" for i in range(len(labels))]:
+            if not quiet:
+                say(
+                    f"{WARNING}{said} LABEL_0 to LABEL_{len(labels) - 1}: they are taken for "
+                    f"{_names(others, len(others))}, in this order"
+                )
+            return list(range(len(labels)))
+    unknown = [name for name in labels if name not in task.labels]
     missing = [name for name in task.labels if name not in labels]
     raise InputError(
-        f"the teacher {teacher} has labels that the training rows have not ({_names(others)}), and lacks "
+        f"the teacher {teacher} has labels that are not those of {learner} ({_names(unknown)}), and lacks "
         f"{_names(missing)}: labels are matched by name"
     )
 

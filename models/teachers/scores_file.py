@@ -28,8 +28,13 @@ SMALLEST = 1e-7  # smaller probabilities count as this one: their logarithm is l
 SAME = 1e-6  # scores of one text that differ by more contradict each other
 
 
-def read_scores(
-    path: Path, task: Task, columns: Columns, are_logits: bool, numbered: Sequence[Row]
+def read_scores(  # noqa: PLR0913 (what the file must fit)
+    path: Path,
+    task: Task,
+    columns: Columns,
+    are_logits: bool,
+    numbered: Sequence[Row],
+    learner: str = "the training rows",
 ) -> tuple[dict[Row, int], Logits]:
     """Return the number of each row, and logits (rows, labels) in the order of the task's labels.
 
@@ -38,9 +43,11 @@ def read_scores(
     Args:
         path: a CSV, TSV, JSONL or Parquet file.
         task: task of the student; its labels are the columns.
-        columns: names of the columns of the texts and, if the file has one, of the label, which is ignored.
+        columns: names of the columns of the texts and, if the file has one, of the label, which is ignored; its map
+            of labels renames the columns of the scores too.
         are_logits: the numbers are logits; for a regression it makes no difference.
         numbered: the rows that a column `row` counts, from 0 on.
+        learner: what has the task, for messages.
 
     Raises:
         InputError: the file cannot be read, its columns are not the labels, a cell is not a number, the numbers are
@@ -57,7 +64,8 @@ def read_scores(
     if first is None:
         raise InputError(f"{path} has no rows: wanted the scores of one text or more")
     keys, names = _columns(path, list(first[1]), task, columns)
-    order = match_labels(str(path), names, task)
+    renamed = columns.labels or {}
+    order = match_labels(str(path), [renamed.get(name, name) for name in names], task, learner)
     index: dict[Row, int] = {}
     scores: list[np.ndarray] = []
     for where, record in progress(itertools.chain([first], records), desc=f"read {path}", unit="row", delay=2):

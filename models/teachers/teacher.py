@@ -51,18 +51,19 @@ class Teacher:
         return encoded, (lambda some: self.task.scores(answer(some))) if self.task.kind == "regression" else answer
 
 
-def open_teacher(path: Path, pair: bool) -> list[Teacher]:
+def open_teacher(path: Path, pair: bool, learner: str = "the training rows") -> list[Teacher]:
     """Open the classifier in a folder; of the result of `finetune --seeds`, all of its models.
 
     Args:
         path: the folder.
         pair: whether the rows that it will answer are pairs of texts.
+        learner: what has the task that is learned, for messages.
 
     Raises:
         FolderError: there is no classifier in it, or a model of the series is missing.
         InputError: it reads single texts and the rows are pairs, or the reverse.
     """
-    return [_open(member, pair) for member in _members(path)]
+    return [_open(member, pair, learner) for member in _members(path)]
 
 
 def _members(path: Path) -> list[Path]:
@@ -82,12 +83,12 @@ def _members(path: Path) -> list[Path]:
     return [Path(name) for name in series] or [path]
 
 
-def _open(path: Path, pair: bool) -> Teacher:
+def _open(path: Path, pair: bool, learner: str) -> Teacher:
     if (path / task_file.FILE).is_file():
         task = Task.read(path / task_file.FILE)
         if task.pair != pair:
             theirs, ours = ("pairs", "single texts") if task.pair else ("single texts", "pairs")
-            raise InputError(f"the teacher {path} reads {theirs}, and the training rows are {ours}")
+            raise InputError(f"the teacher {path} reads {theirs}, and the task of {learner} is one of {ours}")
         if not weight_files(path):
             raise FolderError(
                 f"the teacher {path} has no weights for training (a bundle has none): wanted a classifier folder, "

@@ -7,7 +7,7 @@ import typer
 
 from models.errors import TargetError
 from prunella.cli.config_file import ConfigFile, PrintConfig, print_config
-from prunella.cli.options import LABELS_HELP, STORE, Out, Store
+from prunella.cli.options import LABELS_HELP, NEAREST_HELP, SCORES_HELP, STORE, Out, Store
 from prunella.cli.output import need, show
 
 
@@ -27,6 +27,24 @@ def compress(
         str | None, typer.Option(help="labelled rows for the reported loss; default: half of --validation")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="further training texts, without labels")] = None,
+    nearest: Annotated[int | None, typer.Option(help=NEAREST_HELP)] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="better classifier (of Prunella or transformers) whose answers are learned instead of the model's; "
+            "may be repeated"
+        ),
+    ] = None,
+    teacher_scores: Annotated[Path | None, typer.Option(help=SCORES_HELP)] = None,
+    teacher_logits: Annotated[bool, _hidden("--teacher-scores holds logits; default: probabilities")] = False,
+    student: Annotated[
+        str | None,
+        typer.Option(
+            help="small encoder (a folder, builtin:minilm-l6) that learns the model's answers and is cut instead; "
+            "auto: this, or cutting the model itself, whichever loses less"
+        ),
+    ] = None,
+    student_minutes: Annotated[float | None, _hidden("time limit of the training of --student")] = None,
     speedup: Annotated[
         float | None, typer.Option(help="target speed-up over unpruned fp32 ONNX Runtime; default: 4")
     ] = None,
@@ -90,7 +108,9 @@ def compress(
     from compress.run import compress as run
 
     result = run(
-        model, train, validation, test, texts=texts, speedup=speedup, latency_ms=latency_ms, size_mb=size_mb,
+        model, train, validation, test, texts=texts, nearest=nearest, teacher=teacher, teacher_scores=teacher_scores,
+        teacher_logits=teacher_logits, student=student, student_minutes=student_minutes,
+        speedup=speedup, latency_ms=latency_ms, size_mb=size_mb,
         family=family, max_loss=max_loss, metric=metric, mode=mode, epochs=epochs, minutes=minutes,
         learning_rate=learning_rate, augment=augment, tolerance=tolerance, batch=batch, threads=threads,
         max_tokens=max_tokens, text_column=text_column, pair_column=pair_column, label_column=label_column,

@@ -32,7 +32,11 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         is_table = isinstance(values, dict)
         problem = f"has the unknown option {unknown[0]!r}" if is_table else "is not a table of options"
         raise InputError(f"--config {path} {problem}: wanted some of {', '.join(sorted(known))}")
-    context.default_map = {key: _as_flag(key, value, path) for key, value in options.items()}
+    several = {str(option.name) for option in context.command.params if getattr(option, "multiple", False)}
+    context.default_map = {
+        key: value if key in several and isinstance(value, list) else _as_flag(key, value, path)
+        for key, value in options.items()
+    }
     return path
 
 

@@ -7,7 +7,7 @@ import typer
 
 from models.store.results import Delivered, deliver
 from models.task import Kind
-from prunella.cli.options import STORE, LabelColumn, Out, PairColumn, Store, TextColumn
+from prunella.cli.options import NEAREST_HELP, SCORES_HELP, STORE, LabelColumn, Out, PairColumn, Store, TextColumn
 from prunella.cli.output import need
 
 Batch = Annotated[int, typer.Option(help="rows of a training step in each process")]
@@ -62,7 +62,7 @@ def finetune(
     ] = None,
     teacher_scores: Annotated[
         Path | None,
-        typer.Option(help="scores of a teacher: a file with columns text (or row) and one column for each label"),
+        typer.Option(help=SCORES_HELP),
     ] = None,
     teacher_logits: Annotated[
         bool, typer.Option("--teacher-logits", help="--teacher-scores holds logits; default: probabilities")
@@ -78,6 +78,7 @@ def finetune(
         typer.Option("--weak-teacher", help="continue with a teacher that is not better than one constant answer"),
     ] = False,
     texts: Annotated[str | None, typer.Option(help="further texts without labels, which teachers answer")] = None,
+    nearest: Annotated[int | None, typer.Option(help=NEAREST_HELP)] = None,
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
@@ -133,6 +134,7 @@ def finetune(
     from models.finetuning.finetune import FinetuneConfig, Splits
     from models.finetuning.finetune import finetune as finetune_stage
     from models.finetuning.seeds import finetune_seeds
+    from models.retrieval.nearest_texts import nearest_texts
 
     columns = Columns(text=text_column, text_pair=pair_column, label=label_column)
     rows = read_texts(train, columns, task)
@@ -140,12 +142,15 @@ def finetune(
     numbered = [*rows.rows, *(more.rows if more else ())]
     teachers, teaching = _teachers(
         teacher, teacher_scores, columns, numbered, logits=teacher_logits, weight=teacher_weight,
-        temperature=teacher_temperature, weak=weak_teacher, texts=texts,
+        temperature=teacher_temperature, weak=weak_teacher, texts=texts, nearest=nearest,
     )  # fmt: skip
     rows, held_out = (rows, read_texts(validation, columns, task)) if validation else rows.split(0.1, seed)
     splits = Splits(
         rows, held_out, read_texts(test, columns, task) if test else None, not validation, teachers=teachers
     )
+    if more and nearest is not None:
+        held_out_parts = [part for part in (splits.validation, splits.test) if part is not None]
+        more = nearest_texts(more, splits.train, held_out_parts, nearest, store)
     splits = splits.with_texts(more) if more else splits
     training = {
         "epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "learning_rate": learning_rate,
@@ -176,10 +181,12 @@ def _teachers(
     if not folders and scores is None:
         needless = [name for name, value in options.items() if value not in (None, False)]
         if needless:
-            flags = {"weak": "--weak-teacher", "texts": "--texts"}
+            flags = {"weak": "--weak-teacher", "texts": "--texts", "nearest": "--nearest"}
             flag = flags.get(needless[0], f"--teacher-{needless[0]}")
             raise InputError(f"{flag} needs a teacher: give --teacher FOLDER or --teacher-scores FILE")
         return None, None
+    if options["nearest"] is not None and options["texts"] is None:
+        raise InputError("--nearest takes lines of --texts FILE: give that too")
     if options["logits"] and scores is None:
         raise InputError("--teacher-logits says what --teacher-scores FILE holds: give that too")
     settings = {name: options[name] for name in ("weight", "temperature") if options[name] is not None}

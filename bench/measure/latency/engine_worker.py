@@ -80,6 +80,10 @@ class Worker:
         """Return the seconds of each of the `count` prepared requests from number `start` on."""
         return np.asarray(self._call("time", start, count))
 
+    def time_preparing(self, rounds: int) -> NDArray[np.float64]:
+        """Return the seconds (rounds, requests) from the texts of the prepared requests to token ids."""
+        return np.asarray(self._call("time_preparing", rounds))
+
     def answers(self, rows: Sequence[Row], core: int | None = None) -> NDArray[np.float32]:
         """Return logits or log probabilities (rows, labels) in the order of `rows`.
 
@@ -126,8 +130,10 @@ class _EngineHost:
     def __init__(self, engine: OpenEngine, handicap: float) -> None:
         self._engine, self._handicap = engine, handicap
         self._requests: list[list[Any]] = []
+        self._texts: tuple[Sequence[Request], int | None] = ((), None)
 
     def prepare(self, requests: Sequence[Request], tokens: int | None) -> tuple[int, int] | None:
+        self._texts = requests, tokens
         self._requests = [[self._engine.prepare(batch, tokens) for batch in request] for request in requests]
         gc.collect()  # collect now, because the collector is disabled while requests are timed
         lengths = self._engine.lengths
@@ -142,6 +148,20 @@ class _EngineHost:
             return [self._seconds(request) for request in self._requests[start : start + count]]
         finally:
             gc.enable()
+
+    def time_preparing(self, rounds: int) -> list[list[float]]:
+        requests, tokens = self._texts
+        gc.disable()
+        try:
+            return [[self._preparing_seconds(request, tokens) for request in requests] for _ in range(rounds)]
+        finally:
+            gc.enable()
+
+    def _preparing_seconds(self, request: Request, tokens: int | None) -> float:
+        start = time.perf_counter()
+        for batch in request:
+            self._engine.prepare(batch, tokens)
+        return time.perf_counter() - start
 
     def _seconds(self, request: list[Any]) -> float:
         start = time.perf_counter()

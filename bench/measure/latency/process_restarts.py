@@ -23,8 +23,9 @@ from bench.measure.latency.cpu_affinity import choose_cores
 from bench.measure.latency.engine_worker import WorkerError
 from bench.measure.latency.interference import Interference, InterferenceMonitor, mean_noise
 from bench.measure.latency.timing import Seconds, rotated, typical_seconds
-from bench.measure.latency.worker_pool import Cell, open_fleet, time_cell
+from bench.measure.latency.worker_pool import Cell, open_fleet, time_cell, time_preparing
 from bench.report.report_schema import EngineReport, Openings
+from bench.report.report_schema import TextTimes as TextTimes  # re-exported: part of a measurement
 from models.messages import progress
 from models.tokenizer import Row
 
@@ -68,6 +69,7 @@ def measure_openings(
     noise: list[Interference] = []
     specs = {reference.name: reference, ours.name: ours}
     milliseconds: dict[str, list[float]] = {name: [] for name in specs}
+    from_text: dict[str, list[float]] = {name: [] for name in specs}
     cell = Cell(conditions.batch, None, ours.threads)
     for opening in progress(range(count), desc="restart engines", unit="opening", disable=not conditions.show):
         if opening >= FEWEST and perf_counter() > deadline:
@@ -75,8 +77,9 @@ def measure_openings(
         cores = choose_cores(ours.threads, opening)
         fresh = [replace(specs[name], cores=cores) for name in rotated(list(specs), opening)]
         monitor = InterferenceMonitor(cores)
-        for name, seconds in _one_opening(fresh, rows, cell).items():
+        for name, (seconds, preparing) in _one_opening(fresh, rows, cell).items():
             milliseconds[name].append(typical_seconds(seconds) * 1e3)
+            from_text[name].append(typical_seconds(seconds + np.median(preparing, axis=0)) * 1e3)
         noise.append(monitor.read())
     speedups = [a / b for a, b in zip(milliseconds[reference.name], milliseconds[ours.name], strict=True)]
     speedup, interval = combine(speedups)
@@ -84,6 +87,7 @@ def measure_openings(
         texts=len(rows), threads=ours.threads, rounds=ROUNDS,
         reference_ms=tuple(milliseconds[reference.name]), ours_ms=tuple(milliseconds[ours.name]),
         speedups=tuple(speedups), speedup=speedup, interval=interval, quiet=mean_noise(noise),
+        text=_text_times(from_text[reference.name], from_text[ours.name]),
     )  # fmt: skip
 
 
@@ -106,10 +110,18 @@ def combine(speedups: Sequence[float]) -> tuple[float, tuple[float, float]]:
     return float(mean), (float(low), float(high))
 
 
-def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row], cell: Cell) -> dict[str, Seconds]:
+def _text_times(reference_ms: Sequence[float], ours_ms: Sequence[float]) -> TextTimes:
+    speedup, interval = combine([a / b for a, b in zip(reference_ms, ours_ms, strict=True)])
+    ours, reference = (float(np.exp(np.log(ms).mean())) for ms in (ours_ms, reference_ms))
+    return TextTimes(ours_ms=ours, reference_ms=reference, speedup=speedup, interval=interval)
+
+
+def _one_opening(specs: Sequence[EngineSpec], rows: Sequence[Row], cell: Cell) -> dict[str, tuple[Seconds, Seconds]]:
+    """Return, for each engine, the seconds (rounds, requests) of the model, and of splitting texts into tokens."""
     with open_fleet(specs, show=False) as fleet:
         requests = [[rows[at : at + cell.batch]] for at in range(0, len(rows), cell.batch)]
         seconds = time_cell(fleet, requests, cell, ROUNDS, show=False).seconds
+        preparing = time_preparing(fleet, ROUNDS)
     for name, problem in fleet.problems.items():
         raise OpeningError(name, problem)
-    return seconds
+    return {name: (seconds[name], preparing[name]) for name in seconds}

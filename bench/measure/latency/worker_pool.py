@@ -122,6 +122,17 @@ def time_cell(fleet: Fleet, requests: Sequence[Request], cell: Cell, rounds: int
     return Times({name: times for name, times in seconds.items() if name in fleet.running}, tokens)
 
 
+def time_preparing(fleet: Fleet, rounds: int) -> dict[str, Seconds]:
+    """Return the seconds (rounds, requests) in which each engine splits the requests of `time_cell` into tokens."""
+    seconds = {}
+    for name in list(fleet.running):
+        try:
+            seconds[name] = fleet.running[name].time_preparing(rounds)
+        except WorkerError as error:
+            fleet.fail(name, error)
+    return seconds
+
+
 def _warm(worker: Worker, requests: int) -> None:
     """Run each request once, for about WARM_SECONDS: the first run of a shape allocates memory, selects kernels."""
     elapsed = 0.0

@@ -123,6 +123,10 @@ def test_report_of_a_tiny_bundle(made, report, out):
     assert f"| {torch_row.score.accuracy:.1%} |" in written
     told = json.loads((bundle.folder.path / "report.json").read_text())
     assert {"accuracy", "loss_points", "loss_interval", "speedup", "p50_ms", "bytes"} <= told.keys()
+    assert told["speedup_of"] == "model"
+    text = told["text_to_answer"]
+    assert text["speedup"].keys() == {"ort_fp32"}
+    assert text["p50_ms"]["ort_fp32"] / text["p50_ms"]["ours"] == pytest.approx(text["speedup"]["ort_fp32"], rel=1e-2)
     assert Bundle.open(bundle.folder.path).id == bundle.id  # a new report is no alteration
 
 
@@ -195,6 +199,11 @@ def test_a_report_has_its_openings(report):
     assert found.speedups == pytest.approx(ratios)
     assert (found.speedup, found.interval) == combine(found.speedups)
     assert (found.texts, found.threads) == (8, 1)
+    for whole, model in ((found.text.ours_ms, found.ours_ms), (found.text.reference_ms, found.reference_ms)):
+        assert whole > np.exp(np.log(model).mean())  # splitting a text into tokens takes time
+    assert found.text.interval[0] <= found.text.speedup <= found.text.interval[1]
+    assert f"{found.text.speedup:.2f} times as fast" in to_markdown(report)
+    assert f"{found.text.speedup:.2f}\N{MULTIPLICATION SIGN} from text to answer" in to_html(report)
     assert found.sentence("ort_fp32") in unescape(to_html(report))
     assert report.machine["pinning"] == pinning([1])
     assert pinning([1]) in to_markdown(report)

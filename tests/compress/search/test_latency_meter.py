@@ -108,6 +108,8 @@ def test_graphs_are_timed_in_processes_of_their_own(inputs, tmp_path, monkeypatc
         found = meter.time(ready.reference, 1, "confirmation")
         assert len(found.speedups) == 2
         assert min(found.ours_ms, found.reference_ms) > 0
+        assert found.text.ours_ms > found.ours_ms
+        assert found.text.reference_ms > found.reference_ms
 
 
 def test_what_is_chosen_by_time_and_what_is_judged_belong_to_a_load(inputs, tmp_path, byte_clock):

@@ -60,7 +60,7 @@ def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--teacher", "{multi}"], "is a multi model, and the training rows are read for a single task (--task)"),
+        (["--teacher", "{multi}"], "is a multi model, and the task of the training rows is single (--task)"),
         (["--teacher", "{tmp}/two"], "has 2 labels (LABEL_0, LABEL_1), the training rows 3 (mixed, "),
         (["--teacher", "{tmp}/three"], "agrees with"),
         (["--teacher", "{tmp}/bundle"], "bundle has no weights for training (a bundle has none)"),
@@ -71,6 +71,9 @@ def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
         (["--texts", "{texts}"], "--texts needs a teacher: give --teacher FOLDER or --teacher-scores FILE"),
         (["--teacher-weight", "0.3"], "--teacher-weight needs a teacher"),
         (["--weak-teacher"], "--weak-teacher needs a teacher"),
+        (["--nearest", "5"], "--nearest needs a teacher"),
+        (["--teacher", "{single}", "--nearest", "5"], "--nearest takes lines of --texts FILE"),
+        (["--teacher", "{single}", "--texts", "{texts}", "--nearest", "0"], "--nearest is 0: wanted 1 line or more"),
         (["--teacher", "{single}", "--teacher-logits"], "--teacher-logits says what --teacher-scores FILE holds"),
         (["--teacher", "{single}", "--teacher-weight", "0"], "teaching.weight"),
         (["--teacher", "{single}", "--texts", "{train}"], "are labelled rows as well"),

@@ -26,6 +26,7 @@ from models.finetuning.seeds import finetune_seeds
 from models.task import Task
 from models.teachers.answers import answers_of
 from models.teachers.guidance import Guidance, Source
+from models.teachers.matching import match_labels
 from models.teachers.teacher import open_teacher
 from models.tokenizer import Tokenizer
 
@@ -292,4 +293,54 @@ def test_pairs_of_texts(given, student, tmp_path):
     assert line["teachers"][1]["accuracy"] == 1
     code, _, err = student("--teacher", given.teachers["single"].path, train=files["a"], validation=files["b"])
     assert code == 2
-    assert "reads single texts, and the training rows are pairs" in err.splitlines()[-1]
+    assert "reads single texts, and the task of the training rows is one of pairs" in err.splitlines()[-1]
+
+
+def test_a_text_has_the_same_answer_alone_and_in_a_batch(given):
+    (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
+    rows = given.rows("texts").rows[:40]
+    together = answers_of(teacher, rows, given.store)
+    alone = np.concatenate([answers_of(teacher, [row], given.store) for row in rows[:5]])
+    np.testing.assert_allclose(together[:5], alone, atol=1e-5)
+
+
+def test_how_long_the_answers_take_is_said_after_a_few_batches(given, tmp_path, monkeypatch, capsys):
+    (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
+    clock = iter(range(0, 10_000, 400))
+    monkeypatch.setattr("models.teachers.answers.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("models.teachers.answers.BATCH", 2)
+    answers_of(teacher, [(f"a good film {'very ' * 5}",)] * 20, tmp_path)
+    err = capsys.readouterr().err
+    assert "to 20 texts (logits, float32) take 240 B" in err
+    assert "they take about 8 min more" in err  # 400 s for four batches, and five are left
+
+
+def test_a_teacher_is_compared_with_labels_before_it_answers_the_other_texts(given, student, tmp_path):
+    make_tiny_family(tmp_path / "random", "bert")
+    code, _, err = student("--teacher", tmp_path / "random", "--texts", given.path("texts"), store=tmp_path)
+    assert code == 2
+    assert "agrees with" in err
+    labelled = {*given.rows("train").rows, *given.rows("validation").rows}
+    answered = [line for line in err.splitlines() if f"answers of {tmp_path / 'random'} to" in line]
+    assert [line.split(" texts ")[0].split()[-1] for line in answered] == [str(len(labelled))]
+
+
+def test_names_that_differ_in_case_are_the_same_labels_and_it_is_said(capsys):
+    task = Task(labels=("negative", "positive"))
+    assert match_labels("a", ["POSITIVE", "NEGATIVE"], task) == [1, 0]
+    assert "writes its labels POSITIVE, NEGATIVE" in capsys.readouterr().err
+    nameless = Task(labels=("LABEL_0", "LABEL_1"))
+    assert match_labels("a", ["no", "yes"], nameless, "the model m") == [0, 1]
+    assert "beside the teacher a, the labels of the model m are LABEL_0 to LABEL_1: they are taken for no, yes" in (
+        capsys.readouterr().err
+    )
+
+
+def test_only_the_nearest_of_many_texts_are_learned(given, student, tmp_path):
+    lines = [row[0] for row in given.rows("texts").rows]
+    (tmp_path / "corpus.txt").write_text("\n".join([*lines, *(f"{n} {n}" for n in range(1000, 1100))]))
+    teacher = ("--teacher", given.teachers["single"].path, "--texts", tmp_path / "corpus.txt")
+    code, line, err = student(*teacher, "--nearest", 20)
+    assert code == 0, err
+    assert "20 of 228 rows of" in err
+    assert line["steps"] == -(-(32 + 20) // 16)
