@@ -83,7 +83,10 @@ def find_knee(replica: Replica, lengths: Sequence[int], p99: float) -> Simulated
             f"a text takes {seconds * 1e3:.1f} ms in the mean, and {low.p99 * 1e3:.1f} ms in the 99th percentile on "
             f"an idle replica; the limit is {p99 * 1e3:g} ms: raise --p99-ms, or compress the model further"
         )
-    fastest, slowest = 1 / (seconds / replica.cores / replica.rules.items + replica.server.request / replica.cores), low.rate
+    fastest, slowest = (
+        1 / (seconds / replica.cores / replica.rules.items + replica.server.request / replica.cores),
+        low.rate,
+    )
     knee = low
     for _ in range(STEPS):
         rate = (slowest + fastest) / 2

@@ -121,7 +121,9 @@ class _Run:
         self._batches = 0
 
     def run(self) -> Simulated:
-        self._events = [(end, ARRIVAL, i) for i, end in enumerate(self._cores.loop_ends.tolist())]  # ascending: a heap
+        self._events = [
+            (end, ARRIVAL, i) for i, end in enumerate(self._cores.loop_ends.tolist())
+        ]  # ascending: a heap
         now = 0.0
         while self._events:
             now, kind, item = heapq.heappop(self._events)
