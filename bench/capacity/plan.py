@@ -65,7 +65,7 @@ def plan(bundle: Bundle, rows: Sequence[Row] | None, config: PlanConfig) -> dict
         "knee_rps_per_replica": round(knee.rate, 1), "knee_p99_ms": round(knee.p99 * 1e3, 2),
         "p50_ms": round(planned.p50 * 1e3, 2), "p99_ms": round(planned.p99 * 1e3, 2),
         "busy": round(planned.busy, 3), "tokens_mean": round(float(np.mean(lengths)), 1),
-        "request_ms": round(server.request * 1e3, 3), "runner_slower": round(server.slower, 3),
+        "request_ms": round(server.request * 1e3, 3), "batch_ms": round(server.batch * 1e3, 3),
         "service_times_ms": table,
     }  # fmt: skip
 
@@ -76,7 +76,7 @@ def find_knee(replica: Replica, lengths: Sequence[int], p99: float) -> Simulated
     Raises:
         TargetError: it cannot, not even when hardly any request waits.
     """
-    seconds = float(np.mean([replica.times.of(n, 1) for n in lengths]))
+    seconds = float(np.mean([replica.times.of(n, 1) for n in lengths])) + replica.server.batch
     low = simulate(replica, lengths, 0.01 * replica.cores / seconds)
     if not low.keeps_up(p99):
         raise TargetError(

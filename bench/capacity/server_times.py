@@ -40,7 +40,7 @@ class ServerTimes:
     """Processor time of a server."""
 
     request: float  # seconds of a request on the event loop: HTTP, JSON, tokenization, queue and answer
-    slower: float  # of a runner over the same texts without a server: caches are colder, and batches are handed over
+    batch: float  # seconds of a runner for a batch beside the model: it is handed over, and the caches are colder
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def measure_server(bundle: Bundle, engine: Engine, rows: Sequence[Row], cores: i
             turns = [cycle(bodies[i:] + bodies[:i]) for i in range(CLIENTS)]
             answered = sum(clients.map(lambda turn: _send(server.port, turn, BUSY_SECONDS), turns))
         request = (server.seconds()[0] - before) / answered
-    return ServerTimes(request, max(1.0, served / bare))
+    return ServerTimes(request, max(0.0, served - bare) / (ROUNDS * len(bodies)))
 
 
 @contextmanager

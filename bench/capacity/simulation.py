@@ -2,7 +2,8 @@
 
 The queue is the service's own scheduler, with its rules on batches and refusals, on a simulated clock. Before the
 queue each request passes the event loop, one at a time. The loop shares the cores with the runners and goes first.
-The time of a batch is the median of its kind, times the variation that was measured on this machine.
+The time of a batch is the median of its kind times the variation that was measured on this machine, and what the
+server takes for a batch beside the model.
 """
 
 import heapq
@@ -117,7 +118,7 @@ class _Run:
         self._refused, self._busy = 0, 0.0
         self._cores = SharedCores(np.asarray(arrivals), replica.server.request, replica.cores)
         drawn = np.random.default_rng(len(arrivals)).choice(replica.times.variation, len(arrivals))
-        self._variation = (replica.server.slower * drawn).tolist()
+        self._variation = drawn.tolist()
         self._batches = 0
 
     def run(self) -> Simulated:
@@ -164,7 +165,7 @@ class _Run:
                 self._free.append(runner)
                 return
             seconds = self._replica.times.of(max(job.tokens for job in dispatch.batch), len(dispatch.batch))
-            seconds *= self._variation[self._batches]
+            seconds = seconds * self._variation[self._batches] + self._replica.server.batch
             self._batches += 1
             self._busy += seconds
             self._running[runner] = dispatch.batch
