@@ -9,6 +9,7 @@ from markupsafe import Markup
 from bench.measure.accuracy.task_metric import HEADS, NAMES, format_metric, score_cells
 from bench.report.escape import plain
 from bench.report.markdown import machine_sentence, padding_sentences, speedup_head, time_cell, time_head
+from bench.report.mlperf import mlperf_sentence
 from bench.report.plots import figures
 from bench.report.report_schema import Report
 
@@ -38,7 +39,7 @@ def to_html(report: Report) -> str:
         time_head=time_head,
         time_cell=time_cell,
         speedup_head=speedup_head,
-        padding=padding_sentences(report),
+        padding=[*padding_sentences(report), *([sentence] if (sentence := mlperf_sentence(report)) else [])],
         labels=[plain(label) for label in report.labels],
         compared=pair,
         matrices=pair if len(report.labels) <= CONFUSION_LABELS else [],

@@ -2,6 +2,7 @@
 
 from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
 from bench.report.escape import code, markdown
+from bench.report.mlperf import mlperf_sentence
 from bench.report.report_schema import EngineReport, Report, Setting
 
 
@@ -19,6 +20,7 @@ def to_markdown(report: Report) -> str:
         f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
         f"{report.rounds} rounds, engines in turn; times from token ids to logits (tfidf: from text).",
         *padding_sentences(report),
+        *([sentence] if (sentence := mlperf_sentence(report)) else []),
         *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",
         machine_sentence(report),

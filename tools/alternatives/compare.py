@@ -1,4 +1,4 @@
-"""`python -m tools.alternatives.compare BUNDLE DATA --train TRAIN --out FILE`: the measured rows of docs/compare.md.
+"""`python -m tools.alternatives.compare DATA --train TRAIN --bundle BUNDLE`: the measured rows of docs/compare.md.
 
 Each method is trained on the same rows, in a process of its own (worker.py beside this file, which says what
 `--python`, the interpreter of another environment, must have installed). Accuracy is measured on the same rows. Then
@@ -88,23 +88,27 @@ class Ours:
 
 
 def main(  # noqa: PLR0913  # its options
-    bundle: Path,
     data: Annotated[str, typer.Argument(help="labelled rows on which accuracy is measured")],
     train: Annotated[str, typer.Option(help="labelled rows, those of which the bundle's model was trained")],
     out: Annotated[Path, typer.Option(help="JSON file of the results")],
+    work: Annotated[Path, typer.Option(help="folder for the models; the distilled static model is used again")],
+    bundle: Annotated[Path | None, typer.Option(help="our row; without it, only the others are measured")] = None,
     python: Annotated[Path, typer.Option(help="Python with the packages of the methods")] = Path(sys.executable),
     methods: Annotated[str, typer.Option(help="separated by commas")] = "tfidf,fasttext,model2vec,setfit",
     texts: Annotated[int, typer.Option(min=1, help="texts that are timed")] = 100,
     rounds: Annotated[int, typer.Option(min=3, help="rounds in which the methods take turns")] = 7,
 ) -> None:
     """Train, measure, and write the results."""
+    work.mkdir(parents=True, exist_ok=True)
     held_out, training = read_texts(data, Columns()), read_texts(train, Columns())
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # the workers inherit it
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory(dir=work) as scratch:
         files = (_write(training, Path(scratch) / "train.jsonl"), _write(held_out, Path(scratch) / "test.jsonl"))
-        running: dict[str, Ours | Worker] = {OURS: Ours(Bundle.open(bundle), held_out)}
+        running: dict[str, Ours | Worker] = {}
+        if bundle is not None:
+            running[OURS] = Ours(Bundle.open(bundle), held_out)
         for method in methods.split(","):
-            running[method] = Worker(python, method, files, Path(scratch) / method / "model")
+            running[method] = Worker(python, method, files, Path(scratch) / method)
         numbers = np.random.default_rng(0).permutation(len(held_out))[:texts].tolist()
         seconds: dict[str, list[list[float]]] = {name: [] for name in running}
         for round_number in range(rounds + 1):
@@ -117,7 +121,8 @@ def main(  # noqa: PLR0913  # its options
         for name, one in running.items()
     }
     card = {"data": data, "train_rows": len(training), "test_rows": len(held_out), "machine": machine_card()}
-    out.write_text(json.dumps({**card, "bundle": Bundle.open(bundle).id, "methods": results}, indent=2) + "\n")
+    record = {**card, "bundle": None if bundle is None else Bundle.open(bundle).id, "methods": results}
+    out.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     sys.stdout.write(json.dumps(results) + "\n")
 
 

@@ -48,9 +48,9 @@ def fasttext(rows: Sequence[dict[str, str]], encoder: str, out: Path) -> Predict
 
     labels = sorted({row["label"] for row in rows})
     lines = [f"__label__{labels.index(row['label'])} {clean(row['text'])}" for row in rows]
-    (out.parent / "train.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (out.with_suffix(".txt")).write_text("\n".join(lines) + "\n", encoding="utf-8")
     model = library.train_supervised(
-        str(out.parent / "train.txt"), epoch=25, lr=0.5, wordNgrams=2, dim=50, bucket=200_000, thread=1, verbose=0
+        str(out.with_suffix(".txt")), epoch=25, lr=0.5, wordNgrams=2, dim=50, bucket=200_000, thread=1, verbose=0
     )
     model.save_model(str(out / "model.bin"))
     return lambda text: labels[int(model.predict(clean(text))[0][0].removeprefix("__label__"))]
@@ -58,10 +58,13 @@ def fasttext(rows: Sequence[dict[str, str]], encoder: str, out: Path) -> Predict
 
 def model2vec(rows: Sequence[dict[str, str]], encoder: str, out: Path) -> Predict:
     """A static model distilled from the encoder, logistic regression on its embeddings."""
+    from model2vec import StaticModel
     from model2vec.distill import distill
     from sklearn.linear_model import LogisticRegression
 
-    model = distill(encoder, pca_dims=256)
+    static = out.parent.parent / "static"  # it does not depend on the rows
+    model = StaticModel.from_pretrained(str(static)) if static.is_dir() else distill(encoder, pca_dims=256)
+    model.save_pretrained(str(static))
     classifier = LogisticRegression(C=10.0, max_iter=2000)
     classifier.fit(model.encode([row["text"] for row in rows]), [row["label"] for row in rows])
     model.save_pretrained(str(out))
@@ -82,7 +85,7 @@ def setfit(rows: Sequence[dict[str, str]], encoder: str, out: Path) -> Predict:
     few = [row for group in by_label.values() for row in group[:SHOTS]]
     model = SetFitModel.from_pretrained(encoder, labels=sorted(by_label), local_files_only=True)
     arguments = TrainingArguments(
-        output_dir=str(out.parent / "setfit"), batch_size=16, num_epochs=1, num_iterations=PAIRS, seed=SEED,
+        output_dir=str(out.with_name("setfit-run")), batch_size=16, num_epochs=1, num_iterations=PAIRS, seed=SEED,
         report_to="none", save_strategy="no", show_progress_bar=False,
     )  # fmt: skip
     data = Dataset.from_list([{"text": row["text"], "label": row["label"]} for row in few])
