@@ -54,8 +54,8 @@ class Server:
         """Return the processor seconds of the event loop so far, and those of all other threads of the worker."""
         loop = others = 0.0
         for task in Path(f"/proc/{self.worker}/task").iterdir():
-            fields = (task / "stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
-            seconds = (int(fields[11]) + int(fields[12])) / TICK  # utime and stime: see proc_pid_stat(5)
+            fields = _fields(task / "stat")
+            seconds = (int(fields[11]) + int(fields[12])) / TICK  # utime and stime
             if task.name == str(self.worker):
                 loop += seconds
             else:
@@ -115,8 +115,7 @@ def serving(bundle: Bundle, cores: int) -> Iterator[Server]:
             if not _is_ready(process, port):
                 log.seek(0)
                 raise CheckError(f"the server of the measurement did not start: {log.read()[-2000:].decode()}")
-            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text(encoding="ascii")
-            yield Server(port, int(children.split()[0]))
+            yield Server(port, _worker_of(process.pid))
         finally:
             process.terminate()
             try:
@@ -124,6 +123,22 @@ def serving(bundle: Bundle, cores: int) -> Iterator[Server]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _worker_of(supervisor: int) -> int:
+    """Return the PID of the supervisor's one child."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if int(_fields(process / "stat")[1]) == supervisor:
+                return int(process.name)
+        except OSError:
+            continue  # it has ended meanwhile
+    raise CheckError("the server of the measurement has no worker process: its log would say why")
+
+
+def _fields(stat: Path) -> list[str]:
+    """Return the fields after the name, which may contain spaces: see proc_pid_stat(5)."""
+    return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
 
 
 def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:

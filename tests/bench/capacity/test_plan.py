@@ -1,13 +1,15 @@
 import numpy as np
 import pytest
+from bundles import copy_with_other_golden_logits
 from tiny import tiny_texts
 from verbs import run
 
 from bench.capacity.plan import find_knee
-from bench.capacity.server_times import ServerTimes
+from bench.capacity.server_times import ServerTimes, serving
 from bench.capacity.service_times import ServiceTimes
 from bench.capacity.simulation import Replica, SharedCores, simulate
-from models.errors import TargetError
+from models.errors import CheckError, TargetError
+from service.inference.bundle import Bundle
 from service.inference.scheduler import Rules
 
 pytest_plugins = ["serving"]
@@ -78,6 +80,15 @@ def test_time_of_a_batch_beside_the_model_and_a_machine_that_varies_lower_the_kn
 def test_a_limit_below_the_time_of_one_text_is_refused():
     with pytest.raises(TargetError, match="raise --p99-ms"):
         find_knee(replica(), [8], 0.001)
+
+
+def test_a_server_that_does_not_start_is_an_error_with_its_log(tiny_bundle, tmp_path):
+    copy_with_other_golden_logits(tiny_bundle, tmp_path / "other")
+    with (
+        pytest.raises(CheckError, match="logits of the golden texts differ"),
+        serving(Bundle.open(tmp_path / "other"), 1),
+    ):
+        pass
 
 
 def test_the_command_plans_for_a_bundle(tiny_bundle, tmp_path, capsys, monkeypatch):
