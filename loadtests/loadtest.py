@@ -2,7 +2,7 @@
 
 Scenarios: steady (constant load), ramp (up to the knee, the highest rate that the server keeps up with), burst,
 overload (twice the knee), soak (a million requests, and memory before and after), swap (models and workers are
-changed under load).
+changed under load); and single-stream, multi-stream, server and offline, after MLPerf's definitions.
 """
 
 import argparse
@@ -18,14 +18,17 @@ from typing import Any
 
 from loadtests.changes import Changer
 from loadtests.load_report import write_report
+from loadtests.mlperf import MLPERF
 from loadtests.payloads import DIALECTS, payloads
 from loadtests.phase import ClientError, PhaseResult, Target
 from loadtests.sample_texts import TextsError, made_up_texts, read_texts
 from loadtests.scenarios import SCENARIOS, Outcome, ScenarioSettings, find_knee
+from loadtests.with_loadgen import LoadgenLoad, run_loadgen
 from loadtests.with_locust import LocustLoad, run_locust
 
-WITHOUT_RATE = {"ramp", "soak"}
-MAY_REFUSE = {"ramp", "burst", "overload"}  # scenarios in which a 429 is not a failure
+ALL_SCENARIOS = SCENARIOS | MLPERF
+WITHOUT_RATE = {"ramp", "soak", *MLPERF}
+MAY_REFUSE = {"ramp", "burst", "overload", "server"}  # scenarios in which a 429 is not a failure
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _refuse(f"no server answers at {url} ({reason}): start one with `prunella serve`")
     if options.scenario == "swap" and not (options.admin_token and options.bundle):
         return _refuse("the scenario swap needs --admin-token and at least one --bundle")
+    if options.client == "loadgen":
+        return _run_with_loadgen(options, texts)
     if options.rate and (options.scenario in WITHOUT_RATE or options.client == "locust"):
         return _refuse(
             f"--rate cannot be used with --scenario {options.scenario} --client {options.client}: remove it"
@@ -68,7 +73,9 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
         The phases of all servers with the figures of the first one, and the summary.
     """
     start = time.perf_counter()
-    settings = ScenarioSettings(options.users, options.duration, options.rate, options.slo_ms, options.requests)
+    settings = ScenarioSettings(
+        options.users, options.duration, options.rate, options.slo_ms, options.requests, tuple(texts)
+    )
     headers = f"Authorization: Bearer {options.key}\r\n" if options.key else ""
     combined, baselines = Outcome(), []
     for i, url in enumerate((options.url, *options.against)):
@@ -76,12 +83,12 @@ def _run(options: argparse.Namespace, texts: list[str]) -> tuple[Outcome, dict[s
         target = Target(url if i else "ours", url.rstrip("/"), bodies, options.processes, headers, options.timeout)
         outcome = Outcome()
         scenario_settings = settings
-        if options.find_knee and options.scenario != "ramp":
+        if options.find_knee and options.scenario not in ("ramp", "server"):
             rate = find_knee(target, settings, outcome)
-            if options.scenario not in ("steady", "soak"):  # these two stay in closed loop
+            if options.scenario not in ("steady", "soak", *MLPERF):  # these stay in closed loop
                 scenario_settings = replace(settings, rate=rate)
         changer = (Changer(url, options.admin_token or "", tuple(options.bundle), options.pid),)
-        SCENARIOS[options.scenario](
+        ALL_SCENARIOS[options.scenario](
             target, scenario_settings, outcome, *(changer if options.scenario == "swap" else ())
         )
         combined.phases += outcome.phases
@@ -107,6 +114,7 @@ def _figures(outcome: Outcome, scenario: str) -> dict[str, Any]:
         "failures": refused + sum(result.failures for result in outcome.phases),
         "requests_per_second": last.requests_per_second,
         "p50_ms": last.p50_ms,
+        "p90_ms": last.p90_ms,
         "p95_ms": last.p95_ms,
         "p99_ms": last.p99_ms,
         "client_was_the_bottleneck": last.client_was_the_bottleneck,
@@ -129,12 +137,34 @@ def _run_with_locust(options: argparse.Namespace, texts: list[str]) -> int:
     return 0 if summary["requests"] and not summary["failures"] else 1
 
 
+def _run_with_loadgen(options: argparse.Namespace, texts: list[str]) -> int:
+    start = time.perf_counter()
+    if options.scenario not in MLPERF or options.dialect != "native":
+        return _refuse(f"--client loadgen has the scenarios {', '.join(MLPERF)}, and the dialect native")
+    if bool(options.rate) != (options.scenario == "server"):
+        return _refuse("--client loadgen needs --rate for the scenario server, and takes it for no other")
+    load = LoadgenLoad(
+        options.scenario, options.duration, options.users, options.rate, options.slo_ms, options.timeout, options.key
+    )
+    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        result = run_loadgen(options.url, texts, load, options.out)
+    except ImportError:
+        return _refuse("--client loadgen needs the package mlcommons-loadgen: pip install 'prunella[loadgen]'")
+    report = options.out / "report.json"
+    summary = {"verb": "loadtest", "scenario": options.scenario, "client": "loadgen", **result}
+    summary |= {"report_json": str(report), "seconds": round(time.perf_counter() - start, 1)}
+    report.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(summary) + "\n")
+    return 0 if summary["requests"] and not summary["failures"] else 1
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the options of `prunella loadtest`."""
     parser = argparse.ArgumentParser(prog="prunella loadtest", description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
     add("--url", required=True, help="URL of the server, such as http://127.0.0.1:3000")
-    add("--scenario", choices=sorted(SCENARIOS), default="steady")
+    add("--scenario", choices=sorted(ALL_SCENARIOS), default="steady")
     add(
         "--find-knee",
         action="store_true",
@@ -165,7 +195,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--slo-ms", type=float, default=100.0, help="limit of the p99 latency: above it the server does not keep up")
     add("--dialect", choices=[*DIALECTS, "mix", "batch"], default="native", help="protocol of the requests")
     add("--processes", type=_positive, default=1, help="number of client processes")
-    add("--client", choices=("ours", "locust"), default="ours", help="client: Prunella's own, or locust")
+    add(
+        "--client",
+        choices=("ours", "locust", "loadgen"),
+        default="ours",
+        help="client: Prunella's own, locust, or MLCommons' generator (scenarios of MLPerf only)",
+    )
     add("--key", help="API key of the server")
     add("--admin-token", help="admin token of the server, for the scenario swap")
     add("--bundle", action="append", default=[], help="folder or tag that the scenario swap loads; may be repeated")

@@ -67,11 +67,16 @@ def payloads(texts: Sequence[str], dialect: str) -> list[Body]:
     BATCH_TEXTS texts: the text itself and the ones after it.
     """
     if dialect == "batch":
-        groups = ([texts[(i + j) % len(texts)] for j in range(BATCH_TEXTS)] for i in range(len(texts)))
-        return [("/v1/classify", json.dumps({"texts": group})) for group in groups]
+        return lists(texts, BATCH_TEXTS)
     if dialect != "mix":
         return [DIALECTS[dialect](text) for text in texts]
     bodies = [DIALECTS[MIXED[i % len(MIXED)]](text) for i, text in enumerate(texts)]
     for i in range(0, len(texts) - 8, 10):
         bodies[i] = ("/v1/classify", json.dumps({"texts": list(texts[i : i + 8])}))
     return bodies
+
+
+def lists(texts: Sequence[str], size: int) -> list[Body]:
+    """Return one body for each text, with `size` texts: the text itself and the ones after it."""
+    groups = ([texts[(i + j) % len(texts)] for j in range(size)] for i in range(len(texts)))
+    return [("/v1/classify", json.dumps({"texts": group})) for group in groups]

@@ -69,7 +69,7 @@ class Target:
 class PhaseResult:
     """Summary of a phase; latencies are in milliseconds, from when a request was due.
 
-    `p50_ms`, `p95_ms` and `p99_ms` include the answers with 200 and the requests without an answer, which count with
+    `p50_ms` to `p99_ms` include the answers with 200 and the requests without an answer, which count with
     the time until the client gave up: otherwise a server that hangs would have a better p99 than one that is slow.
     """
 
@@ -79,6 +79,7 @@ class PhaseResult:
     failures: int  # broken connections, requests without an answer, and answers other than 200 and 429
     requests_per_second: float  # only those answered with 200
     p50_ms: float | None
+    p90_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
     shed: int  # answered with 429
@@ -177,7 +178,7 @@ def _summarise(
 ) -> PhaseResult:
     status, latency = records["status"], (records["done"] - records["due"]) * 1e3
     good, shed, unanswered = status == 200, status == 429, status == UNANSWERED
-    p50, p95, p99 = _percentiles(latency[good | unanswered], 50, 95, 99)
+    p50, p90, p95, p99 = _percentiles(latency[good | unanswered], 50, 90, 95, 99)
     (shed_p99,) = _percentiles(latency[shed], 99)
     delays = (records["sent"] - records["due"])[~unanswered & ~np.isnan(records["sent"])]
     late = float(np.percentile(delays, 99)) if len(delays) else 0.0
@@ -189,6 +190,7 @@ def _summarise(
         failures=int((~good & ~shed).sum()),
         requests_per_second=round(float((good & (records["done"] <= phase.seconds)).sum()) / phase.seconds, 1),
         p50_ms=p50,
+        p90_ms=p90,
         p95_ms=p95,
         p99_ms=p99,
         shed=int(shed.sum()),

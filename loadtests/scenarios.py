@@ -23,6 +23,7 @@ class ScenarioSettings:
     rate: float = 0.0  # requests per second; the knee where it is known already
     slo_ms: float = 100.0  # limit of the p99: above it the server does not keep up
     requests: int = 1_000_000  # number of requests of a soak
+    texts: tuple[str, ...] = ()  # for scenarios that send lists
 
 
 @dataclass(slots=True)

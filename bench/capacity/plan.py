@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from bench.capacity.server_times import measure_server
 from bench.capacity.service_times import measure_service_times
 from bench.capacity.simulation import Replica, Simulated, simulate
 from models.errors import TargetError
@@ -29,7 +30,6 @@ class PlanConfig(Record):
     rps: float = Field(gt=0, description="requests a second, of one text each")
     p99_ms: float = Field(gt=0, description="limit of the 99th percentile of the time to answer")
     cores: int | None = Field(None, ge=1, description="cores of a replica; None: those of this machine")
-    request_ms: float = Field(0.3, ge=0, description="of a request in HTTP and event loop, without tokenization")
 
 
 def plan(bundle: Bundle, rows: Sequence[Row] | None, config: PlanConfig) -> dict[str, Any]:
@@ -53,8 +53,8 @@ def plan(bundle: Bundle, rows: Sequence[Row] | None, config: PlanConfig) -> dict
     largest = 1 if engine.single_row_only else rules.items
     times = measure_service_times(engine, rows[:RESIDENT], largest)
     lengths = [len(one.ids) for one in engine.encode(rows[:RESIDENT])]
-    request = config.request_ms / 1e3 + times.tokenize
-    replica = Replica(times, rules, cores, request, engine.single_row_only)
+    server = measure_server(bundle, engine, rows[:RESIDENT], cores)
+    replica = Replica(times, rules, cores, server, engine.single_row_only)
     knee = find_knee(replica, lengths, config.p99_ms / 1e3)
     replicas = math.ceil(config.rps / knee.rate)
     planned = simulate(replica, lengths, config.rps / replicas)
@@ -65,7 +65,7 @@ def plan(bundle: Bundle, rows: Sequence[Row] | None, config: PlanConfig) -> dict
         "knee_rps_per_replica": round(knee.rate, 1), "knee_p99_ms": round(knee.p99 * 1e3, 2),
         "p50_ms": round(planned.p50 * 1e3, 2), "p99_ms": round(planned.p99 * 1e3, 2),
         "busy": round(planned.busy, 3), "tokens_mean": round(float(np.mean(lengths)), 1),
-        "tokenize_ms": round(times.tokenize * 1e3, 3), "request_ms": config.request_ms,
+        "request_ms": round(server.request * 1e3, 3), "batch_ms": round(server.batch * 1e3, 3),
         "service_times_ms": table,
     }  # fmt: skip
 
@@ -76,14 +76,17 @@ def find_knee(replica: Replica, lengths: Sequence[int], p99: float) -> Simulated
     Raises:
         TargetError: it cannot, not even when hardly any request waits.
     """
-    seconds = float(np.mean([replica.times.of(n, 1) for n in lengths]))
+    seconds = float(np.mean([replica.times.of(n, 1) for n in lengths])) + replica.server.batch
     low = simulate(replica, lengths, 0.01 * replica.cores / seconds)
     if not low.keeps_up(p99):
         raise TargetError(
             f"a text takes {seconds * 1e3:.1f} ms in the mean, and {low.p99 * 1e3:.1f} ms in the 99th percentile on "
             f"an idle replica; the limit is {p99 * 1e3:g} ms: raise --p99-ms, or compress the model further"
         )
-    fastest, slowest = 1 / (seconds / replica.cores / replica.rules.items + replica.request / replica.cores), low.rate
+    fastest, slowest = (
+        1 / (seconds / replica.cores / replica.rules.items + replica.server.request / replica.cores),
+        low.rate,
+    )
     knee = low
     for _ in range(STEPS):
         rate = (slowest + fastest) / 2

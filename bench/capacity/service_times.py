@@ -1,9 +1,8 @@
-"""Service times of a bundle on this machine: seconds of a batch by length and number of texts; of tokenization."""
+"""Service times of a bundle on this machine: seconds of a batch by length and number of texts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from service.inference.engine import Engine
 
 LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens, up to the longest text
 ROUNDS, SECONDS = 15, 20.0  # of the measurement: at most
-TOKENIZED = 200  # texts that are tokenized for the time of tokenization
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +21,7 @@ class ServiceTimes:
 
     lengths: tuple[int, ...]
     seconds: NDArray[np.float64]  # (lengths, texts)
-    tokenize: float  # seconds of a text in the mean
+    variation: NDArray[np.float64]  # of each measured time over its median: how the machine disturbs the model
 
     def of(self, tokens: int, texts: int) -> float:
         """Return the seconds of a batch whose longest text has `tokens` tokens, interpolated between lengths."""
@@ -31,7 +29,7 @@ class ServiceTimes:
 
 
 def measure_service_times(engine: Engine, rows: Sequence[Row], largest: int) -> ServiceTimes:
-    """Measure the seconds of batches of 1 to `largest` texts at several lengths, and of tokenization.
+    """Measure the seconds of batches of 1 to `largest` texts at several lengths.
 
     The cells take turns, so that a disturbance does not hit one of them alone.
 
@@ -50,12 +48,10 @@ def measure_service_times(engine: Engine, rows: Sequence[Row], largest: int) -> 
         for texts in range(1, largest + 1)
     }
     times = interleave(cells, ROUNDS, warmup=1, within=SECONDS)
-    medians = [float(np.median(times[name])) for name in cells]
-    start = perf_counter()
-    for row in rows[:TOKENIZED]:
-        engine.tokenize([row], "right")
-    tokenize = (perf_counter() - start) / len(rows[:TOKENIZED])
-    return ServiceTimes(lengths, np.array(medians).reshape(len(lengths), largest), tokenize)
+    seconds = np.array([times[name] for name in cells])  # (cells, rounds)
+    medians = np.median(seconds, axis=1)
+    table = medians.reshape(len(lengths), largest)
+    return ServiceTimes(lengths, table, (seconds / medians[:, None]).ravel())
 
 
 def _of_length(sample: Encoded, tokens: int) -> Encoded:

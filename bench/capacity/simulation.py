@@ -1,22 +1,28 @@
 """simulate(): one replica of the service under requests of one text each that arrive at random times (open loop).
 
 The queue is the service's own scheduler, with its rules on batches and refusals, on a simulated clock. Before the
-queue each request passes the event loop, one at a time; its time is taken from the runners, which share its cores.
+queue each request passes the event loop, one at a time. The loop shares the cores with the runners and goes first.
+The time of a batch is the median of its kind times the variation that was measured on this machine, and what the
+server takes for a batch beside the model.
 """
 
 import heapq
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bench.capacity.server_times import ServerTimes
 from bench.capacity.service_times import ServiceTimes
 from service.inference.scheduler import Job, Overloaded, Rules, Scheduler
 
 REQUESTS = 20_000
 WARM = 1_000  # first requests, which find an empty queue
 TIMEOUT = 10.0  # seconds: the service's default deadline
+LONG = 1e6  # seconds after the last request: longer than any simulation goes on
 ARRIVAL, END = 0, 1
 
 
@@ -35,7 +41,7 @@ class Replica:
     times: ServiceTimes
     rules: Rules
     cores: int
-    request: float  # seconds of a request on the event loop, tokenization included
+    server: ServerTimes
     single_row_only: bool  # whether each text is a batch of its own
 
 
@@ -73,6 +79,31 @@ def simulate(
     return _Run(replica, rate, arrivals, tokens).run()
 
 
+class SharedCores:
+    """The cores of a replica, on which the event loop goes first: the runners share what it leaves them."""
+
+    def __init__(self, arrivals: NDArray[np.float64], request: float, cores: int) -> None:
+        """Lay out the work of the event loop: one request after the other, `request` seconds each."""
+        done = request * np.arange(1, len(arrivals) + 1)  # seconds of work up to and with each request
+        self.loop_ends = done + np.maximum.accumulate(arrivals - (done - request))
+        begins = self.loop_ends - request
+        times = np.ravel(np.column_stack([begins, self.loop_ends]))
+        left = times - np.ravel(np.column_stack([done - request, done])) / cores  # for one runner, since the start
+        self._times = [times[0] - LONG, *times.tolist(), times[-1] + LONG]
+        self._left = [left[0] - LONG, *left.tolist(), left[-1] + LONG]
+
+    def end(self, begin: float, seconds: float) -> float:
+        """Return when a runner has done `seconds` of work that it begins at `begin`."""
+        left = _interpolate(begin, self._times, self._left)
+        return _interpolate(left + seconds, self._left, self._times)
+
+
+def _interpolate(x: float, known: list[float], values: list[float]) -> float:
+    """Return the value at `x`, between those of the two points beside it; faster than np.interp for one x."""
+    i = min(bisect_right(known, x), len(known) - 1)
+    return values[i - 1] + (x - known[i - 1]) * (values[i] - values[i - 1]) / (known[i] - known[i - 1])
+
+
 class _Run:
     """State of one simulation; all times are simulated seconds."""
 
@@ -85,14 +116,15 @@ class _Run:
         self._running: dict[int, list[Job]] = {}
         self._latency: dict[int, float] = {}
         self._refused, self._busy = 0, 0.0
-        share = rate * replica.request / replica.cores  # of the cores' time that the event loop takes
-        self._slower = 1 / max(1e-3, 1 - share)
+        self._cores = SharedCores(np.asarray(arrivals), replica.server.request, replica.cores)
+        drawn = np.random.default_rng(len(arrivals)).choice(replica.times.variation, len(arrivals))
+        self._variation = drawn.tolist()
+        self._batches = 0
 
     def run(self) -> Simulated:
-        loop_free = 0.0
-        for i, arrived in enumerate(self._arrivals):
-            loop_free = max(loop_free, arrived) + self._replica.request
-            heapq.heappush(self._events, (loop_free, ARRIVAL, i))
+        self._events = [
+            (end, ARRIVAL, i) for i, end in enumerate(self._cores.loop_ends.tolist())
+        ]  # ascending: a heap
         now = 0.0
         while self._events:
             now, kind, item = heapq.heappop(self._events)
@@ -103,7 +135,7 @@ class _Run:
             self._dispatch(now)
         late = [seconds for i, seconds in self._latency.items() if i >= min(WARM, len(self._arrivals) // 2)]
         p50, p99 = np.percentile(late, [50, 99]) if late else (math.inf, math.inf)
-        busy = (self._busy + len(self._latency) * self._replica.request) / (now * self._replica.cores)
+        busy = (self._busy + len(self._latency) * self._replica.server.request) / (now * self._replica.cores)
         mean = float(np.mean(late)) if late else math.inf
         return Simulated(self._rate, mean, float(p50), float(p99), self._refused, busy)
 
@@ -133,6 +165,8 @@ class _Run:
                 self._free.append(runner)
                 return
             seconds = self._replica.times.of(max(job.tokens for job in dispatch.batch), len(dispatch.batch))
+            seconds = seconds * self._variation[self._batches] + self._replica.server.batch
+            self._batches += 1
             self._busy += seconds
             self._running[runner] = dispatch.batch
-            heapq.heappush(self._events, (now + seconds * self._slower, END, runner))
+            heapq.heappush(self._events, (self._cores.end(now, seconds), END, runner))

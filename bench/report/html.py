@@ -18,6 +18,7 @@ from bench.report.markdown import (
     time_cell,
     time_head,
 )
+from bench.report.mlperf import mlperf_sentence
 from bench.report.plots import figures
 from bench.report.report_schema import Report
 
@@ -47,7 +48,7 @@ def to_html(report: Report) -> str:
         time_head=time_head,
         time_cell=time_cell,
         speedup_head=speedup_head,
-        padding=padding_sentences(report),
+        padding=[*padding_sentences(report), *([sentence] if (sentence := mlperf_sentence(report)) else [])],
         cascade_heads=CASCADE_HEADS,
         cascade_cells=[] if report.cascade is None else cascade_cells(report.cascade),
         cascade_sentences=[] if report.cascade is None else cascade_sentences(report.cascade),

@@ -3,6 +3,7 @@
 from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
 from bench.report.cascade_report import CascadeReport
 from bench.report.escape import code, markdown
+from bench.report.mlperf import mlperf_sentence
 from bench.report.report_schema import EngineReport, Report, Setting
 
 CASCADE_HEADS = ["stage", "rows", "share", "accuracy", "student's accuracy there", "ECE"]
@@ -24,6 +25,7 @@ def to_markdown(report: Report) -> str:
         f"{report.rounds} rounds, engines in turn; times and speed-ups are the model's, from token ids to logits "
         "(tfidf: from text).",
         *padding_sentences(report),
+        *([sentence] if (sentence := mlperf_sentence(report)) else []),
         *([report.openings.sentence(report.reference)] if report.openings and report.reference else []),
         "",
         machine_sentence(report),

@@ -14,7 +14,7 @@ import numpy as np
 from torch import nn
 
 from models import task as task_file
-from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_config, save_checkpoint
+from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_architecture, read_config, save_checkpoint
 from models.classifier import Classifier
 from models.data.roles import RowRoles
 from models.data.texts import Texts
@@ -24,6 +24,7 @@ from models.finetuning.losses import loss_for
 from models.finetuning.metrics import LOWER_IS_BETTER, Score, choose_thresholds, metric_values, score, standard_error
 from models.finetuning.predict import predict
 from models.finetuning.text_objective import TextObjective
+from models.forms.embedding_classifier import EmbeddingClassifier
 from models.messages import say
 from models.store.atomic import write_text
 from models.store.folder import REPORT, ModelFolder
@@ -58,6 +59,8 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     """
     folder, train = resolve_encoder(encoder, store), splits.train
     config = complete(encoder, splits, config, store)
+    if config.pooling is None:
+        _announce_pooling(Path(encoder))
     config = config.model_copy(update={"training": settle_precision(config.training, store)})
     task = Task(kind=train.kind, labels=splits.label_names, pair=train.pair, max_tokens=config.max_tokens)
     settings = {
@@ -81,6 +84,22 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     if splits.test is not None and rank() == 0:
         _add_test_scores(result.folder, splits.test)
     return result
+
+
+def _announce_pooling(encoder: Path) -> None:
+    """Say if the new head reads something else than sentence-transformers does with this folder.
+
+    Nothing is said of a built-in encoder, which is a name and no folder.
+    """
+    embedding = EmbeddingClassifier.open(encoder)
+    if embedding is None or embedding.has_head():
+        return
+    ours, theirs = read_architecture(encoder).pooling, embedding.modules.pooling
+    if ours != theirs:
+        say(
+            f"{encoder}: sentence-transformers pools '{theirs}'; a new head reads '{ours}', as transformers has it, "
+            f"and --pooling {theirs} makes it do the same"
+        )
 
 
 def _error_of(config: FinetuneConfig, rows: int) -> Callable[[float], float] | None:

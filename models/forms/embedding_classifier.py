@@ -1,7 +1,6 @@
 """A classifier whose head reads sentence embeddings, as a SetFit folder: its shape, and the tensors of its head."""
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -11,7 +10,6 @@ from models.architecture import Architecture
 from models.errors import InputError
 from models.forms.linear_head import PICKLE, SETFIT, LinearHead, head_file, normalizes, read_linear_head
 from models.forms.sentence_transformers import MODULES, Modules, read_modules
-from models.messages import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,10 @@ class EmbeddingClassifier:
         modules = read_modules(folder)
         return None if modules is None else cls(folder, modules)
 
+    def has_head(self) -> bool:
+        """Return whether the folder has a linear head; without one it is an encoder."""
+        return head_file(self.folder) is not None or (self.folder / PICKLE).is_file()
+
     def shaped(self, shape: Architecture) -> Architecture:
         """Return the shape of the encoder with the pooling and the head of the folder.
 
@@ -36,12 +38,7 @@ class EmbeddingClassifier:
         Raises:
             InputError: the modules compute something that is not supported.
         """
-        if head_file(self.folder) is None and not (self.folder / PICKLE).is_file():
-            if shape.pooling != (theirs := self.modules.pooling):
-                _say(
-                    f"{self.folder}: sentence-transformers pools '{theirs}'; a new head reads '{shape.pooling}', as "
-                    f"transformers has it, and --pooling {theirs} makes it do the same"
-                )
+        if not self.has_head():
             return shape
         shape = shape.model_copy(update={"pooling": self.modules.pooling})
         dense, is_unit = self.modules.dense, self.modules.normalize or normalizes(self.folder)
@@ -74,11 +71,6 @@ class EmbeddingClassifier:
             bias = bias if dense.bias is None else bias + weight @ dense.bias
             weight = weight @ dense.weight
         return {"head.out.weight": weight, "head.out.bias": bias}
-
-
-@cache
-def _say(message: str) -> None:
-    say(message)
 
 
 def embedding_head(folder: Path) -> LinearHead | None:

@@ -64,9 +64,6 @@ def plan(
         str | None, typer.Option(help="texts like those of the load; default: the few that are stored in the bundle")
     ] = None,
     cores: Annotated[int | None, typer.Option(help="cores of a replica; default: those of this machine")] = None,
-    request_ms: Annotated[
-        float, typer.Option(help="milliseconds of a request in HTTP and event loop, without tokenization")
-    ] = 0.3,
     text_column: TextColumn = "text",
     pair_column: PairColumn = "text_pair",
 ) -> dict[str, Any]:
@@ -84,7 +81,7 @@ def plan(
     from service.process.publish import resolve
 
     with wrong_values():
-        config = PlanConfig(rps=rps, p99_ms=p99_ms, cores=cores, request_ms=request_ms)
+        config = PlanConfig(rps=rps, p99_ms=p99_ms, cores=cores)
     opened = Bundle.open(resolve(bundle))
     columns = Columns(text=text_column, text_pair=pair_column).unlabelled()
     rows = None if lengths is None else read_texts(lengths, columns, opened.task.kind).rows

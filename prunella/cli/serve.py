@@ -19,12 +19,14 @@ def publish(bundle: Path) -> None:
 
 
 def serve(
-    bundle: str,
+    bundle: Annotated[str, typer.Argument(help="a bundle folder, or a tag of BentoML's model store")],
     device: Annotated[
         str, typer.Option(envvar="PRUNELLA_DEVICE", help="device to run on: auto, cpu, cuda[:i] or tensorrt")
     ] = "auto",
-    port: Annotated[int, typer.Option(envvar=["AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"])] = 3000,
-    host: str = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(envvar=["AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"], help="port to listen on")
+    ] = 3000,
+    host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",
     name: Annotated[
         str,
         typer.Option(
@@ -48,7 +50,11 @@ def serve(
         ),
     ] = True,
 ) -> None:
-    """Serve a bundle folder or a tag of BentoML's model store."""
+    """Serve a bundle over HTTP until Ctrl-C or SIGTERM.
+
+    The page /ui of the server is for trying it in a browser. All other settings (workers, keys, limits) are
+    variables of the environment, such as PRUNELLA_WORKERS=4 and PRUNELLA_API_KEY: see docs/serving.md.
+    """
     settings = {"PRUNELLA_DEVICE": device, "PRUNELLA_SERVED_AS": name}
     if require_device:
         settings["PRUNELLA_REQUIRE_DEVICE"] = "1"

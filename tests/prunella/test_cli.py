@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 from serving import make_tiny_bundle
 from tiny import make_tiny_checkpoint, tiny_texts
-from verbs import run
+from verbs import run, run_plain
 
 from models.store.folder import ModelFolder
 from prunella.cli import output
@@ -163,3 +164,13 @@ def test_a_killed_stage_leaves_nothing_that_opens_and_runs_again(made, tmp_path)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     folder = ModelFolder.open(Path(json.loads(done.stdout.splitlines()[-1])["folder"]))
     assert folder.manifest.lineage[-1].stage == "finetune"
+
+
+def test_the_help_of_serve_fits_on_one_screen_and_explains_each_option(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run_plain(capsys, monkeypatch, "serve", "--help")
+    assert code == 0
+    assert len(out.splitlines()) <= 40
+    for option in ("bundle", "--device", "--port", "--host", "--name", "--require-device"):
+        assert re.search(rf"^ +{option}[^\n]*\n? +[a-z]", out, re.MULTILINE), option
+    assert "docs/serving.md" in out

@@ -320,6 +320,7 @@ def test_a_body_without_a_head_is_fine_tuned_on_the_mean(tmp_path, capsys):
     assert "pools 'mean'; a new head reads 'cls'" in capsys.readouterr().err
     config = config.model_copy(update={"pooling": "mean"})
     made = finetune(str(tmp_path / "body"), splits, config, tmp_path / "store").folder
+    assert "pools" not in capsys.readouterr().err
     shape = read_architecture(made.path)
     assert (shape.pooling, shape.head) == ("mean", "dense")
     again = load_checkpoint(made.path)
