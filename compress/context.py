@@ -1,6 +1,6 @@
 """CompressionContext: what all targets and stages of one run share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from compress.config import ALONE, Workload
 from compress.inputs.inputs import CompressionInputs
 from models.store.folder import ModelFolder
+from models.store.stage_seconds import StageSeconds
 from models.tokenizer import Encoded
 
 
@@ -32,3 +33,4 @@ class CompressionContext:
     reference: Path  # fp32 graph of the source, exported by optimum
     load: Workload = ALONE  # workload of the measurements of speed
     keep_fp32: frozenset[str] = frozenset()  # sublayers, such as "5.ffn", that must stay in fp32
+    seconds: StageSeconds = field(default_factory=StageSeconds)  # of the stages, for the report

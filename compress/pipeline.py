@@ -33,21 +33,31 @@ from models.errors import DisagreementError, FallBackError, NoEffectError, Targe
 from models.messages import say
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
+from models.store.stage_seconds import StageSeconds
 
-VERSION = 4
+VERSION = 5
 ATTEMPTS = 3  # of pruning, for one target
 T = TypeVar("T")
 
 
-def prepare(inputs: CompressionInputs, config: CompressConfig, store: Path) -> CompressionContext:
-    """Trim the vocabulary, analyse the model, and store the teacher's answers."""
-    # first, because it rejects a model that cannot be exported
-    reference = stock_export(inputs.source, store).folder.path / FP32
-    base = trimmed_source(inputs, config, store)
-    analysis, teacher = _analysis(base, inputs, config, store), None
+def prepare(
+    inputs: CompressionInputs, config: CompressConfig, store: Path, seconds: StageSeconds | None = None
+) -> CompressionContext:
+    """Trim the vocabulary, analyse the model, and store the teacher's answers.
+
+    The time of each stage, also of the later ones, is added to `seconds`.
+    """
+    seconds = seconds or StageSeconds()
+    with seconds.of("reference"):  # first, because it rejects a model that cannot be exported
+        reference = stock_export(inputs.source, store).folder.path / FP32
+    with seconds.of("trim"):
+        base = trimmed_source(inputs, config, store)
+    with seconds.of("analyse"):
+        analysis, teacher = _analysis(base, inputs, config, store), None
     if config.heal is not None:
-        teacher = teach_texts(base, inputs, config, store)
-    return CompressionContext(inputs, base, analysis, teacher, reference, config.load)
+        with seconds.of("teach"):
+            teacher = teach_texts(base, inputs, config, store)
+    return CompressionContext(inputs, base, analysis, teacher, reference, config.load, seconds=seconds)
 
 
 def compress_to(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
@@ -59,7 +69,8 @@ def compress_to(target: Target, context: CompressionContext, config: CompressCon
     student = _prune_and_heal(target, context, config, store)
     is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     bundle = BundleConfig(recipe="static", max_loss=config.int8_loss(is_cut), metric=config.metric)
-    return make_bundle(student.folder, _bundle_texts(context, config), bundle, store, any_text=True)
+    with context.seconds.of("bundle"):
+        return make_bundle(student.folder, _bundle_texts(context, config), bundle, store, any_text=True)
 
 
 def compress_with_fp32_retry(
@@ -132,14 +143,16 @@ def prune_settings(target: Target, context: CompressionContext, config: Compress
 
 def _prune_and_heal(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
     settings = prune_settings(target, context, config)
-    student = run_stage(
-        Stage("prune", VERSION, settings), [context.base, context.analysis], store,
-        lambda folder: prune(target, context, config, store, folder),
-    )  # fmt: skip
+    with context.seconds.of("prune"):
+        student = run_stage(
+            Stage("prune", VERSION, settings), [context.base, context.analysis], store,
+            lambda folder: prune(target, context, config, store, folder),
+        )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     if config.heal is not None and is_cut:
         assert context.teacher is not None
-        student = heal(student.folder, context.teacher, config, store)
+        with context.seconds.of("heal"):
+            student = heal(student.folder, context.teacher, config, store)
     return student
 
 

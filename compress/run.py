@@ -26,9 +26,10 @@ from models.errors import InputError
 from models.forms.adapter import resolve_model
 from models.schema import Record, wrong_values
 from models.store.delivery import check_target
-from models.store.folder import identity
+from models.store.folder import ModelFolder, identity
 from models.store.results import Delivered, deliver
 from models.store.stage import StageResult
+from models.store.stage_seconds import StageSeconds
 from service.process.cores import usable_cores
 
 
@@ -156,26 +157,39 @@ def compress(  # noqa: PLR0913 (the options of the command)
         columns = Columns(
             text=text_column, text_pair=pair_column, label=label_column, labels=names.names if names else None
         )
-    inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
+    seconds = StageSeconds()
+    with seconds.of("read"):
+        inputs = read_inputs(model, Files(train, validation, test, texts, columns), store, max_tokens, seed)
     if config.hidden_width is not None:
         narrowed(read_architecture(inputs.source.path), config.hidden_width)  # checks the width
-    by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
+    with seconds.of("check"):
+        by_main(lambda: check_inputs(inputs, weak_teacher, any_text))
     by_main(lambda: forget_times(store, inputs.source) if remeasure else None)
-    results, unreached = compress_to_all(targets, inputs, config, store)
-    return by_main(lambda: _deliver(results, unreached, inputs, config, store, out, speedups is not None), Compressed)
+    results, unreached = compress_to_all(targets, inputs, config, store, seconds)
+    more: dict[str, Any] = {"stage_seconds": seconds.report()}
+    if speedups is not None:
+        more["unreached"] = unreached
+    return by_main(lambda: _deliver(results, more, inputs, config, store, out), Compressed)
 
 
 def compress_to_all(
-    targets: Sequence[Target], inputs: CompressionInputs, config: CompressConfig, store: Path
+    targets: Sequence[Target], inputs: CompressionInputs, config: CompressConfig, store: Path, seconds: StageSeconds
 ) -> tuple[list[tuple[StageResult, Candidate]], dict[str, str]]:
-    """Return each bundle with its evaluation, and the error message of each target that cannot be reached."""
-    context = prepare(inputs, config, store)
+    """Return each bundle with its evaluation, and the error message of each target that cannot be reached.
+
+    The time of each stage is added to `seconds`.
+    """
+    context = prepare(inputs, config, store, seconds)
     evaluator = cache(lambda: CandidateEvaluator(context, config.metric))  # created in the main process only
+
+    def evaluated(folder: ModelFolder, target: Target) -> Candidate:
+        with seconds.of("evaluate"):
+            return by_main(lambda: evaluator().evaluate(folder, target, config.tolerance), Candidate)
 
     def compress_one(target: Target) -> tuple[StageResult, Candidate]:
         return compress_with_fp32_retry(
             lambda keep_fp32: compress_to(target, replace(context, keep_fp32=keep_fp32), config, store),
-            lambda result: by_main(lambda: evaluator().evaluate(result.folder, target, config.tolerance), Candidate),
+            lambda result: evaluated(result.folder, target),
         )
 
     return compress_all(targets, compress_one)
@@ -183,23 +197,22 @@ def compress_to_all(
 
 def _deliver(  # noqa: PLR0913
     results: Sequence[tuple[StageResult, Candidate]],
-    unreached: dict[str, str],
+    more: dict[str, Any],
     inputs: CompressionInputs,
     config: CompressConfig,
     store: Path,
     out: str | Path | None,
-    is_family: bool,
 ) -> Compressed:
+    """Report the candidates, and deliver the best; `more` are keys of the report, with `unreached` for a family."""
     candidates, max_loss = [candidate for _, candidate in results], config.max_loss
     parents = [candidate.id for candidate in candidates]
     report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
     write_candidates(candidates, None, max_loss, report, inputs.summary())
     best = select_best(candidates, max_loss)
     write_candidates(candidates, best, max_loss, report, inputs.summary())
-    more: dict[str, Any] = {"report": str(report)}
-    if is_family:
+    more = {"report": str(report), **more}
+    if "unreached" in more:
         more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
-        more["unreached"] = unreached
     delivered = deliver(results[candidates.index(best)][0], Path(out) if out is not None else None, more)
     return Compressed(delivered=delivered, missed=missed_target(candidates, best, config.tolerance))
 
