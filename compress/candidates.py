@@ -21,14 +21,12 @@ from compress.search.latency_meter import Measured, open_latency_meter
 from compress.search.search_to_target import Target
 from export.graph_precision import EmbeddingBits
 from models import task as task_file
-from models.checkpoint import load_checkpoint, read_architecture
+from models.checkpoint import read_architecture
 from models.errors import FallBackError, TargetError
-from models.finetuning.predict import predict
 from models.messages import say
 from models.schema import Record
 from models.store.folder import REPORT, ModelFolder
 from models.task import Task
-from models.tokenizer import Tokenizer
 from service.inference.bundle import Bundle
 
 MUCH_SLOWER = 0.5  # a bundle for a target size is refused if its speed-up is certainly below this
@@ -93,13 +91,11 @@ class CandidateEvaluator:
     def __init__(self, context: CompressionContext, metric: str | None = None) -> None:
         inputs, path = context.inputs, context.inputs.compared.path
         task = Task.read(path / task_file.FILE)
-        tokenizer = Tokenizer.open(path, task.max_tokens)
         self._task, self._metric = task, choose_metric(task.kind, metric)
         self._selecting = len(inputs.validation)  # number of rows that select
         labelled = inputs.roles.everything  # the rows that select, then the reported rows
         self._rows, self._truth = labelled.rows, labelled.targets(task)
-        encoded = tokenizer.encode(self._rows)
-        self._reference = task.decide(task.scores(predict(load_checkpoint(path), encoded, tokenizer)))
+        self._reference = task.decide(task.scores(inputs.source_logits()))
         self._base = context.base.path
         self._own_task = Task.read(self._base / task_file.FILE)  # its thresholds may be others
         self._guidance = context.guidance

@@ -1,6 +1,6 @@
 """CompressionContext: what all targets and stages of one run share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from compress.config import ALONE, Workload
 from compress.inputs.inputs import CompressionInputs
 from models.store.folder import ModelFolder
+from models.store.stage_seconds import StageSeconds
 from models.teachers.guidance import Guidance
 from models.tokenizer import Encoded
 
@@ -45,3 +46,4 @@ class CompressionContext:
     guidance: Guidance | None = None  # teachers that the losses are reported against too
     load: Workload = ALONE  # workload of the measurements of speed
     keep_fp32: frozenset[str] = frozenset()  # sublayers, such as "5.ffn", that must stay in fp32
+    seconds: StageSeconds = field(default_factory=StageSeconds)  # of the stages, for the report

@@ -34,31 +34,44 @@ from models.finetuning.finetune_config import TeachingConfig
 from models.messages import say
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
+from models.store.stage_seconds import StageSeconds
 from models.teachers.open_teachers import OpenTeachers
 
-VERSION = 4
+VERSION = 5
 BASELINE = "baseline"  # setting of `prune`: the id of the large model that the pruned one was distilled from
 ATTEMPTS = 3  # of pruning, for one target
 T = TypeVar("T")
 
 
 def prepare(
-    inputs: CompressionInputs, config: CompressConfig, store: Path, teachers: OpenTeachers | None = None
+    inputs: CompressionInputs,
+    config: CompressConfig,
+    store: Path,
+    teachers: OpenTeachers | None = None,
+    seconds: StageSeconds | None = None,
 ) -> CompressionContext:
-    """Trim the vocabulary, analyse the model, and store the teachers' answers."""
-    # first, because it rejects a model that cannot be exported
-    reference = stock_export(inputs.compared, store).folder.path / FP32
+    """Trim the vocabulary, analyse the model, and store the teachers' answers.
+
+    The time of each stage, also of the later ones, is added to `seconds`.
+    """
+    seconds = seconds or StageSeconds()
+    with seconds.of("reference"):  # first, because it rejects a model that cannot be exported
+        reference = stock_export(inputs.compared, store).folder.path / FP32
     guidance = None
     if teachers is not None:
         temperature = (config.heal or DistillConfig()).temperature
-        guidance = teachers.teach(inputs.splits, TeachingConfig(temperature=temperature), store)
-    base = trimmed_source(inputs, config, store)
-    analysis, teacher = _analysis(base, inputs, config, store), None
+        with seconds.of("teachers"):
+            guidance = teachers.teach(inputs.splits, TeachingConfig(temperature=temperature), store)
+    with seconds.of("trim"):
+        base = trimmed_source(inputs, config, store)
+    with seconds.of("analyse"):
+        analysis, teacher = _analysis(base, inputs, config, store), None
     if config.heal is not None:
-        teacher = teach_texts(base, inputs, config, store)
+        with seconds.of("teach"):
+            teacher = teach_texts(base, inputs, config, store)
         if teachers is not None and guidance is not None:
             teacher = taught_by(guidance, teachers, inputs, teacher)
-    return CompressionContext(inputs, base, analysis, teacher, reference, guidance, config.load)
+    return CompressionContext(inputs, base, analysis, teacher, reference, guidance, config.load, seconds=seconds)
 
 
 def compress_to(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
@@ -70,7 +83,8 @@ def compress_to(target: Target, context: CompressionContext, config: CompressCon
     student = _prune_and_heal(target, context, config, store)
     is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     bundle = BundleConfig(recipe="static", max_loss=config.int8_loss(is_cut), metric=config.metric)
-    return make_bundle(student.folder, _bundle_texts(context, config), bundle, store, any_text=True)
+    with context.seconds.of("bundle"):
+        return make_bundle(student.folder, _bundle_texts(context, config), bundle, store, any_text=True)
 
 
 def compress_with_fp32_retry(
@@ -145,16 +159,18 @@ def prune_settings(target: Target, context: CompressionContext, config: Compress
 
 def _prune_and_heal(target: Target, context: CompressionContext, config: CompressConfig, store: Path) -> StageResult:
     settings = prune_settings(target, context, config)
-    student = run_stage(
-        Stage("prune", VERSION, settings), [context.base, context.analysis], store,
-        lambda folder: prune(target, context, config, store, folder),
-    )  # fmt: skip
+    with context.seconds.of("prune"):
+        student = run_stage(
+            Stage("prune", VERSION, settings), [context.base, context.analysis], store,
+            lambda folder: prune(target, context, config, store, folder),
+        )  # fmt: skip
     is_cut = read_architecture(student.folder.path) != read_architecture(context.base.path)
     if config.heal is not None and not is_cut and context.guidance is not None and context.inputs.baseline is None:
         say("WARNING: nothing is pruned, so nothing is trained: the model learns nothing from the teachers")
     if config.heal is not None and is_cut:
         assert context.teacher is not None
-        student = heal(student.folder, context.teacher, config, store)
+        with context.seconds.of("heal"):
+            student = heal(student.folder, context.teacher, config, store)
     return student
 
 

@@ -32,9 +32,10 @@ from models.forms.adapter import resolve_model
 from models.messages import say
 from models.schema import Record, wrong_values
 from models.store.delivery import check_target
-from models.store.folder import identity
+from models.store.folder import ModelFolder, identity
 from models.store.results import Delivered, deliver
 from models.store.stage import StageResult
+from models.store.stage_seconds import StageSeconds
 from models.teachers.open_teachers import OpenTeachers
 from service.process.cores import usable_cores
 
@@ -189,7 +190,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
         },
         config,
     )  # fmt: skip
-    inputs = read_inputs(model, Files(train, validation, test, texts, nearest, columns), store, max_tokens, seed)
+    seconds = StageSeconds()
+    with seconds.of("read"):
+        inputs = read_inputs(model, Files(train, validation, test, texts, nearest, columns), store, max_tokens, seed)
     named = Teachers(
         _paths(teacher), None if teacher_scores is None else Path(teacher_scores), teacher_logits, columns,
         inputs.numbered, weak_teacher,
@@ -199,12 +202,12 @@ def compress(  # noqa: PLR0913 (the options of the command)
         inputs = replace(inputs, validation=gate.choosing)
     teachers = open_teachers(inputs, named) if named.all else None  # bad ones are refused before any work
 
-    def check(given: CompressionInputs) -> CompressionInputs:
+    def check(given: CompressionInputs) -> None:
         if config.hidden_width is not None:
             narrowed(read_architecture(given.source.path), config.hidden_width)  # checks the width
-        by_main(lambda: check_inputs(given, weak_teacher, any_text))
+        with seconds.of("check"):
+            by_main(lambda: check_inputs(given, weak_teacher, any_text))
         by_main(lambda: forget_times(store, given.source) if remeasure else None)
-        return given
 
     check(inputs)
     outcomes = []
@@ -212,50 +215,69 @@ def compress(  # noqa: PLR0913 (the options of the command)
         given, learned = inputs, teachers
         if way != CUT:
             learned = teachers or open_teachers(inputs, replace(named, folders=(inputs.source.path,)))
-            given = check(distil(inputs, way, learned.named, student_minutes, seed, store))
-        outcomes.append(_outcome(way, targets, given, config, store, learned, alone=student != AUTO))
+            with seconds.of("distil"):
+                given = distil(inputs, way, learned.named, student_minutes, seed, store)
+            check(given)
+        run = _Run(targets, given, config, store, learned, seconds)
+        outcomes.append(_outcome(way, run, alone=student != AUTO))
     results, unreached, choice = choose_way(outcomes, max_loss)
     rows = inputs.summary() | ({"student": {"asked": student, **choice}} if student is not None else {})
     end = _End(results, unreached, rows, Path(out) if out is not None else None, speedups is not None, gate)
-    return by_main(lambda: _deliver(end, inputs.source.path, config, store), Compressed)
+    more = {"stage_seconds": seconds.report()}
+    return by_main(lambda: _deliver(end, more, inputs.source.path, config, store), Compressed)
 
 
-def _outcome(  # noqa: PLR0913
-    way: str,
-    targets: Sequence[Target],
-    inputs: CompressionInputs,
-    config: CompressConfig,
-    store: Path,
-    teachers: OpenTeachers | None,
-    alone: bool,
-) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What one way of compressing works with."""
+
+    targets: Sequence[Target]
+    inputs: CompressionInputs
+    config: CompressConfig
+    store: Path
+    teachers: OpenTeachers | None
+    seconds: StageSeconds
+
+
+def _outcome(way: str, run: _Run, alone: bool) -> Outcome:
     """Compress to all targets in one way; unless it is alone, a way that reaches none is part of the comparison."""
-    distilled = None if way == CUT else str(inputs.source.path)
+    distilled = None if way == CUT else str(run.inputs.source.path)
     try:
-        results, unreached = compress_to_all(targets, inputs, config, store, teachers)
+        results, unreached = compress_to_all(
+            run.targets, run.inputs, run.config, run.store, run.teachers, run.seconds
+        )
     except (TargetError, DisagreementError) as error:
         if alone:
             raise
         say(f"'{way}' reaches no target: {error}")
-        return Outcome(way, (), {target.describe(): str(error) for target in targets}, distilled)
+        return Outcome(way, (), {target.describe(): str(error) for target in run.targets}, distilled)
     return Outcome(way, results, unreached, distilled)
 
 
-def compress_to_all(
+def compress_to_all(  # noqa: PLR0913
     targets: Sequence[Target],
     inputs: CompressionInputs,
     config: CompressConfig,
     store: Path,
     teachers: OpenTeachers | None = None,
+    seconds: StageSeconds | None = None,
 ) -> tuple[list[tuple[StageResult, Candidate]], dict[str, str]]:
-    """Return each bundle with its evaluation, and the error message of each target that cannot be reached."""
-    context = prepare(inputs, config, store, teachers)
+    """Return each bundle with its evaluation, and the error message of each target that cannot be reached.
+
+    The time of each stage is added to `seconds`.
+    """
+    seconds = seconds or StageSeconds()
+    context = prepare(inputs, config, store, teachers, seconds)
     evaluator = cache(lambda: CandidateEvaluator(context, config.metric))  # created in the main process only
+
+    def evaluated(folder: ModelFolder, target: Target) -> Candidate:
+        with seconds.of("evaluate"):
+            return by_main(lambda: evaluator().evaluate(folder, target, config.tolerance), Candidate)
 
     def compress_one(target: Target) -> tuple[StageResult, Candidate]:
         return compress_with_fp32_retry(
             lambda keep_fp32: compress_to(target, replace(context, keep_fp32=keep_fp32), config, store),
-            lambda result: by_main(lambda: evaluator().evaluate(result.folder, target, config.tolerance), Candidate),
+            lambda result: evaluated(result.folder, target),
         )
 
     return compress_all(targets, compress_one)
@@ -273,14 +295,17 @@ class _End:
     gate: GatePlan | None
 
 
-def _deliver(end: _End, full_model: Path, config: CompressConfig, store: Path) -> Compressed:
+def _deliver(
+    end: _End, more: dict[str, Any], full_model: Path, config: CompressConfig, store: Path
+) -> Compressed:
+    """Report the candidates, and deliver the best; `more` are keys of the report."""
     candidates, max_loss = [candidate for _, candidate in end.results], config.max_loss
     parents = [candidate.id for candidate in candidates]
     report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
     write_candidates(candidates, None, max_loss, report, end.rows)
     best = select_best(candidates, max_loss)
     write_candidates(candidates, best, max_loss, report, end.rows)
-    more: dict[str, Any] = {"report": str(report)}
+    more = {"report": str(report), **more}
     if end.is_family:
         more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
         more["unreached"] = end.unreached

@@ -4,12 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from compress.inputs.provenance import OnTrainingRows
 from models import task as task_file
+from models.checkpoint import load_checkpoint
 from models.data.encoded import EncodedTexts
 from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.finetuning.finetune_config import Splits
+from models.finetuning.predict import predict
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Row, Tokenizer
@@ -37,6 +42,7 @@ class CompressionInputs:
     numbered: Sequence[Row] = ()  # rows that the column `row` of a file of scores counts
     baseline: ModelFolder | None = None  # the large model that the source was distilled from; None: there is none
     _encoded: dict[str, EncodedInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _logits: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
     def roles(self) -> RowRoles:
@@ -62,6 +68,13 @@ class CompressionInputs:
             train, validation = (EncodedTexts.of(texts.rows, tokenizer) for texts in (self.train, self.validation))
             self._encoded[folder.id] = EncodedInputs(tokenizer, train, validation)
         return self._encoded[folder.id]
+
+    def source_logits(self) -> NDArray[np.float32]:
+        """Return the source's logits (rows, labels) for `roles.everything`; they are computed at the first call."""
+        if not self._logits:
+            tokenizer, rows = self.encoded(self.source).tokenizer, self.roles.everything.rows
+            self._logits.append(predict(load_checkpoint(self.source.path), tokenizer.encode(rows), tokenizer))
+        return self._logits[0]
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON keys that say where the reported rows come from."""

@@ -25,7 +25,6 @@ from models.checkpoint import CONFIG, load_checkpoint, read_architecture, save_c
 from models.compatibility import check_fit, check_tokenizer
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
-from models.finetuning.predict import predict
 from models.forms.head_task import HeadTask, read_head_task
 from models.forms.tokenizer_check import model_max_length
 from models.messages import say
@@ -135,9 +134,7 @@ def check_inputs(inputs: CompressionInputs, weak_teacher: bool = False, any_text
     truth = labelled.targets(task)
     encoded = inputs.encoded(source)
     _check_lengths(inputs, encoded)
-    tokenizer = encoded.tokenizer
-    logits = predict(load_checkpoint(source.path), tokenizer.encode(labelled.rows), tokenizer)
-    predictions = task.decide(task.scores(logits))
+    predictions = task.decide(task.scores(inputs.source_logits()))
     weakness = _weakness(task.kind, truth, predictions)
     if weakness is not None:
         message = f"{source.path} {weakness} on the {len(labelled)} rows of {labelled.source}"

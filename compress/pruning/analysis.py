@@ -98,9 +98,9 @@ def analyse(
         choices = heads if name.endswith("attention") else neurons
         steps = [w for w in choices if w < units] + [units]
         full = torch.cat([matrix.weight.detach(), output_bias(matrix)[:, None]], dim=1)
-        sublayer_widths[name] = prune_to_each_width(full, grams[name], orders[name], steps, config.correct)
+        sublayer_widths[name] = prune_to_each_width(full, grams.pop(name), orders[name], steps, config.correct)
     costs = measure_costs(model, sublayer_widths, [TensorBatch(batch) for batch in cost_batches], task.kind)
-    return Analysis(sublayer_widths, costs, measure_int8_loss(model, fit_batches, cost_batches, task))
+    return Analysis(sublayer_widths, costs, measure_int8_loss(model, fit_batches, cost_batches, task.kind))
 
 
 def _orders(

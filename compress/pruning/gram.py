@@ -59,6 +59,16 @@ def hook_output_matrices(
     return handles
 
 
+def gram_of(rows: Tensor) -> Tensor:
+    """Return XᵀX, (inputs, inputs), of X (tokens, inputs).
+
+    numpy computes one half of a product of a matrix with its own transpose, and copies it to the other half; torch
+    computes both. With 3,073 inputs numpy takes 0.6 of the time.
+    """
+    values = rows.numpy()
+    return torch.from_numpy(values.T @ values)
+
+
 @torch.inference_mode()
 def collect_grams(model: Classifier, batches: Sequence[TensorBatch]) -> Grams:
     """Return the Gram matrix of each output matrix's inputs, over the tokens whose outputs are used."""
@@ -67,9 +77,11 @@ def collect_grams(model: Classifier, batches: Sequence[TensorBatch]) -> Grams:
     mask: Tensor
 
     def add(name: str, inputs: Tensor) -> None:
-        rows = append_ones(select_tokens(inputs, mask, is_first_only(model, name)))
-        gram = (rows.T @ rows).double()
-        grams[name] = grams[name] + gram if name in grams else gram
+        gram = gram_of(append_ones(select_tokens(inputs, mask, is_first_only(model, name))))
+        if name in grams:
+            grams[name] += gram
+        else:
+            grams[name] = gram.double()
 
     handles = hook_output_matrices(model, names, add)
     try:

@@ -2,58 +2,87 @@
 
 A sum of local scores (Fisher information, matrix errors) ranks sublayers in the wrong order (docs/log.md). Therefore
 each pruned sublayer is inserted into the full model alone, and its cost is the divergence from the full model's
-answers. The inputs of each layer are those of the full model, stored from one run, so only the layers from the pruned
-one onwards are computed again.
+answers. Of one sublayer, however, the local error tells the shape of the curve: widths between measured ones are
+interpolated where a measurement shows that this is accurate.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from compress.pruning.obs import SublayerWidths
 from compress.pruning.surgery import cut
+from compress.quantization.replaced_sublayer import at_each_sublayer
 from models.classifier import Classifier, TensorBatch
 from models.messages import progress
 from models.sublayer import SublayerId
 from models.task import Kind
-from models.train.divergence import divergence
 
 Costs = dict[str, dict[int, float]]  # sublayer → width → mean divergence over the texts
+# Difference of a measured cost from the interpolated one, as a share of the larger of the two, up to which the widths
+# beside it are interpolated. The costs of 128 texts vary by as much from one sample of texts to another.
+TOLERANCE = 0.5
+NEGLIGIBLE = 0.05  # difference that is always allowed, as a share of the cost of the smallest width but 0
+LEAST = 1e-9  # cost, and local error, below which a logarithm is not taken
 
 
-@torch.inference_mode()
 def measure_costs(
     model: Classifier, sublayer_widths: Mapping[str, SublayerWidths], batches: Sequence[TensorBatch], kind: Kind
 ) -> Costs:
     """Return the cost of each width of each sublayer; the full width costs 0."""
-    inputs = [_layer_inputs(model, batch) for batch in batches]  # by batch, by layer: (batch, tokens, width)
-    reference = [model(batch)[0] for batch in batches]
-    texts = sum(len(batch.ids) for batch in batches)
-    pairs = [(name, width) for name, by_width in sublayer_widths.items() for width in by_width]
     costs: Costs = {name: {} for name in sublayer_widths}
-    for name, width in progress(pairs, desc="quality loss of each width", unit="width"):
-        pruned_sublayer = sublayer_widths[name][width]
-        if pruned_sublayer.error == 0.0:
-            costs[name][width] = 0.0
+    total = 2 * len(model.architecture.layers)
+    sublayers = at_each_sublayer(model, batches, kind)
+    for name, divergence_with in progress(sublayers, total=total, desc="quality loss", unit="sublayer"):
+        if name not in sublayer_widths:  # dropped already
             continue
-        index = SublayerId.parse(name).layer
-        smaller = cut(model, {name: pruned_sublayer}, shared=True)
-        total = 0.0
-        for batch, states, logits in zip(batches, inputs, reference, strict=True):
-            total += float(divergence(kind, answer_from(smaller, index, states[index], batch), logits).sum())
-        costs[name][width] = max(total / texts, 0.0)  # floating-point error can leave -1e-9
+        by_width, module = sublayer_widths[name], SublayerId.parse(name).module
+
+        def measure(width: int, name: str = name, module: str = module) -> float:
+            smaller = cut(model, {name: sublayer_widths[name][width]}, shared=True)
+            return divergence_with(smaller.get_submodule(module))  # noqa: B023 (called before the next is yielded)
+
+        costs[name] = cost_curve({width: pruned.error for width, pruned in by_width.items()}, measure)
     return costs
 
 
-def answer_from(model: Classifier, index: int, hidden: Tensor, batch: TensorBatch) -> Tensor:
-    """Return the logits (batch, labels) when `hidden` (batch, tokens, width) is the input of layer `index`."""
-    views = model.encoder.views(batch.mask)
-    for layer, view in zip(model.encoder.layers[index:], views[index:], strict=True):
-        hidden = layer(hidden, view, None)
-    return model.head(model.encoder.finish(hidden), batch.mask)
+def cost_curve(errors: Mapping[int, float], measure: Callable[[int], float]) -> dict[int, float]:
+    """Return the cost of each width of one sublayer, with few measurements.
+
+    Between two widths the logarithm of the cost is taken as linear in that of the local error. The ends and the
+    middle of the curve are measured. If the middle is as expected from the ends (TOLERANCE, NEGLIGIBLE), the widths
+    between are interpolated between the three; otherwise both halves are treated as the whole was. Width 0 is
+    measured, and no end of the curve: to drop a sublayer costs far more than the curve says.
+
+    Args:
+        errors: width → share of the sublayer's output that is lost; 0 costs nothing.
+        measure: returns the cost of a width.
+    """
+    costs = {width: measure(width) for width, error in errors.items() if width == 0 and error != 0.0}
+    curve = sorted(width for width, error in errors.items() if width and error != 0.0)
+    costs |= {width: measure(width) for width in {*curve[:1], *curve[-1:]}}
+    gaps = [curve]
+    while gaps:
+        gap = gaps.pop()
+        if len(gap) < 3:
+            continue
+        middle = len(gap) // 2
+        costs[gap[middle]] = measured = measure(gap[middle])
+        expected = _interpolated(gap[middle], (gap[0], gap[-1]), errors, costs)
+        halves = [gap[: middle + 1], gap[middle:]]
+        if abs(expected - measured) > TOLERANCE * max(expected, measured) + NEGLIGIBLE * costs[curve[0]]:
+            gaps += halves
+            continue
+        for half in halves:
+            costs |= {width: _interpolated(width, (half[0], half[-1]), errors, costs) for width in half[1:-1]}
+    return {width: costs.get(width, 0.0) for width in errors}
 
 
-def _layer_inputs(model: Classifier, batch: TensorBatch) -> list[Tensor]:
-    first = model.encoder.embeddings(batch.ids, batch.types)
-    return [first, *model(batch)[1][:-1]]
+def _interpolated(
+    width: int, ends: tuple[int, int], errors: Mapping[int, float], costs: Mapping[int, float]
+) -> float:
+    """Return the cost of a width between two others whose costs are known."""
+    low, high = sorted(ends, key=lambda end: errors[end])  # np.interp wants rising places
+    places = [np.log(max(errors[end], LEAST)) for end in (low, high)]
+    values = [np.log(max(costs[end], LEAST)) for end in (low, high)]
+    return float(np.exp(np.interp(np.log(max(errors[width], LEAST)), places, values)))

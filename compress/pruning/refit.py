@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from compress.pruning.gram import append_ones, is_first_only, output_matrix, select_tokens
+from compress.pruning.gram import append_ones, gram_of, is_first_only, output_matrix, select_tokens
 from compress.pruning.obs import least_squares
 from models.classifier import Classifier, TensorBatch
 from models.messages import progress
@@ -77,7 +77,7 @@ def fit_rows(pieces: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     gram, cross = torch.zeros(1, 1), torch.zeros(1, 1)
     for inputs, outputs in pieces:
         rows = append_ones(inputs.double())
-        gram, cross = gram + rows.T @ rows, cross + outputs.double().T @ rows
+        gram, cross = gram + gram_of(rows), cross + outputs.double().T @ rows
     return least_squares(gram, cross)
 
 

@@ -1,37 +1,38 @@
-"""measure_int8_loss(): quality loss of each sublayer in int8, measured in ONNX Runtime, which serves the model.
+"""measure_int8_loss(): quality loss of each sublayer in int8.
 
 One sublayer at a time is in int8. Its cost is the divergence from the logits of the fp32 model, in the unit of
-`compress.pruning.quality_loss`. The token embeddings are int8 in the baseline too, so their loss is subtracted.
+`compress.pruning.quality_loss`. The sublayer is computed in torch with the rounded weights and inputs of the int8
+operators, so that only the sublayers after it are computed again. To write and to run a graph for each sublayer gives
+the same costs (`tests/compress/quantization/test_int8_loss.py`), and takes minutes for a large model.
 """
 
 import copy
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
 
 from compress.quantization.calibration import calibrate
-from compress.quantization.fp32_fallback import sublayers
-from compress.quantization.quantize import int8_variant
+from compress.quantization.replaced_sublayer import at_each_sublayer
 from export.embedding_table import rounded_in_blocks
-from export.graph_precision import EmbeddingBits, Precision
-from export.writer import write_int8
+from export.graph_precision import Activation, EmbeddingBits, Scales, quantized_weight
 from models.classifier import Classifier, TensorBatch
 from models.messages import progress
-from models.task import Kind, Task
+from models.sublayer import SublayerId
+from models.task import Kind
 from models.tokenizer import TokenBatch
 from models.train.divergence import divergence
-from service.inference.engine import run_session
-from service.inference.session import open_session
 
 SCALE_TEXTS = 128  # enough to compare sublayers: the graph that is served is calibrated on more texts
+JUDGED_TEXTS = 64  # the cost decides only between int8 and fp32, and for most sublayers it is negligible
+WEIGHT_BITS = 8
 Int8Loss = dict[str, float]  # key of a sublayer → mean divergence over the texts
 
 
 def measure_int8_loss(
-    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], task: Task
+    model: Classifier, fitted: Sequence[TokenBatch], judged: Sequence[TokenBatch], kind: Kind
 ) -> Int8Loss:
     """Return the cost of computing each sublayer in int8.
 
@@ -40,27 +41,63 @@ def measure_int8_loss(
         fitted: calibration texts for the activation scales.
         judged: texts on which the cost is measured. They must not be in `fitted`: on the calibration texts the cost
             would be too low.
-        task: gives the kind of the logits, and whether a row is a pair.
+        kind: kind of the task.
     """
     shape, scales = model.architecture, calibrate(model, _first(fitted, SCALE_TEXTS))
-    with torch.inference_mode():
-        fp32_logits = [model(TensorBatch(batch))[0] for batch in judged]
-    all_fp32 = Precision.all_fp32(shape)
+    sublayers = at_each_sublayer(model, [TensorBatch(batch) for batch in _first(judged, JUDGED_TEXTS)], kind)
+    total = 2 * len(shape.layers)
+    return {
+        name: divergence_with(in_int8(model, SublayerId.parse(name), scales))
+        for name, divergence_with in progress(sublayers, total=total, desc="quality loss of int8", unit="sublayer")
+        if shape.width_of(SublayerId.parse(name))
+    }
 
-    def cost(precision: Precision, path: Path) -> float:
-        write_int8(model, path, task.pair, scales, precision)
-        session, total = open_session(path, variant=int8_variant()), 0.0
-        for batch, reference in zip(judged, fp32_logits, strict=True):
-            total += float(divergence(task.kind, torch.from_numpy(run_session(session, batch)), reference).sum())
-        return total / sum(batch.rows for batch in judged)
 
-    with tempfile.TemporaryDirectory() as scratch:
-        path = Path(scratch) / "model.onnx"
-        base = cost(all_fp32, path)
-        return {
-            sublayer.key: max(cost(all_fp32.replaced(sublayer.layer, sublayer.part, "int8"), path) - base, 0.0)
-            for sublayer in progress(sublayers(shape), desc="quality loss of int8", unit="sublayer")
-        }
+def in_int8(model: Classifier, sublayer: SublayerId, scales: Scales) -> nn.Module:
+    """Return a copy of a sublayer whose matrices compute what the int8 operators compute.
+
+    The constants for relative positions, which a DeBERTa's graph rounds to 8 bits too, are not rounded.
+    """
+    result = copy.deepcopy(model.get_submodule(sublayer.module))
+    for name, linear in list(result.named_children()):
+        key = f"{sublayer.module}.{name}"
+        if isinstance(linear, nn.Linear) and key in scales:
+            first = f"{key}.query"  # of a layer that computes the first token only, the query has its own scale
+            parts = (first, key, key) if first in scales else (key,)
+            setattr(result, name, _RoundedLinear(linear, [scales[part] for part in parts]))
+    return result
+
+
+class _RoundedLinear(nn.Module):
+    """A linear layer with rounded inputs, rounded weights, and the correction of the mean error in its bias."""
+
+    def __init__(self, linear: nn.Linear, activations: Sequence[Activation]) -> None:
+        """Round the weights; each of `activations` is for an equal part of the outputs."""
+        super().__init__()
+        self.weight, self.bias = linear.weight, linear.bias  # not rounded: DeBERTa multiplies positions with them
+        self._parts = []
+        biases = linear.weight.new_zeros(linear.out_features) if linear.bias is None else linear.bias
+        pieces = zip(linear.weight.chunk(len(activations)), biases.chunk(len(activations)), strict=True)
+        for number, (activation, (weight, bias)) in enumerate(zip(activations, pieces, strict=True)):
+            values, scale = quantized_weight(activation.smoothed_weight(weight.detach().numpy().T), WEIGHT_BITS)
+            correction = activation.correction
+            if correction is not None:
+                parts = len(correction) // len(bias)  # of keys and values
+                bias = bias + torch.from_numpy(np.split(correction, parts)[number - 1 if parts > 1 else 0])
+            self._parts.append((activation, torch.from_numpy((values * scale).T), bias.detach()))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return (batch, tokens, outputs)."""
+        products = [functional.linear(_rounded(inputs, one), weight, bias) for one, weight, bias in self._parts]
+        return torch.cat(products, dim=-1)
+
+
+def _rounded(inputs: Tensor, activation: Activation) -> Tensor:
+    """Return what the int8 product reads: the smoothed inputs, (batch, tokens, inputs), in 256 steps."""
+    if activation.smoothing is not None:
+        inputs = inputs * torch.from_numpy(activation.smoothing)
+    steps = (inputs / activation.scale).round() + activation.zero_point
+    return (steps.clamp(0, 255) - activation.zero_point) * activation.scale
 
 
 @torch.inference_mode()

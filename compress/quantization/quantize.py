@@ -24,6 +24,7 @@ from export import graph_precision as precision_file
 from export.agreement import Agreement, Logits, Scorer, measure_agreement
 from export.fused_operators import check_fused
 from export.graph_precision import EmbeddingBits, Precision, Scales
+from export.row_logits import logits_of_rows
 from export.writer import write_int8
 from models import task as task_file
 from models.checkpoint import load_checkpoint
@@ -120,7 +121,7 @@ class QuantizationContext:
             Logits (rows, labels).
         """
         session = open_session(path, variant=int8_variant(bits=bits))
-        return np.concatenate([run_session(session, self.tokenizer.pad([e])) for e in rows.encoded[:count]])
+        return logits_of_rows(lambda one: run_session(session, self.tokenizer.pad([one])), rows.encoded[:count])
 
     def agreement(self, rows: EvaluationRows, logits: Logits) -> Agreement:
         """Compare the logits of the first of `rows` with those of the fp32 model."""

@@ -14,6 +14,7 @@ from compress.quantization.quantize import int8_variant
 from compress.search.cost_table import Amounts, CostTable
 from compress.search.latency_meter import timing_environment, write_served
 from export.graph_precision import KINDS, Kind, Precision
+from export.writer import write_int8
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.messages import progress
@@ -87,12 +88,13 @@ def _time(
     with tempfile.TemporaryDirectory() as scratch:
         for name, plan in progress(plans.items(), desc="latency table", unit="graph"):
             planned = small.with_layers(plan)
-            precisions: dict[Kind, Precision] = {
-                "int8": Precision.all_int8(planned), "fp32": Precision.all_fp32(planned)
-            }  # fmt: skip
-            for kind, precision in precisions.items():
+            model = Classifier(planned, 2).eval()
+            for kind in KINDS:
                 path = Path(scratch) / f"{kind}-{name.replace(':', '-')}.onnx"
-                write_served(Classifier(planned, 2).eval(), path, False, batches, precision)
+                if kind == "int8":
+                    write_served(model, path, False, batches, Precision.all_int8(planned))
+                else:  # without calibration: no matrix is int8
+                    write_int8(model, path, False, None, Precision.all_fp32(planned))
                 session = open_session(path, load.threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         texts = sum(batch.rows for batch in batches)

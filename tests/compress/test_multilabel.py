@@ -37,6 +37,9 @@ def made(tmp_path_factory) -> tuple[Path, ModelFolder]:
 def compressed(made, capsys, monkeypatch, byte_clock) -> tuple[Bundle, dict]:
     code, told, err = run(capsys, monkeypatch, *compress_learned(*made))
     assert code == 0, err
+    stages = ["read", "check", "reference", "trim", "analyse", "teach", "prune", "heal", "bundle", "evaluate"]
+    assert list(told["stage_seconds"]) == stages
+    assert 0 < sum(told["stage_seconds"].values()) <= told["seconds"] + 1
     return Bundle.open(Path(told["folder"])), told
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from bench.measure.accuracy.difference import Answers
 from bench.measure.accuracy.task_metric import AnyScore, score_of
+from export.row_logits import logits_of_rows
 from models import task as task_file
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
@@ -110,7 +111,8 @@ def _open(path: Path, device: str) -> Engine:
 
 
 def _logits(engine: Engine, rows: Sequence[Row]) -> NDArray[np.float32]:
-    return np.concatenate([engine.logits([row]) for row in rows])
+    threads = None if engine.choice.got == "cpu" else 1  # on a GPU, rows wait for each other anyway
+    return logits_of_rows(lambda row: engine.logits([row]), rows, threads)
 
 
 def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:

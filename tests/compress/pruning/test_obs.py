@@ -8,7 +8,7 @@ from cutting import plain_rung, tiny_batches
 from compress.inputs.length_matching import choose_texts, draw_texts
 from compress.pruning.fisher import fisher, fisher_order, open_gates
 from compress.pruning.gram import collect_grams, output_matrix
-from compress.pruning.obs import least_squares, prune_to_each_width, removal_order
+from compress.pruning.obs import CHUNK, damped, least_squares, prune_to_each_width, removal_order
 from compress.pruning.quality_loss import measure_costs
 from compress.pruning.refit import refit
 from compress.pruning.surgery import choose_pruned_sublayers, cut
@@ -215,3 +215,32 @@ def test_drawn_texts_are_the_nearest_to_each_served_length_and_all_of_one_length
 def test_calibration_batches_hold_the_rows(tiny):
     _, batches = tiny
     assert sum(len(batch.ids) for batch in batches) == 64
+
+
+def test_many_neurons_go_in_the_order_that_a_new_inverse_at_each_step_gives():
+    inputs = 150
+    full, _, gram = correlated(inputs, tokens=600)
+    wanted: list[int] = []
+    kept = np.arange(inputs)
+    whole = damped(gram)
+    while len(kept):
+        places = torch.tensor([*kept.tolist(), inputs])
+        own = whole[places][:, places]
+        weight = torch.linalg.solve(own, (full[:, :-1] @ whole[:-1])[:, places].T).T[:, :-1]
+        losses = (weight.pow(2).sum(0) / torch.linalg.inv(own).diagonal()[:-1]).numpy()
+        ranked = np.argsort(losses, kind="stable")
+        count = CHUNK if len(kept) > 8 * CHUNK else 1
+        wanted += kept[ranked[:count]].tolist()
+        kept = np.sort(kept[ranked[count:]])
+    assert removal_order(full[:, :-1], gram, 1).tolist() == wanted
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_the_lost_share_is_that_of_the_outputs(corrected: bool):
+    full, x, gram = correlated(24)
+    order = np.random.default_rng(1).permutation(12)
+    for pruned in prune_to_each_width(full, gram, order, [0, 3, 9, 12], corrected).values():
+        columns = [2 * unit + end for unit in pruned.kept for end in (0, 1)]
+        output = pruned.weight.double() @ x[columns] + pruned.bias.double()[:, None]
+        lost = float((full @ x - output).pow(2).sum() / (full @ x).pow(2).sum())
+        assert pruned.error == pytest.approx(lost, rel=1e-4, abs=1e-9)
