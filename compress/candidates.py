@@ -95,7 +95,7 @@ class CandidateEvaluator:
         self._selecting = len(inputs.validation)  # number of rows that select
         labelled = inputs.roles.everything  # the rows that select, then the reported rows
         self._rows, self._truth = labelled.rows, labelled.targets(task)
-        self._reference = task.decide(task.scores(inputs.source_logits()))
+        self._reference = task.decide(task.scores(inputs.logits(inputs.compared)))
         self._base = context.base.path
         self._own_task = Task.read(self._base / task_file.FILE)  # its thresholds may be others
         self._guidance = context.guidance

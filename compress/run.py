@@ -295,9 +295,7 @@ class _End:
     gate: GatePlan | None
 
 
-def _deliver(
-    end: _End, more: dict[str, Any], full_model: Path, config: CompressConfig, store: Path
-) -> Compressed:
+def _deliver(end: _End, more: dict[str, Any], full_model: Path, config: CompressConfig, store: Path) -> Compressed:
     """Report the candidates, and deliver the best; `more` are keys of the report."""
     candidates, max_loss = [candidate for _, candidate in end.results], config.max_loss
     parents = [candidate.id for candidate in candidates]

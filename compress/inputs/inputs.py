@@ -42,7 +42,7 @@ class CompressionInputs:
     numbered: Sequence[Row] = ()  # rows that the column `row` of a file of scores counts
     baseline: ModelFolder | None = None  # the large model that the source was distilled from; None: there is none
     _encoded: dict[str, EncodedInputs] = field(default_factory=dict, init=False, repr=False, compare=False)
-    _logits: list[NDArray[np.float32]] = field(default_factory=list, init=False, repr=False, compare=False)
+    _logits: dict[str, NDArray[np.float32]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def roles(self) -> RowRoles:
@@ -69,12 +69,13 @@ class CompressionInputs:
             self._encoded[folder.id] = EncodedInputs(tokenizer, train, validation)
         return self._encoded[folder.id]
 
-    def source_logits(self) -> NDArray[np.float32]:
-        """Return the source's logits (rows, labels) for `roles.everything`; they are computed at the first call."""
-        if not self._logits:
-            tokenizer, rows = self.encoded(self.source).tokenizer, self.roles.everything.rows
-            self._logits.append(predict(load_checkpoint(self.source.path), tokenizer.encode(rows), tokenizer))
-        return self._logits[0]
+    def logits(self, folder: ModelFolder) -> NDArray[np.float32]:
+        """Return a model's logits (rows, labels) for `roles.everything`; they are computed once for each folder."""
+        if folder.id not in self._logits:
+            task = Task.read(folder.path / task_file.FILE)
+            tokenizer, rows = Tokenizer.open(folder.path, task.max_tokens), self.roles.everything.rows
+            self._logits[folder.id] = predict(load_checkpoint(folder.path), tokenizer.encode(rows), tokenizer)
+        return self._logits[folder.id]
 
     def summary(self) -> dict[str, Any]:
         """Return the JSON keys that say where the reported rows come from."""

@@ -134,7 +134,7 @@ def check_inputs(inputs: CompressionInputs, weak_teacher: bool = False, any_text
     truth = labelled.targets(task)
     encoded = inputs.encoded(source)
     _check_lengths(inputs, encoded)
-    predictions = task.decide(task.scores(inputs.source_logits()))
+    predictions = task.decide(task.scores(inputs.logits(inputs.source)))
     weakness = _weakness(task.kind, truth, predictions)
     if weakness is not None:
         message = f"{source.path} {weakness} on the {len(labelled)} rows of {labelled.source}"
