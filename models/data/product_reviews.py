@@ -39,7 +39,7 @@ def read_product_reviews(part: Part) -> list[tuple[str, str]]:
     low, high = SPLITS[part]
     hashed = sorted((hashlib.sha256(text.encode()).hexdigest(), text) for text in classes)
     return [
-        (text, *classes[text])
+        (text, next(iter(classes[text])))
         for digest, text in hashed
         if len(classes[text]) == 1 and low <= int(digest[:8], 16) / 2**32 < high
     ]  # fmt: skip
