@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from models.errors import CheckError
+
 STOP_SECONDS = 60
 
 
@@ -19,6 +21,7 @@ def served(bundle: Path) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]
     """Serve a bundle on a free port, give a function from a request to its answer, and stop the server at the end.
 
     Raises:
+        CheckError: the server does not start.
         urllib.error.HTTPError: the server refuses a request.
     """
     with socket.socket() as free:
@@ -28,7 +31,10 @@ def served(bundle: Path) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert server.stdout is not None
     try:
-        url = json.loads(server.stdout.readline())["url"]  # printed when the server is ready
+        line = server.stdout.readline()  # printed when the server is ready
+        if not line:
+            raise CheckError(f"the server ended with exit code {server.wait()}: its lines above say why")
+        url = json.loads(line)["url"]
 
         def ask(body: dict[str, Any]) -> dict[str, Any]:
             headers = {"Content-Type": "application/json"}

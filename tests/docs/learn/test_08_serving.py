@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from models.errors import FolderError
+from models.errors import CheckError, FolderError
 from prunella import Classifier
 from tools.course.served import served
 
@@ -36,3 +36,8 @@ def test_exercise_3_a_bundle_with_another_byte_is_refused(tiny_bundle, tmp_path)
     path.write_bytes(content)
     with pytest.raises(FolderError):
         Classifier(tmp_path / "copy")
+
+
+def test_a_server_that_does_not_start_is_an_error(tmp_path):
+    with pytest.raises(CheckError, match="exit code"), served(tmp_path / "no bundle"):
+        pass
