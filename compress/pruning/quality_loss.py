@@ -2,8 +2,8 @@
 
 A sum of local scores (Fisher information, matrix errors) ranks sublayers in the wrong order (docs/log.md). Therefore
 each pruned sublayer is inserted into the full model alone, and its cost is the divergence from the full model's
-answers. Of one sublayer, however, the local error tells the shape of the curve: widths between measured ones are
-interpolated where a measurement shows that this is accurate.
+answers. Of one sublayer, however, the local error tells the shape of the curve: in a large model, widths between
+measured ones are interpolated where a measurement shows that this is accurate.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +22,7 @@ Costs = dict[str, dict[int, float]]  # sublayer → width → mean divergence ov
 # Difference of a measured cost from the interpolated one, as a share of the larger of the two, up to which the widths
 # beside it are interpolated. The costs of 128 texts vary by as much from one sample of texts to another.
 TOLERANCE = 0.5
+LARGE = 40_000_000  # weights of the layers; of a smaller model every width is measured, which takes a minute or two
 NEGLIGIBLE = 0.05  # difference that is always allowed, as a share of the cost of the smallest width but 0
 LEAST = 1e-9  # cost, and local error, below which a logarithm is not taken
 
@@ -31,6 +32,7 @@ def measure_costs(
 ) -> Costs:
     """Return the cost of each width of each sublayer; the full width costs 0."""
     costs: Costs = {name: {} for name in sublayer_widths}
+    weights = sum(parameter.numel() for parameter in model.encoder.layers.parameters())
     total = 2 * len(model.architecture.layers)
     sublayers = at_each_sublayer(model, batches, kind)
     for name, divergence_with in progress(sublayers, total=total, desc="quality loss", unit="sublayer"):
@@ -42,7 +44,11 @@ def measure_costs(
             smaller = cut(model, {name: sublayer_widths[name][width]}, shared=True)
             return divergence_with(smaller.get_submodule(module))  # noqa: B023 (called before the next is yielded)
 
-        costs[name] = cost_curve({width: pruned.error for width, pruned in by_width.items()}, measure)
+        errors = {width: pruned.error for width, pruned in by_width.items()}
+        if weights < LARGE:
+            costs[name] = {width: measure(width) if error else 0.0 for width, error in errors.items()}
+        else:
+            costs[name] = cost_curve(errors, measure)
     return costs
 
 
