@@ -48,11 +48,11 @@ class CascadeReport(Record):
     core_seconds_per_million: float = Field(description="of a million texts, one after the other")
     added: Difference | None = Field(description="student minus cascade on the same rows; None: there are no labels")
     threshold: float
-    max_loss: float = Field(description="points that were allowed when the threshold was results")
+    max_loss: float = Field(description="points that were allowed when the threshold was found")
     bound_points: float = Field(description="upper limit of the loss on the rows of the threshold")
     confidence: float
     bounded_against: str
-    threshold_rows: int = Field(description="rows on which the threshold was results")
+    threshold_rows: int = Field(description="rows on which the threshold was found")
 
     def sentence(self) -> str:
         """Return what the gate does, and what it does not, in sentences."""
