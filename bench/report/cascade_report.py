@@ -81,26 +81,26 @@ class CascadeResults:
     reference: str | None  # name of the reference in `seconds`
 
 
-def cascade_report(found: CascadeResults) -> CascadeReport:
+def cascade_report(results: CascadeResults) -> CascadeReport:
     """Return the report of a cascade."""
-    decided = [found.gate.decide(one.ids) for one in found.encoded]
+    decided = [results.gate.decide(one.ids) for one in results.encoded]
     answered = np.array([one.answered for one in decided])
-    logits = np.where(answered[:, None], np.stack([one.logits for one in decided]), found.student)
-    lengths = np.array([len(one.ids) for one in found.encoded])
+    logits = np.where(answered[:, None], np.stack([one.logits for one in decided]), results.student)
+    lengths = np.array([len(one.ids) for one in results.encoded])
     stages = (
-        _stage("gate", answered, logits, lengths, found),
-        _stage("student", ~answered, logits, lengths, found),
+        _stage("gate", answered, logits, lengths, results),
+        _stage("student", ~answered, logits, lengths, results),
     )
-    times = {name: 1e3 * np.median(one, axis=0) for name, one in found.seconds.items()}
-    reference = None if found.reference is None else times.get(found.reference)
-    mean, info = float(times["cascade"].mean()), found.gate.info
+    times = {name: 1e3 * np.median(one, axis=0) for name, one in results.seconds.items()}
+    reference = None if results.reference is None else times.get(results.reference)
+    mean, info = float(times["cascade"].mean()), results.gate.info
 
     def percentile(name: str, percent: float) -> float | None:
-        return float(np.percentile(times[name], percent)) if resolved(percent, found.requests) else None
+        return float(np.percentile(times[name], percent)) if resolved(percent, results.requests) else None
 
     added = None
-    if found.truth is not None:
-        added = compare(found.truth, found.student.argmax(axis=1), logits.argmax(axis=1))
+    if results.truth is not None:
+        added = compare(results.truth, results.student.argmax(axis=1), logits.argmax(axis=1))
     return CascadeReport(
         stages=stages, mean_ms=mean, p50_ms=float(np.median(times["cascade"])), p95_ms=percentile("cascade", 95),
         p99_ms=percentile("cascade", 99), student_mean_ms=float(times["ours"].mean()),
@@ -118,17 +118,17 @@ def _stage(
     rows: NDArray[np.bool_],
     logits: NDArray[np.float32],
     lengths: Indices,
-    found: CascadeResults,
+    results: CascadeResults,
 ) -> StageReport:
     count = int(rows.sum())
     accuracy: float | None = None
     student: float | None = None
     error: float | None = None
-    if found.truth is not None and count:
-        truth = found.truth[rows]
+    if results.truth is not None and count:
+        truth = results.truth[rows]
         accuracy = float((logits[rows].argmax(axis=1) == truth).mean())
-        student = float((found.student[rows].argmax(axis=1) == truth).mean())
-        error = quality(truth, logits[rows], found.task, lengths[rows]).calibration_error
+        student = float((results.student[rows].argmax(axis=1) == truth).mean())
+        error = quality(truth, logits[rows], results.task, lengths[rows]).calibration_error
     return StageReport(
         stage=name, rows=count, share=count / len(rows), accuracy=accuracy, student_accuracy=student,
         calibration_error=error,

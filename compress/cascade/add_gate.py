@@ -104,7 +104,7 @@ def add_gate(
     stage = Stage("cascade", VERSION, {"gate": gate.info.model_dump(mode="json"), "rows": rows.sha256})
     result = run_stage(stage, [bundle, learned], store, lambda target: _write(bundle.path, gate, target))
     summary = {"cascade": _measure(gate, models, texts, config.seed)}
-    _note(result.folder.path, summary)
+    _write_report(bundle.path, result.folder.path, summary)
     return Cascade(result, summary)
 
 
@@ -222,11 +222,11 @@ def _write(bundle: Path, gate: Gate, target: Path) -> None:
     gate.save(target)
 
 
-def _note(folder: Path, summary: dict[str, Any]) -> None:
-    """Add the summary to the report of the bundle."""
-    path = folder / REPORT
+def _write_report(bundle: Path, target: Path, summary: dict[str, Any]) -> None:
+    """Write the present report of the bundle, with the summary, into the bundle with the gate."""
+    path = bundle / REPORT
     report = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    write_text(path, json.dumps(report | summary, indent=2) + "\n")
+    write_text(target / REPORT, json.dumps(report | summary, indent=2) + "\n")
 
 
 def _measure(gate: Gate, models: CascadeModels, texts: CascadeTexts, seed: int) -> dict[str, Any]:

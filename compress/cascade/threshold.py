@@ -113,12 +113,12 @@ def choose_threshold(
 def _why_not_one(rows: GateRows, strictest: Thresholds, limit: float, level: float) -> str:
     """Return why the first test did not reject, with the number of rows that it takes."""
     (lost, won), count = rows.counts(strictest), len(rows.truth)
-    fewest, asked = (
+    fewest, claim = (
         fewest_rows(limit, level),
         f"that at most {100 * limit:g} points are lost ({level:.0%} confidence)",
     )
     if count < fewest:
-        return f"{count} rows do not show {asked}: it takes {fewest} rows, even if none is lost (and none won)"
+        return f"{count} rows do not show {claim}: it takes {fewest} rows, even if none is lost (and none won)"
     loss = (lost - won) / count
     if loss >= limit:
         return (
@@ -127,6 +127,6 @@ def _why_not_one(rows: GateRows, strictest: Thresholds, limit: float, level: flo
         )
     needed = math.ceil(2.706 * (lost + won) / (count * (limit - loss) ** 2))  # 1.645 standard errors
     return (
-        f"{count} rows do not show {asked}: {lost} are lost and {won} won, even if the gate answers almost nothing. "
+        f"{count} rows do not show {claim}: {lost} are lost and {won} won, even if the gate answers almost nothing. "
         f"It takes about {max(needed, count + 1)} rows"
     )

@@ -1,6 +1,7 @@
 """`prunella cascade`, and `cascade()` of the Python API."""
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -91,8 +92,9 @@ def test_a_gate_can_be_replaced(tiny_bundle, files, tmp_path):
     ],
 )
 def test_wrong_use_is_one_sentence(tiny_bundle, files, tmp_path, capsys, monkeypatch, change, message):
+    alone = shutil.copytree(tiny_bundle, tmp_path / "alone" / "bundle")  # its classifier is not beside it
     code, line, err = run(
-        capsys, monkeypatch, "cascade", tiny_bundle, *options(files, "train", "validation"),
+        capsys, monkeypatch, "cascade", alone, *options(files, "train", "validation"),
         "--store", tmp_path / "store", *change,
     )  # fmt: skip
     assert code == 2
