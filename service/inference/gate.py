@@ -11,8 +11,9 @@ needs numpy only.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import exp
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ from pydantic import Field, model_validator
 
 from models.errors import FolderError
 from models.schema import Settings
+from models.tokenizer import Encoded
 
 FILE, ROWS_FILE = "gate.json", "gate.npy"
 BYTES = 4 * 2**20  # limit of the rows of a gate, unless another one is asked for
@@ -27,6 +29,8 @@ MOST_BYTES = 256 * 2**20  # no gate has more: the limit of what is read from a f
 # odd 64-bit constants of good spectral quality (Steele and Vigna 2022), one for each position of an n-gram
 MULTIPLIERS = (0xD1342543DE82EF95, 0xAF251AF3B0F025B5, 0xB564EF22EC7AECE5)
 Positive = Annotated[float, Field(gt=0)]
+USUAL_TOKENS = 512  # of a text; what longer ones need is computed each time
+FEW_LABELS = 16
 LARGEST_SCALE, LARGEST_BIAS = 1e4, 1e6  # of a logit: sums over a text stay finite
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -35,7 +39,9 @@ class GateInfo(Settings):
     """Settings of a gate, and what is known of its loss."""
 
     version: Literal[1] = 1
-    tokens: int = Field(ge=1, description="rows of single tokens; token i has row i modulo this number")
+    tokens: int = Field(
+        ge=1, description="rows of single tokens; of a larger vocabulary the last tokens share rows with n-grams"
+    )
     bigram_bits: int = Field(ge=0, le=24, description="2 to this power rows of bigrams; 0: none")
     trigram_bits: int = Field(0, ge=0, le=24, description="2 to this power rows of trigrams; 0: none")
     multipliers: tuple[int, int, int] = Field(MULTIPLIERS, description="of the hash, one for each token of an n-gram")
@@ -91,8 +97,7 @@ class GateInfo(Settings):
         return min(self.thresholds)
 
 
-@dataclass(frozen=True, slots=True)
-class GateAnswer:
+class GateAnswer(NamedTuple):
     """The gate's answer to one text.
 
     Attributes:
@@ -124,6 +129,8 @@ class Gate:
     _bias: NDArray[np.float32] = field(repr=False)
     _thresholds: tuple[float, ...] = field(repr=False)
     _hash: "FeatureHash" = field(repr=False)
+    _ones: NDArray[np.float32] = field(repr=False)  # a product with them adds rows up, faster than a sum
+    _factors: NDArray[np.float32] | None = field(repr=False)  # (tokens, 1), by number of tokens; None: all are 1
 
     @classmethod
     def of(cls, info: GateInfo, table: NDArray[np.int8]) -> "Gate":
@@ -132,7 +139,12 @@ class Gate:
         bias = np.asarray(info.bias, dtype=np.float64) / info.temperature
         thresholds = info.thresholds if len(info.thresholds) > 1 else info.thresholds * info.labels
         hashing = FeatureHash(info.tokens, info.bigram_bits, info.trigram_bits, info.multipliers)
-        return cls(info, table, scales.astype(np.float32), bias.astype(np.float32), thresholds, hashing)
+        power = info.length_power
+        lengths = np.maximum(np.arange(USUAL_TOKENS + 1), 1)[:, None]
+        factors = (lengths**-power).astype(np.float32) if power else None
+        ones = np.ones(3 * USUAL_TOKENS, dtype=np.float32)
+        scaled = scales.astype(np.float32), bias.astype(np.float32)
+        return cls(info, table, *scaled, thresholds, hashing, ones, factors)
 
     @classmethod
     def open(cls, folder: Path) -> "Gate":
@@ -156,19 +168,38 @@ class Gate:
         Args:
             ids: token ids as the tokenizer gives them for one text: truncated, with special tokens, not padded.
         """
-        rows = self.table.take(self._hash.rows(ids), axis=0)
-        total = np.add.reduce(rows, axis=0, dtype=np.int32) * self._scales
-        if self.info.length_power and len(ids) > 1:
-            total /= np.float32(len(ids) ** self.info.length_power)
-        return np.asarray(total + self._bias, dtype=np.float32)
+        # out of bounds, as some tokens of a large vocabulary are, means from the first row on
+        rows = self.table.take(self._hash.rows(ids), axis=0, mode="wrap").astype(np.float32)
+        ones = self._ones[: len(rows)] if len(rows) <= len(self._ones) else np.ones(len(rows), dtype=np.float32)
+        total: NDArray[np.float32] = ones.dot(rows)  # exact: sums of whole numbers below 2^24
+        total *= self._scales
+        if self._factors is not None:
+            n = len(ids)
+            total *= self._factors[n] if n <= USUAL_TOKENS else np.float32(n**-self.info.length_power)
+        total += self._bias
+        return total
 
     def decide(self, ids: Sequence[int]) -> GateAnswer:
         """Return the answer to one text, and whether it is confident enough to be the answer of the cascade."""
         logits = self.logits(ids)
-        label = int(logits.argmax())
         # in double precision: a confidence very near to 1 is not rounded to 1
-        confidence = 1.0 / float(np.add.reduce(np.exp(logits - logits[label]), dtype=np.float64))
+        if len(logits) <= FEW_LABELS:  # Python is faster than numpy on a few numbers
+            values = logits.tolist()
+            best = max(values)
+            label, total = values.index(best), sum([exp(value - best) for value in values])
+        else:
+            label = int(logits.argmax())
+            total = float(np.exp(logits - logits[label], dtype=np.float64).sum())
+        confidence = 1 / total
         return GateAnswer(label, confidence, confidence >= self._thresholds[label], logits)
+
+
+def gate_answers(gate: Gate | None, texts: Sequence[Encoded]) -> dict[int, list[float]]:
+    """Return the logits of the texts that a gate answers, by position; none without a gate."""
+    if gate is None:
+        return {}
+    decided = ((i, gate.decide(text.ids)) for i, text in enumerate(texts))
+    return {i: answer.logits.tolist() for i, answer in decided if answer.answered}
 
 
 class FeatureHash:
@@ -177,28 +208,32 @@ class FeatureHash:
     def __init__(
         self, tokens: int, bigram_bits: int, trigram_bits: int = 0, multipliers: Sequence[int] = MULTIPLIERS
     ) -> None:
-        self._tokens = np.uint64(tokens)
-        self._first_token = np.uint64(2**bigram_bits if bigram_bits else 0)
-        self._first_trigram = self._first_token + self._tokens
-        self._shifts = (np.uint64(64 - bigram_bits), np.uint64(64 - trigram_bits))
+        # arrays, because numpy needs a microsecond to convert a scalar
+        first = 2**bigram_bits if bigram_bits else 0
+        self._first_token, self._first_trigram = _unsigned(first), _unsigned(first + tokens)
+        self._bigram_shift, self._trigram_shift = _unsigned(64 - bigram_bits), _unsigned(64 - trigram_bits)
         self._bigrams, self._trigrams = bigram_bits > 0, trigram_bits > 0
         self._multipliers = np.asarray(multipliers, dtype=np.uint64)[: 3 if trigram_bits else 2, None]
 
     def rows(self, ids: Sequence[int]) -> NDArray[np.int64]:
-        """Return the row of each feature of a text: at most 3n - 3 for n tokens, without those that do not fit."""
+        """Return the row of each feature of a text, at most 3n - 3 for n tokens; the first row follows the last."""
         tokens, n = np.array(ids, dtype=np.uint64), len(ids)
         bigrams, trigrams = self._bigrams * max(n - 1, 0), self._trigrams * max(n - 2, 0)
         rows = np.empty(bigrams + n + trigrams, dtype=np.uint64)
-        np.add(tokens % self._tokens, self._first_token, out=rows[bigrams : bigrams + n])
+        np.add(tokens, self._first_token, out=rows[bigrams : bigrams + n])
         if bigrams or trigrams:
             products = self._multipliers * tokens  # wraps around at 2^64
             pairs = products[0, :-1] + products[1, 1:]
             if bigrams:
-                np.right_shift(pairs, self._shifts[0], out=rows[:bigrams])
+                np.right_shift(pairs, self._bigram_shift, out=rows[:bigrams])
             if trigrams:
-                hashes = (pairs[:-1] + products[2, 2:]) >> self._shifts[1]
+                hashes = (pairs[:-1] + products[2, 2:]) >> self._trigram_shift
                 np.add(hashes, self._first_trigram, out=rows[bigrams + n :])
         return rows.view(np.int64)
+
+
+def _unsigned(value: int) -> NDArray[np.uint64]:
+    return np.array([value], dtype=np.uint64)
 
 
 def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.int8]:

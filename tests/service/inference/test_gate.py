@@ -31,7 +31,8 @@ def gated(plain: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def rows_one_by_one(ids: list[int], tokens: int, bigram_bits: int, trigram_bits: int) -> list[int]:
     """Return the rows of a text, computed with Python's integers."""
     bigrams = 2**bigram_bits if bigram_bits else 0
-    rows = [bigrams + i % tokens for i in ids]
+    count = bigrams + tokens + (2**trigram_bits if trigram_bits else 0)
+    rows = [(bigrams + i) % count for i in ids]
     for n, bits, first in ((2, bigram_bits, 0), (3, trigram_bits, bigrams + tokens)):
         for k in range(len(ids) - n + 1 if bits else 0):
             key = sum(m * i for m, i in zip(MULTIPLIERS, ids[k : k + n], strict=False)) % WORD
@@ -46,11 +47,21 @@ def test_the_logits_are_the_sum_of_the_rows_of_tokens_bigrams_and_trigrams(bigra
     gate = make_gate(50, 3, bigram_bits=bigram_bits, trigram_bits=trigram_bits, bias=(1.0, -2.0, 0.5))
     ids = rng.integers(0, 120, length).tolist()  # also ids above the number of token rows
     rows = rows_one_by_one(ids, 50, bigram_bits, trigram_bits)
-    assert sorted(FeatureHash(50, bigram_bits, trigram_bits).rows(ids)) == sorted(rows)
+    found = FeatureHash(50, bigram_bits, trigram_bits).rows(ids) % gate.info.row_count
+    assert sorted(found) == sorted(rows)
     total = gate.table[rows].astype(np.int64).sum(axis=0) * 0.01 + np.array([1.0, -2.0, 0.5])
     np.testing.assert_allclose(gate.logits(ids), total / 1.5, rtol=1e-5, atol=1e-6)
     assert gate.logits(ids).dtype == np.float32
     assert gate.logits(ids).shape == (3,)
+
+
+def test_a_text_longer_than_usual_and_many_labels_are_answered_in_the_same_way():
+    gate, ids = make_gate(50, 20, length_power=0.5), np.random.default_rng(0).integers(0, 50, 900).tolist()
+    total = gate.table[rows_one_by_one(ids, 50, 10, 0)].astype(np.int64).sum(axis=0) * 0.01 / 1.5 / 30
+    np.testing.assert_allclose(gate.logits(ids), total, rtol=1e-4, atol=1e-5)
+    answer = gate.decide(ids)
+    assert answer.label == total.argmax()
+    assert answer.confidence == pytest.approx(answer.probabilities.max(), rel=1e-5)
 
 
 def test_the_sum_is_divided_by_a_power_of_the_number_of_tokens():
