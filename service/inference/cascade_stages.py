@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from models.task import Task
 from models.tokenizer import Encoded
-from service.inference.gate import Gate
+from service.inference.gate import Gate, gate_answers
 from service.protocols import Request, Stage
 
 INLINE_TOKENS = 4096  # of a request: up to here the gate runs on the event loop, because a thread switch costs more
@@ -67,8 +67,8 @@ async def ask(gate: Gate, encoded: Sequence[Encoded]) -> Gated:
 
 
 def _decide(gate: Gate, encoded: Sequence[Encoded]) -> list[Row | None]:
-    answers = [gate.decide(text.ids) for text in encoded]
-    return [answer.logits.tolist() if answer.answered else None for answer in answers]
+    easy = gate_answers(gate, encoded)
+    return [easy.get(i) for i in range(len(encoded))]
 
 
 def stages(
