@@ -149,16 +149,16 @@ def _open_gate(folder: ModelFolder, stored: Task) -> Gate | None:
     if len(listed) == 1:
         wanted = f"wanted {gate_file.FILE} and {gate_file.ROWS_FILE}, or neither"
         raise FolderError(f"{folder.path}: the manifest lists {listed[0]} only: {wanted}; {advice}")
-    gate, found = Gate.open(folder.path), files[TOKENIZER].sha256 if TOKENIZER in files else "none"
+    gate, sha256 = Gate.open(folder.path), files[TOKENIZER].sha256 if TOKENIZER in files else "none"
     if stored.kind != "single" or stored.pair or gate.info.labels != len(stored.labels):
         form = f"{stored.kind}{' on pairs' if stored.pair else ''}, {len(stored.labels)} labels"
         raise FolderError(
             f"{folder.path}: the gate is for one of {gate.info.labels} labels of a text, the task is {form}; {advice}"
         )
-    if gate.info.tokenizer_sha256 != found:
+    if gate.info.tokenizer_sha256 != sha256:
         raise FolderError(
             f"{folder.path}: the gate was learned for another tokenizer (SHA-256 {gate.info.tokenizer_sha256[:12]}…, "
-            f"the bundle's has {found[:12]}…); {advice}"
+            f"the bundle's has {sha256[:12]}…); {advice}"
         )
     return gate
 

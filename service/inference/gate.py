@@ -254,6 +254,6 @@ def _read_rows(path: Path, shape: tuple[int, int]) -> NDArray[np.int8]:
     except (ValueError, EOFError, OSError) as error:
         raise FolderError(f"{path} is not an array of numbers: {error}; {wanted}") from None
     if not isinstance(mapped, np.ndarray) or mapped.dtype != np.int8 or mapped.shape != shape:
-        found = f"{mapped.dtype} of shape {mapped.shape}" if isinstance(mapped, np.ndarray) else "an archive"
-        raise FolderError(f"{path} has {found}: {wanted}")
+        content = f"{mapped.dtype} of shape {mapped.shape}" if isinstance(mapped, np.ndarray) else "an archive"
+        raise FolderError(f"{path} has {content}: {wanted}")
     return np.ascontiguousarray(mapped)
