@@ -13,7 +13,7 @@ from compress.cascade.add_gate import add_gate
 from compress.cascade.gate_plan import GatePlan, plan_gate
 from compress.config import CompressConfig
 from compress.inputs.inputs import CompressionInputs
-from compress.inputs.read import Files, read_inputs
+from compress.inputs.read import Files, LongTexts, read_inputs
 from compress.inputs.source import check_inputs, source_kind
 from compress.modes import make_config, read_targets, read_trim
 from compress.pipeline import compress_all, compress_to, compress_with_fp32_retry, prepare
@@ -36,6 +36,7 @@ from models.store.folder import ModelFolder, identity
 from models.store.results import Delivered, deliver
 from models.store.stage import StageResult
 from models.store.stage_seconds import StageSeconds
+from models.task import MOST_WINDOWS, Combine
 from models.teachers.open_teachers import OpenTeachers
 from service.process.cores import usable_cores
 
@@ -85,6 +86,8 @@ def compress(  # noqa: PLR0913 (the options of the command)
     batch: int = 1,
     threads: int = 1,
     max_tokens: int | None = None,
+    windows: int | None = None,
+    windows_combine: Combine | None = None,
     text_column: str = "text",
     pair_column: str = "text_pair",
     label_column: str = "label",
@@ -139,6 +142,9 @@ def compress(  # noqa: PLR0913 (the options of the command)
         batch: batch size when speed is measured.
         threads: threads of ONNX Runtime when speed is measured.
         max_tokens: maximum input length of a Hugging Face folder; longer inputs are truncated.
+        windows: most overlapping windows of a text that is too long; the loss is measured with them, and the bundle
+            serves with them. 1: such a text is truncated; None: as the classifier's task says.
+        windows_combine: `mean` or `max` of the scores of a text's windows; None: mean.
         text_column: column of the text, or of the first text of a pair.
         pair_column: column of the second text of a pair.
         label_column: column of the label.
@@ -168,7 +174,7 @@ def compress(  # noqa: PLR0913 (the options of the command)
     model = resolve_model(Path(model), None if base is None else Path(base), store)
     speedups = family if family is None or isinstance(family, str) else ",".join(f"{value:g}" for value in family)
     targets = read_targets(speedup, latency_ms, size_mb, speedups)
-    _check_limits(max_loss, threads)
+    _check_limits(max_loss, threads, windows)
     healing = {"epochs": epochs, "minutes": minutes, "learning_rate": learning_rate, "augment": augment}
     settings = {
         "tolerance": tolerance, "vocabulary": read_trim(trim_vocabulary, size_mb is not None),
@@ -192,7 +198,8 @@ def compress(  # noqa: PLR0913 (the options of the command)
     )  # fmt: skip
     seconds = StageSeconds()
     with seconds.of("read"):
-        inputs = read_inputs(model, Files(train, validation, test, texts, nearest, columns), store, max_tokens, seed)
+        files = Files(train, validation, test, texts, nearest, columns)
+        inputs = read_inputs(model, files, store, LongTexts(max_tokens, windows, windows_combine), seed)
     named = Teachers(
         _paths(teacher), None if teacher_scores is None else Path(teacher_scores), teacher_logits, columns,
         inputs.numbered, weak_teacher,
@@ -320,7 +327,9 @@ def _paths(given: Sequence[str | Path] | str | Path | None) -> tuple[Path, ...]:
     return (Path(given),) if isinstance(given, str | Path) else tuple(Path(one) for one in given or ())
 
 
-def _check_limits(max_loss: float, threads: int) -> None:
+def _check_limits(max_loss: float, threads: int, windows: int | None) -> None:
+    if windows is not None and not 1 <= windows <= MOST_WINDOWS:
+        raise InputError(f"--windows is {windows}: wanted 1 to {MOST_WINDOWS}")
     if not max_loss >= 0:  # nor NaN
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     if threads > (cores := usable_cores()):

@@ -11,6 +11,8 @@ from models.schema import Record
 FILE = "task.json"
 Kind = Literal["single", "multi", "regression"]
 EVEN = 0.5  # default threshold of a multi-label task
+Combine = Literal["mean", "max"]
+MOST_WINDOWS = 64
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Decision = NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.float32]
 
@@ -32,6 +34,20 @@ class Task(Record):
     activation: Literal["sigmoid"] | None = Field(
         None, description="regression: function of the output that gives the score, such as a cross-encoder's"
     )
+
+    windows: int | None = Field(
+        None, ge=2, le=MOST_WINDOWS,
+        description="most overlapping windows of a text that is longer than max_tokens; None: it is truncated",
+    )  # fmt: skip
+    windows_combine: Combine | None = Field(
+        None, description="how the scores of the windows of a text are combined; None: mean"
+    )
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> Self:
+        if self.windows is not None and self.pair:
+            raise ValueError("windows are for single texts, and the rows of this task are pairs")
+        return self
 
     @model_validator(mode="after")
     def _labels_fit(self) -> Self:
@@ -61,7 +77,7 @@ class Task(Record):
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
         # the ids of folders depend on this dump: without these fields it must stay as it was before they existed
-        for name in ("thresholds", "activation"):
+        for name in ("thresholds", "activation", "windows", "windows_combine"):
             if getattr(self, name) is None:
                 fields.pop(name, None)
         return fields

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from models.errors import InputError
 from models.schema import wrong_values
+from models.task import Combine
 from models.tokenizer import Encoded, Row
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine
@@ -41,18 +42,21 @@ class Prediction:
     scores: dict[str, float]  # of all labels, in descending order
     logits: tuple[float, ...]  # in the order of the model's labels; those of a gate are on another scale
     stage: Stage = "student"  # what answered: the bundle's model, or the gate before it
+    windows: int = 1  # overlapping windows of the text whose scores were combined
 
 
 class Classifier:
     """Classifies texts with a bundle. Thread-safe."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (all but the bundle have defaults)
         self,
         bundle: str | Path,
         device: str = "auto",
         threads: int = 1,
         truncate: Literal["right", "left", "never"] = "right",
         cascade: bool = True,
+        windows: int | None = None,
+        windows_combine: Combine | None = None,
     ) -> None:
         """Open a bundle and check its answers to the texts that are stored in it.
 
@@ -64,20 +68,27 @@ class Classifier:
             truncate: the end at which a text that is too long is truncated; `never`: such a text is an error.
             cascade: whether the gate of a bundle that has one answers easy texts. With `truncate="left"` it never
                 does, because its threshold was found for texts that are cut on the right.
+            windows: most overlapping windows of a text that is too long for the model; 1: it is truncated; None: as
+                the bundle says.
+            windows_combine: `mean` or `max` of the scores of a text's windows; None: as the bundle says, else mean.
 
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
             DisagreementError: the answers on this processor differ from the stored ones.
+            InputError: `windows` are asked for, and the model takes pairs.
         """
-        self._opened_with = (str(bundle), device, threads, truncate, cascade)
+        self._opened_with = (str(bundle), device, threads, truncate, cascade, windows, windows_combine)
         limits = {"max_batch": NO_LIMIT, "max_text_chars": NO_LIMIT}
         with wrong_values():
-            self._settings = Settings(bundle=str(bundle), device=device, threads=threads, **limits)
+            self._settings = Settings(
+                bundle=str(bundle), device=device, threads=threads, windows=windows, windows_combine=windows_combine,
+                **limits,
+            )  # fmt: skip
         self._engine = Engine.open(Bundle.open(resolve(str(bundle))), self._settings.runtime())
         self._engine.self_check()
         self._rules = self._settings.rules(self._engine.choice.got)
         self._truncate = truncate
-        self._gate = self._engine.bundle.gate if cascade and truncate != "left" else None
+        self._gate = self._engine.gate if cascade and truncate != "left" else None
         self.labels: tuple[str, ...] = self._engine.bundle.task.labels
         self.device: str = self._engine.choice.got
 
@@ -105,51 +116,58 @@ class Classifier:
         Raises:
             InputError: a text is invalid.
         """
-        rows = [row for row, _ in self._logits(_rows(texts), None)]
+        rows = [row for row, _, _ in self._logits(_rows(texts), None)]
         return np.array(rows, dtype=np.float32).reshape(len(rows), max(len(self.labels), 1))
 
     def __reduce__(self) -> tuple[type["Classifier"], tuple[object, ...]]:
         return Classifier, self._opened_with  # another process opens the bundle itself
 
-    def _predict(self, logits: list[float], stage: Stage) -> Prediction:
+    def _predict(self, logits: list[float], stage: Stage, windows: int) -> Prediction:
         task, request = self._engine.bundle.task, Request([], single=True)
         scores = {entry["label"]: entry["score"] for entry in ranked(task, logits, request)}
         assigned = decisions(task, [logits])  # of a multi-label model, else None
         best = next(iter(scores))
         labels = tuple((assigned[0] or ()) if assigned else () if task.kind == "regression" else (best,))
         label = next((name for name in scores if name in labels), None)
-        return Prediction(label, scores[label or best], labels, scores, tuple(logits), stage)
+        return Prediction(label, scores[label or best], labels, scores, tuple(logits), stage, windows)
 
-    def _logits(self, rows: list[Row], gate: Gate | None) -> Iterator[tuple[list[float], Stage]]:
-        """Yield the logits of each row, and what computed them."""
+    def _logits(self, rows: list[Row], gate: Gate | None) -> Iterator[tuple[list[float], Stage, int]]:
+        """Yield the logits of each row, what computed them, and the number of its windows."""
         for start in range(0, len(rows), ROWS_AT_ONCE):
             chunk = rows[start : start + ROWS_AT_ONCE]
             request = Request(chunk, single=False, truncate=self._truncate != "never", per_item=True)
             problems: dict[int, BadRequest] = {}
             try:
-                answers, easy = self._answer(request, problems, gate)
+                answers, easy, windows = self._answer(request, problems, gate)
             except BadRequest as error:  # all texts of the chunk are invalid
                 raise InputError(f"text {start}: {error.message}") from None
             if problems:
                 raise InputError(f"text {start + min(problems)}: {problems[min(problems)].message}")
             stages: list[Stage] = ["gate" if i in easy else "student" for i in range(len(answers))]
-            yield from ((row, stage) for row, stage in zip(answers, stages, strict=True) if row is not None)
+            answered = zip(answers, stages, windows, strict=True)
+            yield from ((row, stage, count) for row, stage, count in answered if row is not None)
 
     def _answer(
         self, request: Request, problems: dict[int, BadRequest], gate: Gate | None
-    ) -> tuple[list[list[float] | None], set[int]]:
-        """Return the logits of each row of a request, and the positions of the rows that the gate answered."""
+    ) -> tuple[list[list[float] | None], set[int], list[int]]:
+        """Return the logits of each row, the positions of the rows that the gate answered, and numbers of windows.
+
+        The numbers are those of the rows without a problem.
+        """
         task = self._engine.bundle.task
         positions, invalid = check_rows(request, task, self._settings)
         problems |= invalid
         rows = [request.rows[i] for i in positions]
-        encoded = apply_isolated(partial(self._engine.tokenize, cut=self._truncate), rows)
-        positions, tokens = check_encoded(task, request, positions, encoded, problems)
+        encoded = apply_isolated(partial(self._engine.tokenize, cut=self._engine.cut_of(self._truncate)), rows)
+        positions, tokens = check_encoded(request, positions, encoded, problems, self._engine.most_tokens)
         easy = gate_answers(gate, tokens)
         rest = [i for i in range(len(tokens)) if i not in easy]
-        hard = dict(zip(rest, self._infer([tokens[i] for i in rest]), strict=True))
+        parts = self._engine.parts([tokens[i] for i in rest])
+        answers = self._engine.joined(parts, self._infer([window for part in parts for window in part]))
+        hard, windows = dict(zip(rest, answers, strict=True)), dict(zip(rest, map(len, parts), strict=True))
         logits = [easy[i] if i in easy else hard[i] for i in range(len(tokens))]
-        return collect_logits(request, positions, logits, problems), {positions[i] for i in easy}
+        counts = [windows.get(i, 1) for i in range(len(tokens))]
+        return collect_logits(request, positions, logits, problems), {positions[i] for i in easy}, counts
 
     def _infer(self, tokens: list[Encoded]) -> list[list[float] | None]:
         """Return the logits of each text, computed in the batches that the service would form."""

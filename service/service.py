@@ -136,9 +136,12 @@ def _classify_by_bentoml() -> Any:
         answers every text, also of a bundle with a gate.
         """
         engine, request = self.inference.model_slots.current, Request([], single=False)
-        encoded = apply_isolated(partial(engine.tokenize, cut="right"), [(text,) for text in texts])
+        encoded = apply_isolated(partial(engine.tokenize, cut=engine.cut_of("right")), [(text,) for text in texts])
         valid = {i: tokens for i, tokens in enumerate(encoded) if tokens is not None}
-        logits = dict(zip(valid, infer_isolated(engine, list(valid.values())) if valid else [], strict=True))
+        parts = engine.parts(list(valid.values()))
+        work = [window for part in parts for window in part]
+        answers = engine.joined(parts, infer_isolated(engine, work) if work else [])
+        logits = dict(zip(valid, answers, strict=True))
         rows = [logits.get(i) for i in range(len(texts))]
         return [[] if row is None else ranked(engine.bundle.task, row, request) for row in rows]
 

@@ -11,6 +11,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 
 from models.errors import InputError
 from models.schema import Record, explain
+from models.task import MOST_WINDOWS, Combine
 from service.inference.scheduler import Rules
 from service.inference.session import DEVICES, RuntimeSettings
 from service.process.cores import usable_cores
@@ -78,6 +79,13 @@ class Settings(Record):
     max_body_bytes: int = Field(2_000_000, ge=1, description="larger requests get 413")
     max_text_chars: int = Field(
         200_000, ge=1, description="longer texts are cut, or get 413 where cutting is forbidden"
+    )
+    windows: int | None = Field(
+        None, ge=1, le=MOST_WINDOWS,
+        description="most overlapping windows of a text that is too long; 1: it is cut; default: as the bundle says",
+    )  # fmt: skip
+    windows_combine: Combine | None = Field(
+        None, description="mean or max of the scores of a text's windows; default: as the bundle says, else mean"
     )
     max_batch: int = Field(32, ge=1, description="texts in one request; more get 413")
     max_queue: int = Field(4096, ge=1, description="texts that wait; more get 429")
@@ -182,8 +190,9 @@ class Settings(Record):
     def runtime(self, worker: int = 0) -> RuntimeSettings:
         """Return the settings of the engine of one worker."""
         return RuntimeSettings(
-            device=self.device, threads=self.threads, require_device=self.require_device, worker=worker
-        )
+            device=self.device, threads=self.threads, require_device=self.require_device, worker=worker,
+            windows=self.windows, windows_combine=self.windows_combine,
+        )  # fmt: skip
 
     def rules(self, device: str = "cpu") -> Rules:
         """Return the limits of the scheduler of one process; `device` is the one that the model runs on."""

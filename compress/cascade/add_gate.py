@@ -137,9 +137,11 @@ def check_task(task: Task, path: Path) -> None:
     """Refuse tasks that have no gate.
 
     Raises:
-        InputError: the model at `path` reads pairs of texts, gives several labels, or a number.
+        InputError: the model at `path` reads pairs of texts, gives several labels, or a number, or has windows.
     """
     forms = {"single": "reads pairs of texts", "multi": "gives several labels", "regression": "gives a number"}
+    if task.windows is not None:
+        raise InputError(f"{path} cuts long texts into windows: a gate reads truncated texts, so it can have none")
     if task.kind != "single" or task.pair:
         raise InputError(f"{path} {forms[task.kind]}: a gate is for models that give one label to one text")
 

@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.measure.accuracy.evaluate import classifier_logits
 from compress.inputs.provenance import OnTrainingRows
 from models import task as task_file
-from models.checkpoint import load_checkpoint
 from models.data.encoded import EncodedTexts
 from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.finetuning.finetune_config import Splits
-from models.finetuning.predict import predict
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Row, Tokenizer
@@ -72,9 +71,8 @@ class CompressionInputs:
     def logits(self, folder: ModelFolder) -> NDArray[np.float32]:
         """Return a model's logits (rows, labels) for `roles.everything`; they are computed once for each folder."""
         if folder.id not in self._logits:
-            task = Task.read(folder.path / task_file.FILE)
-            tokenizer, rows = Tokenizer.open(folder.path, task.max_tokens), self.roles.everything.rows
-            self._logits[folder.id] = predict(load_checkpoint(folder.path), tokenizer.encode(rows), tokenizer)
+            task, rows = Task.read(folder.path / task_file.FILE), self.roles.everything.rows
+            self._logits[folder.id] = classifier_logits(folder.path, rows, task)
         return self._logits[folder.id]
 
     def summary(self) -> dict[str, Any]:

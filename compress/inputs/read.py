@@ -5,12 +5,12 @@ from pathlib import Path
 
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.provenance import judged_on_training_rows, split_train
-from compress.inputs.source import open_source, source_kind
+from compress.inputs.source import open_source, source_kind, with_windows
 from models import task as task_file
 from models.data.roles import RowRoles
 from models.data.texts import Columns, Texts, read_texts
 from models.retrieval.nearest_texts import nearest_texts
-from models.task import Kind, Task
+from models.task import Combine, Kind, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,16 +29,25 @@ class Files:
         return read_texts(source, self.columns, kind)
 
 
-def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, seed: int) -> CompressionInputs:
+@dataclass(frozen=True, slots=True)
+class LongTexts:
+    """What happens to texts that are longer than the model takes."""
+
+    max_tokens: int | None = None  # limit of a Hugging Face folder
+    windows: int | None = None  # most windows of a text; None: as the classifier's task says
+    combine: Combine | None = None
+
+
+def read_inputs(model: Path, files: Files, store: Path, long_texts: LongTexts | None, seed: int) -> CompressionInputs:
     """Return the inputs of a compression, and print on stderr which rows choose and which are reported.
 
     Raises:
         InputError: a file or the model has another form than expected, or there are no labels to evaluate with.
     """
-    kind = source_kind(model)
+    kind, long_texts = source_kind(model), long_texts or LongTexts()
     train = files.read(files.train, kind)
     numbered = train.rows
-    source = open_source(model, store, train.pair, max_tokens)
+    source = open_source(model, store, train.pair, long_texts.max_tokens)
     task = Task.read(source.path / task_file.FILE)
     if train.labels is not None:
         train.targets(task)  # raises for a label that the model does not have; texts of --texts have no labels
@@ -53,6 +62,7 @@ def read_inputs(model: Path, files: Files, store: Path, max_tokens: int | None, 
         roles.judged.targets(task)
         on_training_rows = judged_on_training_rows(train, roles.judged, source.path, seed)
     roles.announce("shapes, precisions and points")
+    source = with_windows(source, store, long_texts.windows, long_texts.combine)
     inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows, numbered=numbered)
     if not files.texts:
         return inputs

@@ -5,6 +5,7 @@ InputError when the compression could not work, or its result could not be evalu
 """
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from models.forms.tokenizer_check import model_max_length
 from models.messages import say
 from models.store.folder import MANIFEST, REPORT, ModelFolder
 from models.store.stage import Stage, run_stage
-from models.task import Kind, Task
+from models.task import Combine, Kind, Task
 from models.tokenizer import Tokenizer
 from models.train.starting_point import load_source_id
 from models.weights import SAFETENSORS
@@ -86,6 +87,32 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
         tokenizer_file.copy_file(path, target)
 
     return run_stage(Stage("import", VERSION, settings), [], store, make).folder
+
+
+def with_windows(source: ModelFolder, store: Path, windows: int | None, combine: Combine | None) -> ModelFolder:
+    """Return a classifier whose task says that long texts have windows; `source` itself if nothing is asked for.
+
+    Raises:
+        InputError: the model takes pairs.
+    """
+    if windows is None and combine is None:
+        return source
+    task = Task.read(source.path / task_file.FILE)
+    chosen = windows or task.windows or 1
+    if chosen > 1 and task.pair:
+        raise InputError(f"--windows is for single texts, and {source.path} takes pairs: leave it out")
+    changed = task.model_copy(update={"windows": None, "windows_combine": None})
+    if chosen > 1:
+        changed = task.model_copy(update={"windows": chosen, "windows_combine": combine or task.windows_combine})
+    settings = {"windows": changed.windows, "combine": changed.windows_combine}
+
+    def make(target: Path) -> None:
+        for file in source.path.iterdir():
+            if file.name not in (MANIFEST, task_file.FILE):
+                shutil.copyfile(file, target / file.name)
+        changed.write(target / task_file.FILE)
+
+    return run_stage(Stage("windows", 1, settings), [source], store, make).folder
 
 
 def default_max_tokens(path: Path, shape: Architecture) -> int:

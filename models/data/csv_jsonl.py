@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from models.data.other_formats import file_problem
 from models.errors import InputError
 
 LocatedRecord = tuple[str, dict[str, Any]]  # the location of a record ("a.csv, line 3"), and its cells by column
@@ -34,9 +35,12 @@ def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file with their line ends, one at a time; a byte-order mark is skipped.
 
     Raises:
-        InputError: the file cannot be read, is not UTF-8, or has a line longer than LINE_LIMIT.
+        InputError: the file cannot be read, is not UTF-8 (the message says how to convert it), or has a line longer
+            than LINE_LIMIT.
     """
     try:
+        if problem := file_problem(path):
+            raise InputError(f"{path} {problem}")
         with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             number = 0
             while line := file.readline(LINE_LIMIT + 1):
@@ -85,7 +89,7 @@ def _table(path: Path, reader: Any) -> Iterator[LocatedRecord]:
             if not cells:
                 continue
             if header is None:
-                header = cells
+                header = [cell.strip() for cell in cells]
                 check_header(where, header)
             elif len(cells) != len(header):
                 raise InputError(f"{where}: the row has {len(cells)} columns, the header {len(header)}")

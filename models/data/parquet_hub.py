@@ -3,6 +3,7 @@
 pyarrow (extra `train`) and `datasets` (extra `hub`) are imported when they are used.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from models.errors import InputError, MissingExtraError
 ChooseColumns = Callable[[Sequence[str]], list[str]]  # all columns → the columns to read; may raise InputError
 HUB = "hub:"
 BATCH_ROWS = 1000
+NO_CLASS = -1  # class index of a row without a label, in data sets of `datasets`
 TIMEOUT_SECONDS = 10.0  # of the request that checks that the hub is reachable and has the data set
 _HUB_NAME = re.compile(r"hub:(?P<repo>\w[\w.-]*/\w[\w.-]*)(:(?P<config>[\w.-]+))?:(?P<split>\w+)")
 _OLDEST_DATASETS = 4  # major version; older ones run the code that a data set contains
@@ -37,9 +39,12 @@ def read_parquet(path: Path, choose: ChooseColumns) -> Iterator[LocatedRecord]:
         with path.open("rb") as stream, pyarrow.parquet.ParquetFile(stream) as file:
             check_header(str(path), file.schema_arrow.names)
             columns = choose(file.schema_arrow.names)
+            classes = _class_columns(file.schema_arrow.metadata or {})
             for batch in file.iter_batches(BATCH_ROWS, columns=columns):
                 for record in batch.to_pylist():
                     number += 1
+                    for column in classes & record.keys():
+                        record[column] = None if record[column] == NO_CLASS else record[column]
                     yield f"{path}, row {number}", record
     except pyarrow.ArrowException as error:
         raise InputError(f"{path} is not a whole Parquet file: {_one_line(error)}") from None
@@ -47,6 +52,15 @@ def read_parquet(path: Path, choose: ChooseColumns) -> Iterator[LocatedRecord]:
         raise InputError(f"{path}, after row {number}: a text is not UTF-8; convert the file first") from None
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or _one_line(error)}") from None
+
+
+def _class_columns(metadata: dict[bytes, bytes]) -> set[str]:
+    """Return the columns of class indices in a Parquet file that `datasets` has written."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return {name for name, feature in features.items() if feature.get("_type") == "ClassLabel"}
+    except (KeyError, TypeError, AttributeError, ValueError):  # another program has written the file
+        return set()
 
 
 def read_hub(name: str, choose: ChooseColumns) -> Iterator[LocatedRecord]:

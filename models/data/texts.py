@@ -21,7 +21,8 @@ from pydantic import Field, model_validator
 from models.data.builtin import read_builtin
 from models.data.csv_jsonl import READERS, LocatedRecord, read_lines, read_records
 from models.data.label_map import LabelMap, label_problem
-from models.data.labels import SURROGATE, Label, label_names, label_positions, parse_label
+from models.data.labels import SURROGATE, Label, check_missing, label_names, label_positions, parse_label
+from models.data.other_formats import column_remedy, suffix_remedy
 from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
 from models.errors import InputError
@@ -69,7 +70,9 @@ class Columns(Record):
             if column in names:
                 present.append(column)
             elif field == "text" or column != Columns.model_fields[field].default:
-                raise InputError(f"{source} has no column {column!r}: it has {', '.join(names)}")
+                raise InputError(
+                    f"{source} has no column {column!r}: it has {', '.join(names)}{column_remedy(names)}"
+                )
         return present
 
 
@@ -148,7 +151,9 @@ class Texts:
             return np.array(labels, dtype=np.float32)
         if self.label_map is not None:
             self.label_map.check(task.labels)
-        index_of = {name: index for index, name in enumerate(task.labels)}
+        index_of = {name.strip(): index for index, name in enumerate(task.labels)}  # as `parse_label` strips names
+        if len(index_of) < len(task.labels):
+            raise InputError(f"two labels of the model differ in spaces only: {', '.join(map(repr, task.labels))}")
         names = label_names(labels, self.kind)
         if (positions := label_positions(task.labels)) and not index_of.keys() & set(names):
             index_of = positions
@@ -218,7 +223,10 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         lines = ((f"{path}, line {n}", {columns.text: line.strip()}) for n, line in enumerate(read_lines(path), 1))
         return _validate(name, (one for one in lines if one[1][columns.text]), columns, kind, as_text=True)
     supported = ", ".join([*READERS, PARQUET, *([LINES] if columns.ignores_label else [])])
-    raise InputError(f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set")
+    raise InputError(
+        f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set"
+        f"{suffix_remedy(suffix)}"
+    )
 
 
 def check_labels(train: Texts, held_out: Texts, labels: Sequence[str] | None = None) -> None:
@@ -283,6 +291,8 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
             except ValueError as error:
                 excerpt = repr(record[columns.label])[:80]
                 raise InputError(f"{where}: {columns.label!r} holds {excerpt}, {error}") from None
+    if kind == "single" and label_map is None:
+        check_missing(source, labels)
     return Texts(rows, labels if columns.label in present else None, source, kind, label_map)
 
 

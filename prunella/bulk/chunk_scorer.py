@@ -23,14 +23,14 @@ SEPARATOR = "|"  # of the labels of a row in CSV
 SCORES = pa.list_(pa.struct([("label", pa.string()), ("score", pa.float64())]))
 TYPES = {
     "label": pa.string(), "score": pa.float64(), "labels": pa.list_(pa.string()), "scores": SCORES,
-    "error": pa.string(), BUNDLE: pa.string(),
+    "windows": pa.int64(), "error": pa.string(), BUNDLE: pa.string(),
 }  # fmt: skip
 Record = dict[str, Any]
 
 
 def added_columns(job: Job, task: Task) -> list[str]:
     """Return the names of the columns that a job adds."""
-    return [job.prefix + name for name in (*answer_columns([], task, job.scores), BUNDLE)]
+    return [job.prefix + name for name in (*answer_columns([], task, job.scores, job.has_windows(task)), BUNDLE)]
 
 
 class ChunkScorer:
@@ -49,7 +49,7 @@ class ChunkScorer:
             DisagreementError: the answers on this processor differ from the stored ones.
         """
         self._job, self._schema = job, schema
-        self._scorer = Scorer(bundle, job.truncate, job.cascade)
+        self._scorer = Scorer(bundle, job.truncate, job.cascade, job.windows, job.windows_combine)
         if self._scorer.id != job.bundle:
             raise InputError(f"{bundle} is bundle {self._scorer.id} here, and the run began with {job.bundle}")
 
@@ -84,7 +84,8 @@ class ChunkScorer:
 
     def _write(self, chunk: Chunk, data: pa.Table | list[Record], rows: list[Scored]) -> bytes:
         task = self._scorer.task
-        added = {**answer_columns(rows, task, self._job.scores), BUNDLE: [self._job.bundle] * len(rows)}
+        columns = answer_columns(rows, task, self._job.scores, self._job.has_windows(task))
+        added = {**columns, BUNDLE: [self._job.bundle] * len(rows)}
         if self._job.format == "parquet":
             return _parquet(self._kept(self._as_table(chunk, data)), added, self._job.prefix)
         if isinstance(data, list) and self._job.format == "csv":

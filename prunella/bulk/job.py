@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import Field
 
 from models.schema import Record
+from models.task import MOST_WINDOWS, Combine, Task
 
 Format = Literal["parquet", "csv", "jsonl"]
 Body = Literal["arrow", "lines"]
@@ -24,9 +25,15 @@ class Job(Record):
     scores: bool = Field(False, description="whether the scores of all labels are written")
     truncate: bool = Field(True, description="whether a text that is too long is truncated, or is an error")
     cascade: bool = Field(True, description="whether the gate of a bundle that has one answers easy texts")
+    windows: int | None = Field(None, ge=1, le=MOST_WINDOWS, description="of a long text; None: as the bundle says")
+    windows_combine: Combine | None = Field(None, description="mean or max; None: as the bundle says")
     limit: int | None = Field(None, ge=1, description="rows; None: all")
     format: Format = "parquet"
     chunk_rows: int = Field(CHUNK_ROWS, ge=1, description="rows of a part")
+
+    def has_windows(self, task: Task) -> bool:
+        """Whether long texts have windows, and the output says how many, with the bundle of a task."""
+        return (self.windows or task.windows or 1) > 1
 
 
 @dataclass(frozen=True, slots=True)

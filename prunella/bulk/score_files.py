@@ -17,7 +17,7 @@ from models.errors import InputError, MissingExtraError
 from models.messages import progress, say
 from models.schema import Record, wrong_values
 from models.store.lock import Lock
-from models.task import Task
+from models.task import Combine, Task
 from prunella.bulk.chunk_reader import csv_header, read_chunks
 from prunella.bulk.chunk_scorer import added_columns
 from prunella.bulk.input_files import InputFiles, open_input
@@ -45,6 +45,8 @@ class ScoreOptions(Record):
     scores: bool = False
     truncate: bool = True
     cascade: bool = True
+    windows: int | None = None
+    windows_combine: Combine | None = None
     limit: int | None = None
     format: Format | None = None
     chunk_rows: int = CHUNK_ROWS
@@ -201,7 +203,7 @@ def _job(bundle: Bundle, source: Path, data: InputFiles, options: ScoreOptions) 
         job = Job(
             bundle=bundle.id, source=str(source.resolve()), text_column=options.text_column, pair_column=pair,
             columns=options.columns, prefix=options.prefix, scores=options.scores, truncate=options.truncate,
-            cascade=options.cascade,
+            cascade=options.cascade, windows=options.windows, windows_combine=options.windows_combine,
             limit=options.limit, format=options.format or data.format, chunk_rows=options.chunk_rows,
         )  # fmt: skip
     names = _input_columns(data)

@@ -11,7 +11,7 @@ from typing import Any
 
 from models.data.labels import SURROGATE
 from models.errors import CheckError
-from models.task import Task
+from models.task import Combine, Task
 from models.tokenizer import Encoded, Row
 from service.inference.bundle import Bundle
 from service.inference.engine import Cut, Engine
@@ -38,27 +38,38 @@ class Scored:
     scores: list[Prediction] | None = None  # of all labels, in descending order
     error: str | None = None  # why there is no answer
     by_gate: bool = False  # whether the gate answered
+    windows: int | None = None  # of the text, whose scores were combined
 
 
 class Scorer:
     """A bundle with a session of one thread on the CPU."""
 
-    def __init__(self, bundle: str | Path, truncate: bool = True, cascade: bool = True) -> None:
+    def __init__(
+        self,
+        bundle: str | Path,
+        truncate: bool = True,
+        cascade: bool = True,
+        windows: int | None = None,
+        windows_combine: Combine | None = None,
+    ) -> None:
         """Open a bundle folder, and compare its answers to the texts that are stored in it with the stored ones.
 
         Args:
             bundle: its path.
             truncate: whether a text that is too long is truncated on the right, or gets an error.
             cascade: whether the gate of a bundle that has one answers easy texts.
+            windows: most overlapping windows of a text that is too long; None: as the bundle says.
+            windows_combine: mean or max of the scores of a text's windows; None: as the bundle says.
 
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
             DisagreementError: the answers on this processor differ from the stored ones.
         """
-        self._engine = Engine.open(Bundle.open(Path(bundle)), RuntimeSettings(device="cpu", threads=1))
+        settings = RuntimeSettings(device="cpu", threads=1, windows=windows, windows_combine=windows_combine)
+        self._engine = Engine.open(Bundle.open(Path(bundle)), settings)
         self._engine.self_check()
-        self._cut: Cut = "right" if truncate else "never"
-        self._gate = self._engine.bundle.gate if cascade else None
+        self._cut: Cut = self._engine.cut_of("right" if truncate else "never")
+        self._gate = self._engine.gate if cascade else None
 
     @property
     def id(self) -> str:
@@ -82,16 +93,16 @@ class Scorer:
         errors = {i: error for i, row in enumerate(values) if (error := self._problem(row))}
         positions = [i for i in range(len(values)) if i not in errors]
         rows: list[Row] = [values[i] for i in positions]  # type: ignore[misc]  # `_problem` has checked them
-        tokens: dict[int, Encoded] = {}
+        texts_of: dict[int, Encoded] = {}
         encoded_rows: list[Encoded | None] = apply_isolated(partial(self._engine.tokenize, cut=self._cut), rows)
         for i, encoded in zip(positions, encoded_rows, strict=True):
             if encoded is None:
                 errors[i] = "the tokenizer failed on this text; the log says why"
-            elif len(encoded.ids) > self.task.max_tokens:
-                errors[i] = f"the text has {len(encoded.ids)} tokens, the model takes {self.task.max_tokens}"
+            elif len(encoded.ids) > (limit := self._engine.most_tokens):
+                errors[i] = f"the text has {len(encoded.ids)} tokens, the model takes {limit}"
             else:
-                tokens[i] = encoded
-        answers = dict(self._infer(tokens))
+                texts_of[i] = encoded
+        answers = self._infer(texts_of)
         failed = "the model failed on this text; the log says why"
         return [answers.get(i) or Scored(error=errors.get(i, failed)) for i in range(len(values))]
 
@@ -111,11 +122,19 @@ class Scorer:
         texts = list(tokens)
         easy = {texts[k]: row for k, row in gate_answers(self._gate, list(tokens.values())).items()}
         yield from ((i, replace(self._scored(logits), by_gate=True)) for i, logits in easy.items())
-        for batch in sorted_batches({i: len(encoded.ids) for i, encoded in tokens.items() if i not in easy}):
-            rows = infer_isolated(self._engine, [tokens[i] for i in batch])
+        rest = [i for i in texts if i not in easy]
+        parts = self._engine.parts([tokens[i] for i in rest])
+        windows = [window for part in parts for window in part]
+        rows: list[list[float] | None] = [None] * len(windows)
+        for batch in sorted_batches({i: len(window.ids) for i, window in enumerate(windows)}):
+            answers = infer_isolated(self._engine, [windows[i] for i in batch])
             if self._engine.health.unhealthy:
                 raise CheckError("the model fails on every text, also on one that it answered when it was opened")
-            yield from ((i, self._scored(logits)) for i, logits in zip(batch, rows, strict=True) if logits)
+            for i, logits in zip(batch, answers, strict=True):
+                rows[i] = logits
+        for i, logits, part in zip(rest, self._engine.joined(parts, rows), parts, strict=True):
+            if logits:
+                yield i, replace(self._scored(logits), windows=len(part))
 
     def _scored(self, logits: list[float]) -> Scored:
         scores = ranked(self.task, logits, ANY)
@@ -143,11 +162,13 @@ def sorted_batches(lengths: dict[int, int]) -> Iterator[list[int]]:
         yield batch
 
 
-def answer_columns(rows: Sequence[Scored], task: Task, scores: bool) -> dict[str, list[Any]]:
-    """Return the answers by column; `labels` is there for a multi-label task, `scores` if wanted."""
+def answer_columns(rows: Sequence[Scored], task: Task, scores: bool, windows: bool = False) -> dict[str, list[Any]]:
+    """Return the answers by column; `labels` is there for a multi-label task, `scores` and `windows` if wanted."""
     columns: dict[str, list[Any]] = {"label": [row.label for row in rows], "score": [row.score for row in rows]}
     if task.kind == "multi":
         columns["labels"] = [row.labels for row in rows]
     if scores:
         columns["scores"] = [row.scores for row in rows]
+    if windows:
+        columns["windows"] = [row.windows for row in rows]
     return columns | {"error": [row.error for row in rows]}

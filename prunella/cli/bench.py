@@ -8,7 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from models.errors import CheckError, InputError
-from prunella.cli.options import STORE, Base, LabelColumn, Labels, PairColumn, Store, TextColumn, merged, read_columns
+from prunella.cli.options import (
+    STORE,
+    Base,
+    LabelColumn,
+    Labels,
+    PairColumn,
+    Store,
+    TextColumn,
+    Windows,
+    WindowsCombine,
+    merged,
+    read_columns,
+)
 from prunella.cli.output import need, show
 
 OWN = 0  # stands for the actual length of each text
@@ -28,6 +40,8 @@ def evaluate(
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
     labels: Labels = None,
+    windows: Windows = None,
+    windows_combine: WindowsCombine = None,
     base: Base = None,
     store: Store = STORE,
 ) -> dict[str, Any]:
@@ -49,9 +63,10 @@ def evaluate(
         evaluated = open_source(folder, store, rows.pair).path
     else:
         rows, evaluated = read_texts(data, columns, read_task(model).kind), model
-    evaluation = evaluate_on(evaluated, rows, device)
+    evaluation = evaluate_on(evaluated, rows, device, windows, windows_combine)
     return {
         "folder": str(model), "device": evaluation.device, "variant": evaluation.variant,
+        **({} if evaluation.windows is None else {"windows": evaluation.windows}),
         **evaluation.score.model_dump(), "seconds": round(time.perf_counter() - start, 1),
     }  # fmt: skip
 

@@ -68,6 +68,12 @@ def compress(
     max_tokens: Annotated[
         int | None, _hidden("maximum input length of a Hugging Face folder in tokens", min=4)
     ] = None,
+    windows: Annotated[
+        int | None, _hidden("most overlapping windows of a text that is too long; 1: it is truncated", min=1, max=64)
+    ] = None,
+    windows_combine: Annotated[
+        Literal["mean", "max"] | None, _hidden("how the scores of a text's windows are combined; default: mean")
+    ] = None,
     text_column: Annotated[str, _hidden("column of the text, or of the first text of a pair")] = "text",
     pair_column: Annotated[str, _hidden("column of the second text of a pair")] = "text_pair",
     label_column: Annotated[str, _hidden("column of the label")] = "label",
@@ -113,7 +119,8 @@ def compress(
         speedup=speedup, latency_ms=latency_ms, size_mb=size_mb,
         family=family, max_loss=max_loss, metric=metric, mode=mode, epochs=epochs, minutes=minutes,
         learning_rate=learning_rate, augment=augment, tolerance=tolerance, batch=batch, threads=threads,
-        max_tokens=max_tokens, text_column=text_column, pair_column=pair_column, label_column=label_column,
+        max_tokens=max_tokens, windows=windows, windows_combine=windows_combine,
+        text_column=text_column, pair_column=pair_column, label_column=label_column,
         labels=labels, trim_vocabulary=trim_vocabulary, embedding_bits=embedding_bits,
         hidden_width=hidden_width, base=base, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure,
         cascade=cascade, cascade_loss=cascade_loss, seed=seed, store=store, out=out,

@@ -1,7 +1,7 @@
 """Options that several commands share."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -21,6 +21,18 @@ MaxTokens = Annotated[
     ),
 ]
 
+Windows = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=64,
+        help="most overlapping windows of a text that is too long for the model, whose scores are combined; 1: it is "
+        "truncated; default: as the bundle says",
+    ),
+]
+WindowsCombine = Annotated[
+    Literal["mean", "max"] | None, typer.Option(help="how the scores of a text's windows are combined; default: mean")
+]
 Base = Annotated[
     Path | None, typer.Option(help="model of an adapter (LoRA) folder; default: the folder that the adapter names")
 ]

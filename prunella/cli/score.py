@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from models.schema import wrong_values
+from prunella.cli.options import Windows, WindowsCombine
 from prunella.cli.output import need
 
 Source = Annotated[Path, typer.Argument(help="a Parquet, CSV, TSV or JSONL file, or a folder of such files")]
@@ -31,6 +32,8 @@ def score(
     scores: Annotated[bool, typer.Option("--scores", help="also write the scores of all labels")] = False,
     truncate: Annotated[bool, typer.Option(help="truncate texts that are too long, or give them an error")] = True,
     cascade: Annotated[bool, typer.Option(help="let the gate of a bundle that has one answer easy texts")] = True,
+    windows: Windows = None,
+    windows_combine: WindowsCombine = None,
     limit: Annotated[int | None, typer.Option(min=1, help="score the first rows only")] = None,
     format: Annotated[
         Literal["parquet", "csv", "jsonl"] | None, typer.Option(help="format of the parts; default: the input's")
@@ -51,6 +54,7 @@ def score(
         options = ScoreOptions(
             engine=engine, processes=processes, text_column=text_column, pair_column=pair_column, prefix=prefix,
             columns=None if columns is None else tuple(filter(None, columns.split(","))), scores=scores,
-            truncate=truncate, cascade=cascade, limit=limit, format=format, chunk_rows=chunk_rows,
+            truncate=truncate, cascade=cascade, windows=windows, windows_combine=windows_combine,
+            limit=limit, format=format, chunk_rows=chunk_rows,
         )  # fmt: skip
     return score_files(bundle, source, output, options)

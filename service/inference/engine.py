@@ -24,10 +24,12 @@ from service.inference.session import (
     open_session,
     runs_on,
 )
+from service.inference.windows import TextWindows
 from service.inference.wordpiece_cache import WordPieceCache
 
 log = logging.getLogger("prunella")
-Cut = Literal["right", "left", "never"]  # the end at which a long text is truncated
+# the end at which a long text is truncated: at the model's limit, or at that of all windows
+Cut = Literal["right", "left", "never", "windows", "windows_left"]
 NO_LIMIT = 10**9  # tokens: longer than any text
 _serials = count()
 
@@ -39,11 +41,16 @@ class Engine:
     runners compute in parallel as N one-thread sessions would, without N copies of the weights.
     """
 
-    def __init__(self, bundle: Bundle, session: ort.InferenceSession, choice: DeviceChoice) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: ort.InferenceSession,
+        choice: DeviceChoice,
+        settings: RuntimeSettings | None = None,
+    ) -> None:
         self.bundle, self.session, self.choice = bundle, session, choice
         self.variant_name = choice.variant
         self.variant = bundle.info.variants[choice.variant]
-        self.gate = bundle.gate  # answers easy texts in place of the session; None: the bundle has none
         self.tokenizer: Tokenizer = bundle.tokenizer()
         if self.tokenizer.out_of_table:
             log.warning("%s: %s", bundle.folder.path, self.tokenizer.out_of_table_message())
@@ -56,6 +63,12 @@ class Engine:
         self._tokenizers: dict[Cut, Tokenizer] = {"right": self.tokenizer}
         self._word_cache = WordPieceCache.of(self.tokenizer)
         self._prefix_tokenizer = PrefixTokenizer.of(self.tokenizer)
+        asked = settings or RuntimeSettings()
+        self.windows = TextWindows.of(bundle.task, self.tokenizer.affixes, asked.windows, asked.windows_combine)
+        self.gate = bundle.gate  # answers easy texts in place of the session; None: the bundle has none
+        if self.gate is not None and self.windows is not None:
+            log.warning("the gate is off: its threshold was found for texts that are truncated, not cut into windows")
+            self.gate = None
         self.probe = self.encode(bundle.golden.rows[:1])[0]
 
     @classmethod
@@ -80,7 +93,7 @@ class Engine:
             reason = f"ONNX Runtime supports {choice.got}, but its libraries do not load (driver, CUDA, cuDNN)"
             choice = fall_back_to_cpu(bundle.info, settings, reason)
             session = _open(bundle, choice, settings)
-        return cls(bundle, session, choice)
+        return cls(bundle, session, choice, settings)
 
     def encode(self, rows: Sequence[Row], direction: Literal["left", "right"] = "right") -> list[Encoded]:
         """Tokenize rows and truncate long ones at the end named by `direction`."""
@@ -88,6 +101,8 @@ class Engine:
 
     def tokenize(self, rows: Sequence[Row], cut: Cut) -> list[Encoded]:
         """Tokenize rows; with `never`, long rows are not truncated and may exceed the model's limit.
+
+        With `windows` and `windows_left` they may have as many tokens as all windows together.
 
         Each truncation mode has its own tokenizer, so that threads can tokenize concurrently without changing each
         other's settings.
@@ -100,11 +115,37 @@ class Engine:
             return self._prefix_tokenizer.encode(rows)
         tokenizer = self._tokenizers.get(cut)
         if tokenizer is None:
-            tokenizer = self.bundle.tokenizer(NO_LIMIT if cut == "never" else None)
+            tokenizer = self.bundle.tokenizer(self._limit(cut))
             # sets the direction before other threads can use it
-            tokenizer.encode([], "left" if cut == "left" else "right")
+            tokenizer.encode([], "left" if cut.endswith("left") else "right")
             self._tokenizers[cut] = tokenizer
-        return tokenizer.encode(rows, "left" if cut == "left" else "right")
+        return tokenizer.encode(rows, "left" if cut.endswith("left") else "right")
+
+    def cut_of(self, end: Cut) -> Cut:
+        """Return how texts are cut that the model answers with its windows, if it has some."""
+        if self.windows is None or end == "never":
+            return end
+        return "windows_left" if end == "left" else "windows"
+
+    @property
+    def most_tokens(self) -> int:
+        """Largest number of tokens of a text: the model's, or that of all windows."""
+        return self.bundle.task.max_tokens if self.windows is None else self.windows.max_tokens
+
+    def parts(self, texts: Sequence[Encoded]) -> list[list[Encoded]]:
+        """Return the windows of each text; without windows, the text itself."""
+        return [[text] if self.windows is None else self.windows.cut(text) for text in texts]
+
+    def joined(
+        self, parts: Sequence[list[Encoded]], rows: Sequence[list[float] | None]
+    ) -> Sequence[list[float] | None]:
+        """Return the logits of each text from those of its `parts`; None where the model failed on one of them."""
+        return rows if self.windows is None else self.windows.answers(parts, rows)
+
+    def _limit(self, cut: Cut) -> int | None:
+        if cut == "never":
+            return NO_LIMIT
+        return self.windows.max_tokens if self.windows is not None and cut.startswith("windows") else None
 
     def chars(self, rows: Sequence[Row], cut: Cut) -> int:
         """Estimate the number of characters that will be tokenized; of a prefix, only the first try counts."""
@@ -134,8 +175,10 @@ class Engine:
         return np.asarray(self.session.run(["logits"], {name: arrays[name] for name in self._names})[0])
 
     def logits(self, rows: Sequence[Row]) -> NDArray[np.float32]:
-        """Return logits (rows, labels) of texts."""
-        return self.infer(self.encode(rows))
+        """Return logits (rows, labels) of texts, with the windows of long ones."""
+        if self.windows is None:
+            return self.infer(self.encode(rows))
+        return self.windows.logits(self.tokenize(rows, "windows"), self.infer)
 
     def self_check(self) -> None:
         """Compare the logits of the golden rows with the stored ones.

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -37,6 +37,7 @@ from service.inference.tokenizer_queue import (
     pieces_of,
     shutting_down_error,
 )
+from service.inference.windows import TextWindows
 from service.operations.gate_check import GateCheck
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
@@ -58,6 +59,30 @@ class RequestContext:
     gone: Callable[[], bool]  # whether the client has disconnected
     is_alone: Callable[[], bool] = lambda: False  # whether no other request is in the process
     asks_for_student: Callable[[], bool] = lambda: False  # whether a header excludes the gate; for a bundle with one
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How the rows of a request are tokenized and answered."""
+
+    engine: Engine
+    rows: list[Row]
+    cut: Cut
+    chars: int
+    lane: Lane | None  # of the tokenizer's queue; None: they are tokenized at once
+    gate: Gate | None  # asked first
+    windows: TextWindows | None  # of long texts
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of a text."""
+        return self.engine.bundle.task.max_tokens if self.windows is None else self.windows.max_tokens
+
+    def expected_texts(self) -> int:
+        """Estimate the number of texts that the model computes, windows counted, before they are tokenized."""
+        if self.windows is None:
+            return len(self.rows)
+        return sum(self.windows.expected(len(row[0])) for row in self.rows)
 
 
 class InferenceService:
@@ -104,42 +129,30 @@ class InferenceService:
         """
         engine = self.model_slots.current  # the request keeps this model, even when models are swapped meanwhile
         positions, problems = self._check(engine, request)
-        rows = [request.rows[i] for i in positions]
-        cut: Cut = request.direction if request.truncate else "never"
-        if request.prompt is not None and not request.prompt.special_tokens:
-            cut = "never"  # the model's limit then holds more tokens of the text
-        chars = count_chars(rows)
-        lane = self.tokenizer_queues.lane(chars, cut)
-        gate = None if engine.gate is None else self._gate_for(engine, request, context)
+        plan = self._plan(engine, request, [request.rows[i] for i in positions], context)
         try:
-            ahead = NOTHING_AHEAD if lane is None else lane.ahead()
-            if gate is None:  # before tokenization: an admitted request is not refused after work was done for it
-                self.runners.check(len(rows), context.deadline, time.perf_counter(), ahead)
-            else:  # the model's queue counts after the gate, for what it leaves
-                self.runners.check_tokenizer(len(rows), context.deadline, time.perf_counter(), ahead)
+            self._admit(plan, context)
             begun = time.perf_counter()
-            if request.token_ids is None:
-                encoded = await self._tokenize(engine, rows, cut, context, lane)
-            else:
-                encoded = given_tokens(request.token_ids, positions)
-            if request.prompt is not None or request.token_ids is not None:
-                encoded = fit_prompts(request, engine.bundle.task, encoded, engine.tokenizer)
-            positions, valid = check_encoded(engine.bundle.task, request, positions, encoded, problems)
+            encoded = await self._encode(plan, request, positions, context)
+            positions, valid = check_encoded(request, positions, encoded, problems, plan.max_tokens)
+            parts = None if plan.windows is None else engine.parts(valid)
+            if parts is not None:
+                valid = [window for part in parts for window in part]
             queued = tokenized = time.perf_counter()
             gated, left, listed = None, valid, len(valid) > 1
-            if gate is not None:
-                gated = await ask(gate, valid)
+            if plan.gate is not None:
+                gated = await ask(plan.gate, valid)
                 left, queued = gated.left(valid), time.perf_counter()
                 if left:
                     self.runners.check(len(left), context.deadline, queued, listed=listed)
             pending = await self._infer(engine, left, context, listed)
         except Overloaded as refused:
             raise self._refusal(refused) from None
-        answers = pending.rows if gated is None else gated.merged(pending.rows)
+        rows = pending.rows if gated is None else gated.merged(pending.rows)
+        answers = rows if parts is None else engine.joined(parts, rows)
         logits = collect_logits(request, positions, answers, problems)
-        if self.model_slots.candidate is not None and request.token_ids is None and request.prompt is None:
-            by_student = answers if gated is None else gated.of_student(pending.rows)
-            self._call_soon(self.shadow.maybe, request, positions, by_student)
+        by_student = answers if gated is None else gated.of_student(pending.rows)
+        self._let_shadow_answer(request, positions, by_student, parts)
         times = {"tokenize": tokenized - begun}
         if engine.gate is not None:
             times["gate"] = queued - tokenized
@@ -157,10 +170,66 @@ class InferenceService:
             problems=problems,
             times_ms={name: round(seconds * 1e3, 3) for name, seconds in times.items()},
             tokens=sum(len(row.ids) for row in valid),
-            characters=chars,
+            characters=plan.chars,
+            windows=None if parts is None else _counts(len(request.rows), positions, parts),
             compute=f"{engine.choice.got}+{engine.variant_name}",
             stages=None if engine.gate is None else stages(len(request.rows), positions, answers, gated),
         )
+
+    def _plan(self, engine: Engine, request: Request, rows: list[Row], context: RequestContext) -> "_Plan":
+        """Return how the rows of a request that the model can answer are tokenized and answered."""
+        is_text = request.prompt is None and request.token_ids is None
+        cut: Cut = request.direction if request.truncate else "never"
+        if is_text:
+            cut = engine.cut_of(cut)
+        elif request.prompt is not None and not request.prompt.special_tokens:
+            cut = "never"  # the model's limit then holds more tokens of the text
+        chars = count_chars(rows)
+        gate = None if engine.gate is None else self._gate_for(engine, request, context)
+        windows = engine.windows if is_text else None
+        return _Plan(engine, rows, cut, chars, self.tokenizer_queues.lane(chars, cut), gate, windows)
+
+    def _admit(self, plan: "_Plan", context: RequestContext) -> None:
+        """Admit a request to the tokenizer's queue and the model's.
+
+        Raises:
+            Overloaded: it would not be answered before its deadline, or too many texts wait.
+        """
+        ahead = NOTHING_AHEAD if plan.lane is None else plan.lane.ahead()
+        now = time.perf_counter()
+        if plan.gate is None:  # before tokenization: an admitted request is not refused after work was done for it
+            self.runners.check(plan.expected_texts(), context.deadline, now, ahead)
+        else:  # the model's queue counts after the gate, for what it leaves
+            self.runners.check_tokenizer(len(plan.rows), context.deadline, now, ahead)
+
+    async def _encode(
+        self, plan: "_Plan", request: Request, positions: list[int], context: RequestContext
+    ) -> list[Encoded | None]:
+        """Return the tokens of each row; None where the tokenizer fails."""
+        if request.token_ids is None:
+            encoded = await self._tokenize(plan.engine, plan.rows, plan.cut, context, plan.lane)
+        else:
+            encoded = given_tokens(request.token_ids, positions)
+        if request.prompt is None and request.token_ids is None:
+            return encoded
+        return fit_prompts(request, plan.engine.bundle.task, encoded, plan.engine.tokenizer)
+
+    def _let_shadow_answer(
+        self,
+        request: Request,
+        positions: list[int],
+        rows: Sequence[list[float] | None],
+        parts: list[list[Encoded]] | None,
+    ) -> None:
+        """Let the candidate, if there is one, answer the student's texts too.
+
+        Texts of several windows are left out.
+        """
+        if self.model_slots.candidate is None or request.token_ids is not None or request.prompt is not None:
+            return
+        if parts is not None:
+            rows = [row if len(part) == 1 else None for row, part in zip(rows, parts, strict=True)]
+        self._call_soon(self.shadow.maybe, request, positions, rows)
 
     def _check(self, engine: Engine, request: Request) -> tuple[list[int], dict[int, BadRequest]]:
         """Return the positions of the rows that the model can answer, and the errors of the others.
@@ -340,3 +409,11 @@ class InferenceService:
         pending = PendingRequest(1, self._loop.create_future())  # no client waits for it
         probe = Job(engine, engine.probe, len(engine.probe.ids), 0.0, 0.0, math.inf, lambda: False, pending)
         self.runners.put_in_background(probe, MOST)
+
+
+def _counts(rows: int, positions: list[int], parts: list[list[Encoded]]) -> list[int | None]:
+    """Return the number of windows of each row of a request; None where the row has no answer."""
+    counts: list[int | None] = [None] * rows
+    for position, part in zip(positions, parts, strict=True):
+        counts[position] = len(part)
+    return counts

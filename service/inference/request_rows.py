@@ -64,20 +64,20 @@ def row_problem(row: Row, takes_pairs: bool, max_chars: int) -> BadRequest | Non
 
 
 def check_encoded(
-    task: Task,
     request: Request,
     positions: list[int],
     encoded: list[Encoded | None],
     problems: dict[int, BadRequest],
+    limit: int,
 ) -> tuple[list[int], list[Encoded]]:
     """Return the rows that were tokenized and fit the model; add the errors of the others to `problems`.
 
     Args:
-        task: of the model; has the largest number of tokens.
         request: the request.
         positions: of the tokenized rows in the request.
         encoded: their tokens; None where the tokenizer failed.
         problems: errors by position.
+        limit: largest number of tokens of a text.
 
     Raises:
         BadRequest: no row is left, or one has an error and the protocol has no per-text errors.
@@ -86,8 +86,8 @@ def check_encoded(
     for position, tokens in zip(positions, encoded, strict=True):
         if tokens is None:
             problems[position] = _failed("tokenizer")
-        elif len(tokens.ids) > task.max_tokens:
-            message = f"a text has {len(tokens.ids)} tokens, the model takes {task.max_tokens}; allow truncation"
+        elif len(tokens.ids) > limit:
+            message = f"a text has {len(tokens.ids)} tokens, the model takes {limit}; allow truncation"
             problems[position] = BadRequest(422, message)
         else:
             valid.append((position, tokens))

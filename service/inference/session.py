@@ -18,6 +18,7 @@ from pydantic import Field
 from models.errors import FolderError, InputError
 from models.processor import NVIDIA, has_vnni
 from models.schema import Record
+from models.task import MOST_WINDOWS, Combine
 from service.inference.bundle import BundleInfo, Variant
 
 log = logging.getLogger("prunella")
@@ -32,6 +33,10 @@ class RuntimeSettings(Record):
     threads: int = Field(1, ge=1, description="threads inside one operator")
     variant: str | None = Field(None, description="a variant of the bundle by name, instead of the device's default")
     require_device: bool = Field(False, description="refuse to start on another device than the requested one")
+    windows: int | None = Field(
+        None, ge=1, le=MOST_WINDOWS, description="most windows of a long text; 1: it is cut; None: as the bundle says"
+    )
+    windows_combine: Combine | None = Field(None, description="mean or max; None: as the bundle says")
     worker: int = Field(0, ge=0, description="number of the process: workers are spread over the GPUs")
 
 

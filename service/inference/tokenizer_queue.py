@@ -165,7 +165,7 @@ class TokenizerQueues:
 
     def lane(self, chars: int, cut: Cut) -> Lane | None:
         """Return the lane for a request; None when it is tokenized on the event loop."""
-        if cut == "right" and chars <= INLINE_CHARS:
+        if cut in ("right", "windows") and chars <= INLINE_CHARS:
             return None
         return self._short if chars <= SHORT_CHARS else self._long
 

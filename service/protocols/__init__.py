@@ -102,6 +102,7 @@ class Answer:
     characters: int = 0
     compute: str = ""  # device and variant
     stages: list[Stage | None] | None = None  # by row, None where there is no answer; only of a bundle with a gate
+    windows: list[int | None] | None = None  # by row: windows of its text; None: the model has no windows
 
 
 def invalid(problem: ValidationError, status: int = 422) -> BadRequest:

@@ -2,9 +2,10 @@
 
 {"text": "…"} | {"texts": ["…", …]} | {"pairs": [["…", "…"], …]}, and top_k, threshold, raw_scores, truncate,
 truncation_direction, cascade, parameters (candidate labels for a model of pairs) → {"model", "predictions",
-"labels", "stage", "errors", "times_ms"}. `labels` is only in the answers of a multi-label model: the labels that it
-assigns to a text. `top_k`, `threshold` and `raw_scores` do not change them. `stage` is only in the answers of a
-bundle with a gate: which model answered the text, "gate" or "student".
+"labels", "stage", "windows", "errors", "times_ms"}. `labels` is only in the answers of a multi-label model: those
+that it assigns to a text. `top_k`, `threshold` and `raw_scores` do not change them. `stage` is only in the answers of
+a bundle with a gate: which model answered the text, "gate" or "student". `windows` is only there if long texts have
+windows (PRUNELLA_WINDOWS, or the bundle's task.json): their number for each text.
 """
 
 import math
@@ -105,6 +106,8 @@ def write(answer: Answer, request: Request) -> object:
         document["labels"] = answer.decisions[0] if request.single else answer.decisions
     if answer.stages is not None:
         document["stage"] = answer.stages[0] if request.single else answer.stages
+    if answer.windows is not None:
+        document["windows"] = answer.windows[0] if request.single else answer.windows
     if answer.problems:
         document["errors"] = [{**error(problem), "index": i} for i, problem in sorted(answer.problems.items())]
     return document

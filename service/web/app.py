@@ -214,6 +214,9 @@ class App:
             headers = dialect.headers(answer) if dialect.headers is not None else None
             if answer.stages is not None:
                 headers = [*(headers or []), *stage_headers(answer, request)]
+            if answer.windows is not None and dialect is not dialects.NATIVE:
+                most = max((count for count in answer.windows if count is not None), default=1)
+                headers = [*(headers or []), (b"x-windows", b"%d" % most)]
             return json_reply(dialect.write(answer, request), 200, headers)
 
         return handle

@@ -15,11 +15,12 @@ from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.schema import Record
 from models.store.folder import ModelFolder
-from models.task import Task
+from models.task import Combine, Task
 from models.tokenizer import Row
 from service.inference.bundle import FILE, Bundle
 from service.inference.engine import Engine
 from service.inference.session import RuntimeSettings
+from service.inference.windows import TextWindows
 
 
 def read_task(path: Path) -> Task:
@@ -43,6 +44,7 @@ class Evaluation(Record):
         description="variant of the bundle; pytorch-fp32 for a classifier folder, which has no variants"
     )
     score: AnyScore
+    windows: int | None = Field(None, description="most windows of a long text; None: long texts are truncated")
 
 
 def evaluate(path: Path, data: Texts) -> AnyScore:
@@ -55,36 +57,48 @@ def evaluate(path: Path, data: Texts) -> AnyScore:
     return evaluate_on(path, data).score
 
 
-def evaluate_on(path: Path, data: Texts, device: str = "cpu") -> Evaluation:
+def evaluate_on(
+    path: Path,
+    data: Texts,
+    device: str = "cpu",
+    windows: int | None = None,
+    windows_combine: Combine | None = None,
+) -> Evaluation:
     """Return the score of the model in the folder `path`, computed on `device` as `prunella serve --device` does.
 
     Args:
         path: A bundle, or a classifier folder, which is evaluated in fp32 on the CPU only.
         data: Labelled rows, read for the model's kind of task.
         device: cpu, cuda[:i] or tensorrt, which must be available; auto selects the best available one.
+        windows: Most windows of a text that is too long; 1: it is truncated; None: as the folder's task says.
+        windows_combine: `mean` or `max` of the scores of a text's windows; None: as the task says.
 
     Raises:
         FolderError: The folder is neither a bundle nor a classifier.
-        InputError: A label is not one of the model's, there are no labels, or the device is not available.
+        InputError: A label is not one of the model's, there are no labels, the device is not available, or there are
+            to be windows of pairs.
     """
     task = read_task(path)
     truth = _truth(path, task, data)
     if not (path / FILE).is_file():
         if device not in ("cpu", "auto"):
             raise InputError(f"--device is {device}: {path} is a classifier folder, which is evaluated on cpu only")
-        logits = _torch_logits(path, data, task)
+        logits = classifier_logits(path, data.rows, task, windows, windows_combine)
         score = score_of(task, truth, task.decide(task.scores(logits)))
-        return Evaluation(device="cpu", variant="pytorch-fp32", score=score)
-    engine = _open(path, device)
+        used = _used(task, windows)
+        return Evaluation(device="cpu", variant="pytorch-fp32", score=score, windows=used)
+    engine = _open(path, device, windows, windows_combine)
     logits = _logits(engine, data.rows)
     score = score_of(task, truth, task.decide(task.scores(logits)))
-    return Evaluation(device=engine.choice.got, variant=engine.variant_name, score=score)
+    return Evaluation(
+        device=engine.choice.got, variant=engine.variant_name, score=score, windows=_used(task, windows)
+    )
 
 
 def answer(path: Path, task: Task, data: Texts) -> tuple[Answers, Answers]:
     """Return the true and the predicted answers; `task` is that of `read_task(path)`, the rest as in `evaluate`."""
     truth = _truth(path, task, data)
-    logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else _torch_logits(path, data, task)
+    logits = bundle_logits(path, data.rows) if (path / FILE).is_file() else classifier_logits(path, data.rows, task)
     return truth, task.decide(task.scores(logits))
 
 
@@ -102,9 +116,17 @@ def _truth(path: Path, task: Task, data: Texts) -> Answers:
     return truth
 
 
-def _open(path: Path, device: str) -> Engine:
+def _used(task: Task, windows: int | None) -> int | None:
+    most = windows or task.windows or 1
+    return most if most > 1 else None
+
+
+def _open(path: Path, device: str, windows: int | None = None, windows_combine: Combine | None = None) -> Engine:
     try:
-        settings = RuntimeSettings(device=device, require_device=device not in ("cpu", "auto"))
+        settings = RuntimeSettings(
+            device=device, require_device=device not in ("cpu", "auto"), windows=windows,
+            windows_combine=windows_combine,
+        )  # fmt: skip
     except ValidationError:
         raise InputError(f"--device is {device!r}: wanted cpu, cuda, cuda:1, tensorrt or auto") from None
     return Engine.open(Bundle.open(path), settings)
@@ -115,10 +137,22 @@ def _logits(engine: Engine, rows: Sequence[Row]) -> NDArray[np.float32]:
     return logits_of_rows(lambda row: engine.logits([row]), rows, threads)
 
 
-def _torch_logits(path: Path, data: Texts, task: Task) -> NDArray[np.float32]:
+def classifier_logits(
+    path: Path, rows: Sequence[Row], task: Task, windows: int | None = None, windows_combine: Combine | None = None
+) -> NDArray[np.float32]:
+    """Return the logits (rows, labels) of a classifier folder in fp32, with the windows of long texts.
+
+    Raises:
+        InputError: there are to be windows, and the model takes pairs.
+    """
     from models.checkpoint import load_checkpoint
     from models.finetuning.predict import predict
     from models.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer.open(path, task.max_tokens)
-    return predict(load_checkpoint(path), tokenizer.encode(data.rows), tokenizer)
+    model, tokenizer = load_checkpoint(path), Tokenizer.open(path, task.max_tokens)
+    cutting = TextWindows.of(task, tokenizer.affixes, windows, windows_combine)
+    if cutting is None:
+        return predict(model, tokenizer.encode(rows), tokenizer)
+    parts = [cutting.cut(text) for text in Tokenizer.open(path, cutting.max_tokens).encode(rows)]
+    logits = predict(model, [window for part in parts for window in part], tokenizer)
+    return np.array(cutting.answers(parts, logits.tolist()), dtype=np.float32)

@@ -1,3 +1,4 @@
+import gzip
 import importlib.util
 import json
 import os
@@ -87,7 +88,18 @@ TAIL = b'{"text": "hi", "label": "a"}\n'
         ("a.jsonl", b'{"text": "hi", "text": "ho"}\n', "a.jsonl, line 1: two columns are named 'text'"),
         ("a.tsv", b"words\tlabel\nhi\t1\n", "a.tsv has no column 'text': it has words, label"),
         ("a.csv", "text,label\nhi,1\nhé,1\n".encode("latin-1"), "a.csv, line 3: byte 0xe9 is not UTF-8"),
-        ("a.jsonl", '{"text": "hi"}\n'.encode("utf-16"), "a.jsonl, line 1: byte 0xff is not UTF-8"),
+        ("a.csv", "text,label\nhi,1\n".encode("utf-16"), "a.csv is UTF-16; wanted text in UTF-8: iconv -f UTF-16"),
+        ("a.jsonl", '{"text": "hi"}\n'.encode("utf-16-be"), "a.jsonl has NUL bytes, as UTF-16 has"),
+        ("a.csv", gzip.compress(b"text,label\nhi,1\n"), "a.csv is compressed with gzip; .*gunzip"),
+        ("a.csv", b"PK\x03\x04" + bytes(60), "a.csv is a ZIP archive, as Excel files are"),
+        ("a.csv", b"PAR1", "a.csv is a Parquet file"),
+        ("a.csv.gz", b"", r"ends in '.gz': .*; gunzip it first"),
+        ("a.json", b"[]", r"ends in '.json': .*; write one object per line"),
+        ("a.ndjson", b"{}", r"ends in '.ndjson': .*; rename it to .jsonl"),
+        ("a.csv", b"text;label\nhi;1\n", "it has text;label; its columns seem to be separated by semicolons"),
+        ("a.csv", b"text\tlabel\nhi\t1\n", "seem to be separated by tabs"),
+        ("a.tsv", b"good film\t1\nbad\t0\n", "has no column 'text': .*; the first line names the columns"),
+        ("a.csv", b"text,label\nhi,1\nho,nan\n", "a label is 'nan', and the others are numbers"),
         ("a.jsonl", TAIL + b'{"text": "  ", "label": "a"}\n', "a.jsonl, line 2: 'text' is empty"),
         ("a.jsonl", b'{"text": "x\\udc00"}\n', r"a.jsonl, line 1: 'text' holds an unpaired surrogate \\udc00"),
         ("a.jsonl", TAIL + b'{"text": "hi"}\n', "a.jsonl, line 2: the row lacks 'label'"),
@@ -120,7 +132,10 @@ def test_bad_files_are_refused_with_file_and_line(tmp_path, name, content, told)
         ("multi", "jsonl", '"a|b"', "line 1: 'label' holds 'a|b', wanted a list of labels"),
         ("multi", "jsonl", "null", "wanted a list of labels"),
         ("multi", "jsonl", '["a", 1.5]', "wanted a label"),
-        ("multi", "jsonl", '["a", "a"]', "wanted each label once"),
+        ("multi", "jsonl", '["a", "a"]', "wanted each label of the text once"),
+        ("multi", "jsonl", "[0, 1, 0]", "wanted each label of the text once, not 0 or 1 for each label"),
+        ("multi", "csv", "\"['a', 'b']\"", "a list as Python or JSON writes it: wanted names joined"),
+        ("multi", "jsonl", "[1.0, 0.0]", "wanted a label"),
         ("multi", "csv", "a||b", "line 2: 'label' holds 'a||b', wanted a label"),
         ("regression", "jsonl", "NaN", "line 1: 'label' holds nan, wanted a finite number"),
         ("regression", "jsonl", "1" + "0" * 400, "wanted a finite number"),
