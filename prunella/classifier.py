@@ -16,9 +16,9 @@ from models.errors import InputError
 from models.schema import wrong_values
 from models.task import Combine
 from models.tokenizer import Encoded, Row
+from service.cascade.gate import Gate, gate_answers
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine
-from service.inference.gate import Gate, gate_answers
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import check_encoded, check_rows, collect_logits
 from service.inference.scheduler import plan_batches

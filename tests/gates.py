@@ -9,7 +9,7 @@ from bundles import sign
 from models.store.folder import sha256_of
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.gate import Gate, GateInfo
+from service.cascade.gate import Gate, GateInfo
 
 ANSWERS_HALF, NEVER, ALWAYS = 0.8, 2.0, 0.0  # thresholds; the first one of a random gate over two labels
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from bench.measure.engine_spec import EngineSpec, OpenEngine, token_lengths, tokenized
 from models.errors import InputError
 from models.tokenizer import Encoded, Tokenizer
+from service.cascade.gate import gate_answers
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine, run_session
-from service.inference.gate import gate_answers
 from service.inference.session import PROVIDERS, RuntimeSettings, open_session
 
 

@@ -19,7 +19,7 @@ from bench.measure.latency.timing import Seconds
 from models.schema import Record
 from models.task import Task
 from models.tokenizer import Encoded
-from service.inference.gate import Gate
+from service.cascade.gate import Gate
 
 
 class StageReport(Record):

@@ -31,8 +31,8 @@ from models.store.folder import MANIFEST, REPORT, ModelFolder, sha256_of
 from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
 from models.tokenizer import Encoded, Row
+from service.cascade.gate import Gate, GateInfo
 from service.inference.bundle import Bundle
-from service.inference.gate import Gate, GateInfo
 
 VERSION = 1
 PATH = "thresholds.json"  # of a learned gate: the thresholds to test, the strictest first

@@ -1,6 +1,6 @@
 """learn_gate(): learn the rows of a gate, a linear model over tokens and n-grams, and scale its probabilities.
 
-It is multinomial logistic regression on counts of hashed features (`service.inference.gate.FeatureHash`, the code
+It is multinomial logistic regression on counts of hashed features (`service.cascade.gate.FeatureHash`, the code
 that also answers). It learns labels, probabilities of a model, or the mean of both, by AdaGrad, whose steps are
 larger for rare features (Duchi, Hazan and Singer 2011). A tenth of the training texts is held out: it ends the
 training, chooses how much the length of a text counts, and gives the temperature (Guo et al. 2017) and the thresholds
@@ -20,7 +20,7 @@ from scipy.special import logsumexp
 from models.errors import InputError
 from models.messages import detail
 from models.schema import Settings
-from service.inference.gate import BYTES, FeatureHash, Gate, GateInfo
+from service.cascade.gate import BYTES, FeatureHash, Gate, GateInfo
 
 FEWEST_TEXTS = 100
 MOST_HELD_OUT = 5000

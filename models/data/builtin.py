@@ -5,9 +5,9 @@ import importlib.util
 from pathlib import Path
 from typing import cast
 
-from models.data.film_reviews import Part, read_film_reviews
+from models.builtin.film_reviews import Part, read_film_reviews
+from models.builtin.product_reviews import read_product_reviews
 from models.data.labels import Label
-from models.data.product_reviews import read_product_reviews
 from models.errors import InputError, MissingExtraError
 from models.store.folder import sha256_of
 from models.task import Kind

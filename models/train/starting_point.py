@@ -8,10 +8,10 @@ from pathlib import Path
 from models import architecture as architecture_file
 from models import task as task_file
 from models import tokenizer as tokenizer_file
+from models.builtin.mpnet_base import MPNET, mpnet_folder
+from models.builtin.multilingual_e5 import E5, e5_folder
 from models.checkpoint import CONFIG, refuse_adapter
 from models.data.builtin import MINILM, minilm_folder
-from models.data.mpnet_base import MPNET, mpnet_folder
-from models.data.multilingual_e5 import E5, e5_folder
 from models.data.texts import BUILTIN
 from models.errors import InputError
 from models.families.fast_tokenizer import VOCABULARIES

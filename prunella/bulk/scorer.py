@@ -13,9 +13,9 @@ from models.data.labels import SURROGATE
 from models.errors import CheckError
 from models.task import Combine, Task
 from models.tokenizer import Encoded, Row
+from service.cascade.gate import gate_answers
 from service.inference.bundle import Bundle
 from service.inference.engine import Cut, Engine
-from service.inference.gate import gate_answers
 from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import row_problem
 from service.inference.session import RuntimeSettings
@@ -102,7 +102,7 @@ class Scorer:
                 errors[i] = f"the text has {len(encoded.ids)} tokens, the model takes {limit}"
             else:
                 texts_of[i] = encoded
-        answers = self._infer(texts_of)
+        answers = dict(self._infer(texts_of))
         failed = "the model failed on this text; the log says why"
         return [answers.get(i) or Scored(error=errors.get(i, failed)) for i in range(len(values))]
 

@@ -46,6 +46,6 @@ def fetch(
     ] = None,
 ) -> dict[str, Any]:
     """Write the data of builtin:film-reviews into the Python environment, once; it needs no network afterwards."""
-    from models.data.film_reviews import fetch_film_reviews
+    from models.builtin.film_reviews import fetch_film_reviews
 
     return {"file": str(fetch_film_reviews(archive))}

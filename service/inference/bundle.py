@@ -5,7 +5,7 @@ bundle.json                                      the ONNX files (variants) and t
 onnx/cpu-int8.onnx  cpu-int8.bin …               graph, weights: input_ids, attention_mask[, token_type_ids] → logits
 golden.json                                      rows with each variant's logits, for the self-check at start-up
 report.json                                      measured loss and speed-up of the compression (may be replaced)
-gate.json  gate.npy                              optional: answers the easy texts (service/inference/gate.py)
+gate.json  gate.npy                              optional: answers the easy texts (service/cascade/gate.py)
 manifest.json                                    identity, lineage, hashes
 """
 
@@ -25,8 +25,8 @@ from models.store.folder import REPORT, ModelFolder
 from models.task import Task
 from models.tokenizer import FILE as TOKENIZER
 from models.tokenizer import Tokenizer
-from service.inference import gate as gate_file
-from service.inference.gate import Gate
+from service.cascade import gate as gate_file
+from service.cascade.gate import Gate
 
 log = logging.getLogger("prunella")
 FILE = "bundle.json"

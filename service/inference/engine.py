@@ -63,8 +63,8 @@ class Engine:
         self._tokenizers: dict[Cut, Tokenizer] = {"right": self.tokenizer}
         self._word_cache = WordPieceCache.of(self.tokenizer)
         self._prefix_tokenizer = PrefixTokenizer.of(self.tokenizer)
-        asked = settings or RuntimeSettings()
-        self.windows = TextWindows.of(bundle.task, self.tokenizer.affixes, asked.windows, asked.windows_combine)
+        settings = settings or RuntimeSettings()
+        self.windows = TextWindows.of(bundle.task, self.tokenizer.affixes, settings.windows, settings.windows_combine)
         self.gate = bundle.gate  # answers easy texts in place of the session; None: the bundle has none
         if self.gate is not None and self.windows is not None:
             log.warning("the gate is off: its threshold was found for texts that are truncated, not cut into windows")

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from functools import partial
 
 from models.tokenizer import Encoded, Row
-from service.inference.cascade_stages import Gated, ask, may_answer, stages
+from service.cascade.cascade_stages import Gated, ask, may_answer, stages
+from service.cascade.gate import Gate
+from service.cascade.gate_check import GateCheck
 from service.inference.engine import Cut, Engine
-from service.inference.gate import Gate
 from service.inference.isolation import apply_isolated
 from service.inference.request_rows import (
     check_encoded,
@@ -38,7 +39,6 @@ from service.inference.tokenizer_queue import (
     shutting_down_error,
 )
 from service.inference.windows import TextWindows
-from service.operations.gate_check import GateCheck
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
 from service.operations.shadow import MOST, Shadow
@@ -149,7 +149,7 @@ class InferenceService:
         except Overloaded as refused:
             raise self._refusal(refused) from None
         rows = pending.rows if gated is None else gated.merged(pending.rows)
-        answers = rows if parts is None else engine.joined(parts, rows)
+        answers = rows if parts is None else list(engine.joined(parts, rows))
         logits = collect_logits(request, positions, answers, problems)
         by_student = answers if gated is None else gated.of_student(pending.rows)
         self._let_shadow_answer(request, positions, by_student, parts)

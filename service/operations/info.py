@@ -6,8 +6,8 @@ The first keys are Prunella's own; the others, from `model_id` on, are those of 
 from typing import Any
 
 from models.task import EVEN, Task
+from service.cascade.drift_detector import disagreement_bound
 from service.inference.inference_service import InferenceService
-from service.operations.drift_detector import disagreement_bound
 from service.web.pages import version
 
 # `loss_is` names the metric of `loss_points`, which are hundredths of it: one of the first three

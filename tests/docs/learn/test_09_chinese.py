@@ -7,8 +7,8 @@ from tokenizers import models
 
 from compress.vocabulary.frequent_tokens import frequent_tokens
 from compress.vocabulary.subset import always_kept, trim_tokenizer
-from models.data import product_reviews
-from models.data.product_reviews import SPLITS, read_product_reviews
+from models.builtin import product_reviews
+from models.builtin.product_reviews import SPLITS, read_product_reviews
 from models.store.folder import sha256_of
 
 PIECES = {

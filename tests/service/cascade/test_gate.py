@@ -12,8 +12,8 @@ from gates import ALWAYS, NEVER, add_gate, make_gate
 
 from models.errors import FolderError
 from models.task import Task
+from service.cascade.gate import MULTIPLIERS, FeatureHash, Gate, GateInfo
 from service.inference.bundle import Bundle
-from service.inference.gate import MULTIPLIERS, FeatureHash, Gate, GateInfo
 
 WORD = 2**64
 

@@ -10,9 +10,9 @@ import torch
 from tiny import make_tiny_family
 from transformers import AutoModel
 
+from models.builtin import multilingual_e5
+from models.builtin.multilingual_e5 import BLOCK, E5, HEADER, MATRICES, NORMS, e5_folder, read_weights
 from models.checkpoint import load_checkpoint
-from models.data import multilingual_e5
-from models.data.multilingual_e5 import BLOCK, E5, HEADER, MATRICES, NORMS, e5_folder, read_weights
 from models.errors import InputError, MissingExtraError
 from models.tokenizer import Tokenizer
 from models.train.starting_point import resolve_encoder

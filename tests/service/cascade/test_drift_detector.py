@@ -5,7 +5,7 @@ import statistics
 
 import pytest
 
-from service.operations.drift_detector import MEAN_RUN, DriftDetector
+from service.cascade.drift_detector import MEAN_RUN, DriftDetector
 
 
 def observed(detector, rate, most, seed):

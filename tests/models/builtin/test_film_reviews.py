@@ -11,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 from verbs import run
 
-from models.data import film_reviews
-from models.data.film_reviews import fetch_film_reviews
+from models.builtin import film_reviews
+from models.builtin.film_reviews import fetch_film_reviews
 from models.data.texts import read_texts
 from models.errors import InputError
 

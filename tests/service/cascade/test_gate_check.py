@@ -16,13 +16,13 @@ from test_server_process import PRUNELLA, running
 from tiny import tiny_texts
 from watching import wait_until
 
-import service.operations.gate_check
+import service.cascade.gate_check
+from service.cascade.drift_detector import disagreement_bound
+from service.cascade.gate import GateInfo
 from service.inference.bundle import Bundle
 from service.inference.engine import Engine
-from service.inference.gate import GateInfo
 from service.inference.inference_service import InferenceService
 from service.inference.session import RuntimeSettings
-from service.operations.drift_detector import disagreement_bound
 from service.settings import Settings
 from service.web.app import App
 
@@ -177,7 +177,7 @@ def test_a_gate_without_a_number_of_disagreements_is_counted_and_never_drifts(ti
 
 
 def test_live_answers_do_not_wait_for_the_student_and_what_has_no_room_is_skipped(engine, monkeypatch):
-    monkeypatch.setattr(service.operations.gate_check, "MOST", 4)
+    monkeypatch.setattr(service.cascade.gate_check, "MOST", 4)
     held = Held(engine)
     with serving(held) as client:
         ask(client, TEXTS[0])

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from models.tokenizer import Encoded
+from service.cascade.drift_detector import DriftDetector, disagreement_bound
 from service.inference.engine import Engine
 from service.inference.runners import Outcome, Runners
 from service.inference.scheduler import Job
-from service.operations.drift_detector import DriftDetector, disagreement_bound
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
 from service.protocols import BadRequest

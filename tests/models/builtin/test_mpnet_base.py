@@ -9,8 +9,8 @@ import pytest
 from tiny import make_tiny_family, tiny_texts
 from verbs import run
 
-from models.data import mpnet_base
-from models.data.mpnet_base import INSIDE, MPNET, mpnet_folder
+from models.builtin import mpnet_base
+from models.builtin.mpnet_base import INSIDE, MPNET, mpnet_folder
 from models.errors import InputError, MissingExtraError
 from models.store.folder import MANIFEST, ModelFolder
 from models.store.inventory import list_store

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from models.task import Task
 from models.tokenizer import Encoded
-from service.inference.gate import Gate, gate_answers
+from service.cascade.gate import Gate, gate_answers
 from service.protocols import Request, Stage
 
 INLINE_TOKENS = 4096  # of a request: up to here the gate runs on the event loop, because a thread switch costs more

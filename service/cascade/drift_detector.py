@@ -6,7 +6,7 @@ certainly raise a false alarm.
 
 import math
 
-from service.inference.gate import GateInfo
+from service.cascade.gate import GateInfo
 
 # observations until a false alarm, on average at least, if the rate is at the bound; more if it is below
 MEAN_RUN = 10_000

@@ -2,8 +2,8 @@
 
 import pytest
 
-from models.data import product_reviews
-from models.data.product_reviews import SPLITS, read_product_reviews
+from models.builtin import product_reviews
+from models.builtin.product_reviews import SPLITS, read_product_reviews
 from models.data.texts import read_texts
 from models.errors import InputError, MissingExtraError
 from models.store.folder import sha256_of
