@@ -33,7 +33,7 @@ def file_problem(path: Path) -> str | None:
     for beginning, kind, remedy in BEGINNINGS:
         if start.startswith(beginning):
             return f"{kind}; wanted text in UTF-8: {remedy}"
-    if any(start[i::2].strip(NUL) for i in (0, 1)) and not all(start[i::2].strip(NUL) for i in (0, 1)):
+    if start and len(start) <= 4 * start.count(NUL) <= 3 * len(start):  # about every second byte of a text in UTF-16
         return "has NUL bytes, as UTF-16 has; wanted text in UTF-8: iconv -f UTF-16LE -t UTF-8"
     return None
 

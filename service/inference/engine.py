@@ -136,11 +136,9 @@ class Engine:
         """Return the windows of each text; without windows, the text itself."""
         return [[text] if self.windows is None else self.windows.cut(text) for text in texts]
 
-    def joined(
-        self, parts: Sequence[list[Encoded]], rows: Sequence[list[float] | None]
-    ) -> Sequence[list[float] | None]:
+    def joined(self, parts: Sequence[list[Encoded]], rows: Sequence[list[float] | None]) -> list[list[float] | None]:
         """Return the logits of each text from those of its `parts`; None where the model failed on one of them."""
-        return rows if self.windows is None else self.windows.answers(parts, rows)
+        return list(rows) if self.windows is None else self.windows.answers(parts, rows)
 
     def _limit(self, cut: Cut) -> int | None:
         if cut == "never":

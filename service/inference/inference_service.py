@@ -149,7 +149,7 @@ class InferenceService:
         except Overloaded as refused:
             raise self._refusal(refused) from None
         rows = pending.rows if gated is None else gated.merged(pending.rows)
-        answers = rows if parts is None else list(engine.joined(parts, rows))
+        answers = rows if parts is None else engine.joined(parts, rows)
         logits = collect_logits(request, positions, answers, problems)
         by_student = answers if gated is None else gated.of_student(pending.rows)
         self._let_shadow_answer(request, positions, by_student, parts)

@@ -10,7 +10,7 @@ import jupytext
 import nbformat
 
 from tools.course.chapter import FOLDER, LANGUAGES, Chapter
-from tools.course.record import CellOutput, ChapterRecord, as_html
+from tools.course.record import CellOutput, ChapterRecord, as_html, without_scores
 from tools.docs_links import rewritten
 
 NAMES = {"en": "English", "zh": "中文"}
@@ -23,7 +23,7 @@ def page_of(chapter: Chapter, record: ChapterRecord | None, language: str) -> st
     parts, outputs = [], iter(record.outputs if record else ())
     for cell in chapter.cells:
         if cell.kind == language:
-            prose = record.fill(cell.source) if record else cell.source
+            prose = record.fill(cell.source) if record else without_scores(cell.source)
             parts.append(_relinked(prose))
         elif cell.kind == "code":
             parts.append(f"```python\n{cell.source}\n```")
@@ -37,7 +37,7 @@ def notebook_of(chapter: Chapter, record: ChapterRecord | None, language: str) -
     cells, outputs = [], iter(record.outputs if record else ())
     for number, cell in enumerate(chapter.cells):
         if cell.kind == language:
-            one = nbformat.v4.new_markdown_cell(record.fill(cell.source) if record else cell.source)
+            one = nbformat.v4.new_markdown_cell(record.fill(cell.source) if record else without_scores(cell.source))
         elif cell.kind == "code":
             one = nbformat.v4.new_code_cell(cell.source, outputs=_notebook_outputs(next(outputs, None)))
         else:
@@ -59,7 +59,11 @@ def _links(chapter: Chapter, record: ChapterRecord | None, language: str) -> str
     }
     line = " · ".join(f"[{text}]({address})" for text, address in addresses.items())
     if record is None:
-        return line
+        missing = {
+            "en": "no full run is recorded yet, so results and the figure are missing",
+            "zh": "还没有完整运行的记录，因此缺少结果和图",
+        }
+        return f"{line} · {missing[language]}"
     time = {"en": "run time {} s on {} threads of {}", "zh": "运行时间 {} 秒（{} 线程，{}）"}[language]
     return f"{line} · {time.format(f'{record.seconds:.0f}', record.threads, record.processor)}"
 

@@ -48,6 +48,11 @@ class ChapterRecord(Record):
         return PLACEHOLDER.sub(lambda match: format(values[match[1]], match[2] or ".4g"), prose)
 
 
+def without_scores(prose: str) -> str:
+    """Return prose with an ellipsis in the place of each score, for a chapter without a record."""
+    return PLACEHOLDER.sub("…", prose)
+
+
 def as_html(svg: str) -> str:
     """Return a figure as HTML in which lines and letters have the colour of the text around: light, dark, printed."""
     style = "--ink: currentColor; --grid: #80808050; max-width: 36em; margin: 1em auto"
@@ -61,3 +66,8 @@ def recorded(chapter: Chapter, folder: Path = RECORDS) -> ChapterRecord | None:
         return None
     record = ChapterRecord.read(path)
     return record if record.code_sha256 == chapter.code_sha256() else None
+
+
+def is_stale(chapter: Chapter, folder: Path = RECORDS) -> bool:
+    """Return whether a chapter has a record of other code than its present one."""
+    return (folder / f"{chapter.name}.json").is_file() and recorded(chapter, folder) is None

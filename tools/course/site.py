@@ -15,7 +15,7 @@ from mkdocs.structure.files import File
 from models.errors import InputError
 from tools.course.chapter import LANGUAGES, chapter_files, read_chapter
 from tools.course.pages import CHAPTER_LINK, NAMES, notebook_of, page_of
-from tools.course.record import recorded
+from tools.course.record import is_stale, recorded
 
 log = logging.getLogger("mkdocs.hooks.course")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
@@ -34,8 +34,8 @@ def on_files(files: Any, config: Any) -> Any:
     for path in chapter_files():
         chapter = read_chapter(path)
         record = recorded(chapter)
-        if record is None:
-            log.warning("%s has no record of its code: run `make learn ARGS=--record`", path)
+        if is_stale(chapter):
+            log.warning("%s has a record of other code: run `make learn ARGS=--record`", path)
         for language in LANGUAGES:
             page, notebook = f"learn/{language}/{path.stem}.md", f"learn/{language}/{path.stem}.ipynb"
             files.append(File.generated(config, page, content=page_of(chapter, record, language)))
