@@ -53,13 +53,17 @@ def answers_of_the_server(bundle, texts, pair=False):
     return predictions
 
 
-@pytest.mark.parametrize(("name", "pair"), [("tiny_bundle", False), ("pair_bundle", True), ("multi_bundle", False)])
+KINDS = [("tiny_bundle", False), ("pair_bundle", True), ("multi_bundle", False), ("gated_bundle", False)]
+
+
+@pytest.mark.parametrize(("name", "pair"), KINDS)
 def test_its_answers_are_the_servers_bit_for_bit(name, pair, request):
     bundle, texts = request.getfixturevalue(name), texts_of(48, pair)
     found = Classifier(bundle, device="cpu")(texts)
     wanted = answers_of_the_server(bundle, texts, pair)
     assert [one.scores for one in found] == [{p["label"]: p["score"] for p in row} for row in wanted]
     assert [(one.label, one.score) for one in found] == [(row[0]["label"], row[0]["score"]) for row in wanted]
+    assert {one.stage for one in found} == ({"gate", "student"} if name == "gated_bundle" else {"student"})
 
 
 def test_one_text_a_list_and_an_empty_list(tiny_bundle):
