@@ -213,13 +213,13 @@ assert worst < 1e-6
 # %% [markdown] lang="en"
 # ## Pretrain
 #
-# Now the product does all of it. The model is tiny (2 layers, 128 wide), so that it fits into a minute; a real BERT
+# Now the product does all of it. The model is tiny (2 layers, 128 wide), so that it fits into a few minutes; a real BERT
 # sees many thousand times as many tokens. We compare it with a guess that only knows how frequent each token is.
 
 # %% [markdown] lang="zh"
 # ## 开始预训练
 #
-# 现在把这些全部交给产品。模型很小（2 层，宽 128），一分钟就能训练完；真正的 BERT 看到的词元要多出好几万倍。作为对照，
+# 现在把这些全部交给产品。模型很小（2 层，宽 128），几分钟就能训练完；真正的 BERT 看到的词元要多出好几万倍。作为对照，
 # 再算一个只知道词元频率的猜法。
 
 # %%
@@ -290,7 +290,7 @@ scores(
 
 # %% [markdown] lang="en"
 # The model guesses {{accuracy:.1%}} of the hidden tokens, the frequency guess {{by_frequency:.1%}}; its loss is
-# {{loss:.2f}} instead of {{guess:.2f}}. That is little, after one minute on two cores;
+# {{loss:.2f}} instead of {{guess:.2f}}. That is little, after a few minutes;
 # [the measured trainings](../results/training.md) show what more texts and hours bring. From here on we use MiniLM,
 # whose pretraining others have paid for.
 #
@@ -309,7 +309,7 @@ scores(
 
 # %% [markdown] lang="zh"
 # 模型猜对了 {{accuracy:.1%}} 的被遮词元，按频率猜只有 {{by_frequency:.1%}}；损失是 {{loss:.2f}}，按频率猜是
-# {{guess:.2f}}。两个核跑一分钟，也就这么多；[实测的训练结果](../results/training.md)说明更多文本和时间能换来什么。从
+# {{guess:.2f}}。跑几分钟，也就这么多；[实测的训练结果](../results/training.md)说明更多文本和时间能换来什么。从
 # 下一章起我们用 MiniLM，它的预训练已经有人付过账了。
 #
 # ## 练习

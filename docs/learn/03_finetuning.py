@@ -11,7 +11,7 @@
 #
 # ## A classifier
 #
-# The encoder is MiniLM: 6 layers, 384 wide, 22.7 million weights. To fit into a minute, we take a part of the
+# The encoder is MiniLM: 6 layers, 384 wide, 22.7 million weights. To fit into a few minutes, we take a part of the
 # training sentences. The validation sentences go along, so that the training can report how it does on texts that it
 # does not learn from.
 
@@ -27,7 +27,7 @@
 #
 # ## 一个分类器
 #
-# 编码器用 MiniLM：6 层，宽 384，2270 万个权重。为了在一分钟左右跑完，只取一部分训练句子。验证集的句子也交给训练程序，
+# 编码器用 MiniLM：6 层，宽 384，2270 万个权重。为了在几分钟内跑完，只取一部分训练句子。验证集的句子也交给训练程序，
 # 让它报告在没有学过的文本上表现如何。
 
 # %%
