@@ -22,7 +22,9 @@ from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
 from models.families.unread import check_unread
+from models.forms.config_refusals import refuse_config
 from models.forms.embedding_classifier import EmbeddingClassifier
+from models.forms.float_weights import as_fp32
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
@@ -50,6 +52,7 @@ def read_architecture(folder: Path) -> Architecture:
     if family is None:
         known = ", ".join((*FAMILIES, *ALIASES))
         raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {known}")
+    refuse_config(config, str(folder / CONFIG))
     shape = family.read_config(config, str(folder / CONFIG))
     embedding = EmbeddingClassifier.open(folder)
     return shape if embedding is None else embedding.shaped(shape)
@@ -100,13 +103,14 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     several that an index lists.
 
     Raises:
-        FolderError: there are no weights, one of several files is missing, or a file holds something else.
+        FolderError: there are no weights, one of several files is missing, or a file holds something else, such as
+            quantized weights.
     """
     tensors = read_weights(Path(folder))
     renamed = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files before 2019
     for old, new in renamed:
         tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    return as_fp32(tensors, str(folder))
 
 
 def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)

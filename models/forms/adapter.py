@@ -9,8 +9,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint import read_config
 from models.errors import CheckError, FolderError, InputError, MissingExtraError
 from models.families.fast_tokenizer import VOCABULARIES
+from models.forms.config_refusals import refuse_config
 from models.messages import say
 from models.store.folder import sha256_of
 from models.store.stage import Stage, run_stage
@@ -100,12 +102,13 @@ def find_base(folder: Path, config: dict[str, Any], base: Path | None) -> Path:
 
     Raises:
         FolderError: `base` has no weights.
-        InputError: there is no such folder.
+        InputError: there is no such folder, or its weights are quantized.
     """
     named = str(config.get("base_model_name_or_path") or "")
     candidates = [base] if base is not None else [folder / named, Path(named)] if named else []
     for candidate in candidates:
         if (candidate / "config.json").is_file() and weight_files(candidate):
+            refuse_config(read_config(candidate), str(candidate / "config.json"))
             return candidate.resolve()
     if base is not None:
         raise FolderError(
