@@ -1,4 +1,4 @@
-"""as_fp32(): the tensors of a checkpoint in fp32; integers and quantized weights are refused, by name."""
+"""as_fp32(): the tensors of a checkpoint in fp32; integers, quantized weights and NaN are refused, by name."""
 
 import re
 
@@ -19,7 +19,7 @@ def as_fp32(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         source: the folder or file, for messages.
 
     Raises:
-        FolderError: a tensor holds integers or is quantized.
+        FolderError: a tensor holds integers, is quantized, or has values that are NaN or infinite in fp32.
     """
     tensors = {name: t for name, t in tensors.items() if t.dtype in FLOATS or not BUFFER.search(name)}
     other = sorted(name for name, tensor in tensors.items() if tensor.dtype not in FLOATS)
@@ -30,4 +30,13 @@ def as_fp32(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
             "or bf16: save the model dequantized (transformers: model.dequantize(), then save_pretrained), or take "
             "the original model; Prunella quantizes it itself"
         )
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    tensors = {name: tensor.float() for name, tensor in tensors.items()}
+    if broken := sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()):
+        values = tensors[broken[0]]
+        count = int((~torch.isfinite(values)).sum())
+        raise FolderError(
+            f"{source} holds values that are NaN or infinite: {count} of {values.numel()} in {broken[0]} (in all "
+            f"{len(broken)} tensors): the training diverged, or a conversion to fp16 overflowed; take an earlier "
+            "checkpoint, or train again with a lower learning rate"
+        )
+    return tensors

@@ -60,3 +60,24 @@ def test_a_config_of_quantized_weights_is_refused(tmp_path, key, value, method):
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     with pytest.raises(InputError, match=rf"{key} \(method {method}\): .*dequantized"):
         read_architecture(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", [QUERY, "classifier.bias", "bert.embeddings.word_embeddings.weight"])
+def test_one_value_that_is_not_finite_is_refused_by_the_name_of_its_tensor(tmp_path, value, name):
+    make_tiny_family(tmp_path, "bert")
+
+    def spoil(tensors):
+        tensors[name].view(-1)[1] = value
+        return tensors
+
+    change(tmp_path, spoil)
+    with pytest.raises(FolderError, match=rf"NaN or infinite: 1 of \d+ in {name} \(in all 1 tensors"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_double_that_is_infinite_in_fp32_is_refused(tmp_path):
+    make_tiny_family(tmp_path, "bert")
+    change(tmp_path, lambda tensors: tensors | {"classifier.bias": torch.full([3], 1e300, dtype=torch.float64)})
+    with pytest.raises(FolderError, match=r"3 of 3 in classifier\.bias"):
+        load_checkpoint(tmp_path)
