@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FolderError
+from models.forms.torch_file import read_torch_file
 
 SAFETENSORS = "model.safetensors"
 NAMES = (SAFETENSORS, "pytorch_model.bin")  # in the order of preference; each may be an index of several files
@@ -83,13 +83,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        return load_file(str(path))
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise FolderError(f"{path} cannot be read as weights: {error}") from None
-    except Exception as error:
-        if type(error).__name__ == "UnpicklingError":  # the weights-only loader refuses objects that could run code
-            raise FolderError(f"{path} holds more than weights and is not loaded: {error}") from None
-        raise
