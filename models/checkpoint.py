@@ -21,6 +21,7 @@ from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
+from models.families.stored_names import family_names
 from models.families.unread import check_unread
 from models.forms.config_refusals import refuse_config
 from models.forms.embedding_classifier import EmbeddingClassifier
@@ -104,13 +105,11 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
 
     Raises:
         FolderError: there are no weights, one of several files is missing, or a file holds something else, such as
-            quantized weights.
+            quantized weights or those of another family.
     """
-    tensors = read_weights(Path(folder))
-    renamed = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files before 2019
-    for old, new in renamed:
-        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    return as_fp32(tensors, str(folder))
+    shape, tensors = read_architecture(folder), read_weights(Path(folder))
+    names = family_names(tensors, FAMILIES[shape.family].names, len(shape.layers), Path(folder))
+    return as_fp32({names[name]: tensor for name, tensor in tensors.items()}, str(folder))
 
 
 def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)

@@ -41,25 +41,23 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_shape(folder: Path, name: str) -> tuple[int, ...] | None:
-    """Return the shape of one tensor, without reading safetensors files whole; None: there is none of this name.
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors by their names, without reading safetensors files whole.
 
     Raises:
         FolderError: there are no weights, a file is missing, or one holds something else.
     """
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in _tensor_files(folder):
         if path.suffix != ".safetensors":
-            tensors = _read_file(path)
-            if name in tensors:
-                return tuple(tensors[name].shape)
+            shapes |= {name: tuple(tensor.shape) for name, tensor in _read_file(path).items()}
             continue
         try:
             with safe_open(str(path), "pt") as file:
-                if name in file.keys():  # noqa: SIM118 (it is not a dictionary)
-                    return tuple(file.get_slice(name).get_shape())
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise FolderError(f"{path} cannot be read as weights: {error}") from None
-    return None
+    return shapes
 
 
 def _tensor_files(folder: Path) -> list[Path]:
