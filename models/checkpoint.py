@@ -26,6 +26,7 @@ from models.families.unread import check_unread
 from models.forms.config_refusals import refuse_config
 from models.forms.embedding_classifier import EmbeddingClassifier
 from models.forms.float_weights import as_fp32
+from models.forms.foreign_file import refuse_foreign_file
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
@@ -69,6 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = Path(folder) / CONFIG
     if not path.is_file():
         raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder")
+    refuse_foreign_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

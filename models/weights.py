@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FolderError
+from models.forms.foreign_file import refuse_foreign_file
 from models.forms.torch_file import read_torch_file
 
 SAFETENSORS = "model.safetensors"
@@ -64,6 +65,8 @@ def _tensor_files(folder: Path) -> list[Path]:
     files = [path for path in weight_files(folder) if not path.name.endswith(INDEX)]
     if not files:
         raise FolderError(f"{folder} has neither {' nor '.join(NAMES)}, nor an index of several such files")
+    for path in files:
+        refuse_foreign_file(path)
     return files
 
 

@@ -9,6 +9,7 @@ import tokenizers
 
 from models.errors import FolderError
 from models.families.config_forms import canonical_config
+from models.forms.foreign_file import refuse_foreign_file
 from models.messages import say
 
 VOCABULARIES = (
@@ -32,6 +33,8 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     files = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:
         raise FolderError(f"{folder} has no tokenizer.json and no vocabulary ({', '.join(VOCABULARIES[:5])}, …)")
+    for name in files:
+        refuse_foreign_file(folder / name)
     try:
         import transformers
     except ModuleNotFoundError:

@@ -57,16 +57,16 @@ def family_names(stored: Iterable[str], names: TensorNames, depth: int, folder: 
     return dict(zip(before, after, strict=True))
 
 
-def _has_layers(found: list[str], names: TensorNames, depth: int) -> bool:
+def _has_layers(stored: list[str], names: TensorNames, depth: int) -> bool:
     """Whether a name is one of a layer of the family."""
     layers = f"{names.prefix}.{names.layers}."
     wanted = {name for name in names.read_names(depth) if name.startswith(layers)}
-    return not wanted or not wanted.isdisjoint(names.with_prefix(found))
+    return not wanted or not wanted.isdisjoint(names.with_prefix(stored))
 
 
-def _common(found: list[str]) -> str | None:
+def _common(stored: list[str]) -> str | None:
     """Return the wrapper's name with which all names begin."""
-    return next((outer for outer in OUTER if found and all(name.startswith(outer) for name in found)), None)
+    return next((outer for outer in OUTER if stored and all(name.startswith(outer) for name in stored)), None)
 
 
 @cache

@@ -13,6 +13,7 @@ from models.checkpoint import read_config
 from models.errors import CheckError, FolderError, InputError, MissingExtraError
 from models.families.fast_tokenizer import VOCABULARIES
 from models.forms.config_refusals import refuse_config
+from models.forms.foreign_file import refuse_foreign_file
 from models.messages import say
 from models.store.folder import sha256_of
 from models.store.stage import Stage, run_stage
@@ -94,6 +95,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         )
     if not (folder / WEIGHTS).is_file():
         raise FolderError(f"{folder} has no {WEIGHTS}: save the adapter with safetensors")
+    refuse_foreign_file(folder / WEIGHTS)
     return config
 
 

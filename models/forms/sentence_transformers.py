@@ -14,6 +14,7 @@ from torch import Tensor
 
 from models.errors import FolderError, InputError
 from models.forms.float_weights import as_fp32
+from models.forms.foreign_file import refuse_foreign_file
 
 MODULES = "modules.json"
 SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
@@ -90,6 +91,7 @@ def _pooling(path: Path) -> Literal["cls", "mean"]:
 
 def _read_dense(folder: Path) -> Dense:
     config = _read(folder / "config.json", dict)
+    refuse_foreign_file(folder / "model.safetensors")
     try:
         tensors = as_fp32(load_file(str(folder / "model.safetensors")), str(folder))
     except (SafetensorError, OSError) as error:

@@ -38,10 +38,10 @@ def read_torch_file(path: Path) -> dict[str, Tensor]:
     inner = [key for key, value in content.items() if _is_tensors(value)]
     others = [str(key) for key in content if key not in inner]
     if len(inner) != 1 or any(isinstance(content[key], Tensor) for key in content):
-        found = f"{len(inner)} dictionaries of tensors ({_some(map(str, inner))})" if inner else "none"
+        count = f"{len(inner)} dictionaries of tensors ({_some(map(str, inner))})" if inner else "none"
         raise FolderError(
             f"{path} holds {_some(map(str, content))}: wanted tensors only, or one dictionary of tensors, found "
-            f"{found}: {SAVE}"
+            f"{count}: {SAVE}"
         )
     _say_inner(path, str(inner[0]), _some(others))
     return dict(content[inner[0]])

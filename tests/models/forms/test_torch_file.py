@@ -69,7 +69,7 @@ class Trap:
         return (os.mkdir, (str(self.path),))
 
 
-@pytest.mark.parametrize("form", ["model", "trap", "plain pickle", "page", "cut", "empty", "script"])
+@pytest.mark.parametrize("form", ["model", "trap", "plain pickle", "cut", "empty", "script"])
 def test_a_file_that_could_run_code_or_is_damaged_is_refused_in_one_sentence(tmp_path, form):
     model = make_tiny_family(tmp_path, "bert")
     path, trap = tmp_path / "pytorch_model.bin", tmp_path / "trap"
@@ -77,8 +77,6 @@ def test_a_file_that_could_run_code_or_is_damaged_is_refused_in_one_sentence(tmp
     torch.save(model if form == "model" else {"a": Trap(trap)} if form == "trap" else model.state_dict(), path)
     if form == "plain pickle":
         path.write_bytes(pickle.dumps({"a": Trap(trap)}))
-    elif form == "page":
-        path.write_text("<!DOCTYPE html><html><body>Not found</body></html>")
     elif form in ("cut", "empty"):
         path.write_bytes(path.read_bytes()[: 5000 if form == "cut" else 0])
     elif form == "script":
