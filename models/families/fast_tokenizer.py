@@ -28,13 +28,19 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer that transformers makes of the folder's files, with the folder's own options.
 
     Raises:
-        FolderError: there are no vocabulary files, transformers is not installed, or it cannot read them.
+        FolderError: there are no vocabulary files, transformers is not installed or cannot read them, or the tokenizer
+            is code in the folder.
     """
     files = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:
         raise FolderError(f"{folder} has no tokenizer.json and no vocabulary ({', '.join(VOCABULARIES[:5])}, …)")
     for name in files:
         refuse_foreign_file(folder / name)
+    if code := custom_code(folder):
+        raise FolderError(
+            f"{folder} has no tokenizer.json, and its tokenizer is Python code of its own ({code}), which is never "
+            "run: where you trust it, save tokenizer.json (transformers: tokenizer.save_pretrained) beside the model"
+        )
     try:
         import transformers
     except ModuleNotFoundError:
@@ -43,7 +49,9 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
             "installed (pip install 'prunella[train]')"
         ) from None
     try:
-        tokenizer = tokenizer_class(folder, transformers).from_pretrained(str(folder), local_files_only=True)
+        tokenizer = tokenizer_class(folder, transformers).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # of many kinds: a missing package, a broken file, a class that is not there
         remedy = ""
         if any(name.endswith(".model") for name in files) and find_spec("sentencepiece") is None:
@@ -67,6 +75,19 @@ def tokenizer_class(folder: Path, transformers: Any) -> Any:
         if model_type in CLASSES:
             return getattr(transformers, CLASSES[model_type])
     return transformers.AutoTokenizer
+
+
+def custom_code(folder: Path) -> str | None:
+    """Return the class of a tokenizer whose code is in the folder (`auto_map`); None: there is none."""
+    for name in ("tokenizer_config.json", "config.json"):
+        code = _read(folder / name).get("auto_map")
+        if isinstance(code, dict):
+            code = code.get("AutoTokenizer")
+        if isinstance(code, list):  # of the slow and the fast class
+            code = next((one for one in code if one), None)
+        if code:
+            return str(code)
+    return None
 
 
 def _read(path: Path) -> dict[str, object]:
