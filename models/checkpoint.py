@@ -23,7 +23,7 @@ from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
 from models.families.stored_names import family_names
 from models.families.unread import check_unread
-from models.forms.config_refusals import refuse_config
+from models.forms.config_refusals import has_other_head, refuse_config, without_head
 from models.forms.embedding_classifier import EmbeddingClassifier
 from models.forms.float_weights import as_fp32
 from models.forms.foreign_file import refuse_foreign_file
@@ -144,7 +144,7 @@ def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     output = state.get("head.out.weight")
     if labels is None and output is None:
-        raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
+        raise FolderError(without_head(folder, read_config(folder)))
     count = labels if labels is not None else int(output.shape[0])  # type: ignore[union-attr]
     torch.manual_seed(seed)
     model = Classifier(shape, count, dropout)
@@ -216,9 +216,12 @@ def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], sha
 def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     shape, tensors = read_architecture(folder), read_tensors(folder)
     family = FAMILIES[shape.family]
-    tensors = family.fold(tensors, read_config(folder), str(folder / CONFIG))
+    config = read_config(folder)
+    tensors = family.fold(tensors, config, str(folder / CONFIG))
     check_unread(tensors, family.names, len(shape.layers), folder)
     state = family.read_tensors(tensors, shape)
+    if has_other_head(config):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     if shape.head != "dense":  # the pooler of a bare encoder is not part of the classifier
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("head.dense.", "head.norm."))}
     if (folder / architecture_file.FILE).is_file():

@@ -12,6 +12,7 @@ from models.checkpoint import CONFIG, PROBLEMS, label_names, read_architecture, 
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
 from models.families.stored_names import family_names
+from models.forms.config_refusals import has_other_head
 from models.forms.embedding_classifier import embedding_head
 from models.task import Kind, Task
 from models.weights import read_shapes
@@ -58,6 +59,8 @@ def read_head_task(folder: Path) -> HeadTask | None:
     if (linear := embedding_head(folder)) is not None:
         return HeadTask(linear.kind, linear.labels)
     config, shape = read_config(folder), read_architecture(folder)
+    if has_other_head(config):
+        return None
     family, shapes = FAMILIES[shape.family].names, read_shapes(folder)
     names = family_names(shapes, family, len(shape.layers), folder)
     head = next((shapes[stored] for stored, name in names.items() if name == f"{family.head['out']}.weight"), None)
