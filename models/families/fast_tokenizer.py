@@ -28,8 +28,8 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer that transformers makes of the folder's files, with the folder's own options.
 
     Raises:
-        FolderError: there are no vocabulary files, transformers is not installed or cannot read them, or the tokenizer
-            is code in the folder.
+        FolderError: there are no vocabulary files, transformers is not installed or cannot read them, or the
+            tokenizer is code in the folder.
     """
     files = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:

@@ -15,7 +15,10 @@ TASKS = (  # classes of transformers end in these
 )  # fmt: skip
 
 
-OWN_HEADS = ("ForMultipleChoice", "ForTokenClassification")  # with a module called classifier, as a classifier of texts
+OWN_HEADS = (
+    "ForMultipleChoice",
+    "ForTokenClassification",
+)  # with a module called classifier, as a classifier of texts
 
 
 def class_of(config: dict[str, Any]) -> str:
@@ -35,8 +38,8 @@ def without_head(folder: Path, config: dict[str, Any]) -> str:
     if "For" not in name or name.endswith("ForSequenceClassification"):
         return f"{folder} is an encoder without a classification head: fine-tune it first"
     return (
-        f"{folder} is a {name}, not a classifier of texts (…ForSequenceClassification): its encoder can be fine-tuned "
-        "first (prunella finetune --encoder)"
+        f"{folder} is a {name}, not a classifier of texts (…ForSequenceClassification): its encoder can be "
+        "fine-tuned first (prunella finetune --encoder)"
     )
 
 
@@ -55,8 +58,8 @@ def refuse_config(config: dict[str, Any], source: str) -> None:
             method = settings.get("quant_method") if isinstance(settings, dict) else None
             raise InputError(
                 f"{source} has {key} (method {method or 'unknown'}): quantized weights are not read. Save the model "
-                "dequantized (transformers: model.dequantize(), then save_pretrained), or take the original model; if "
-                f"the weights are dequantized already, remove {key}"
+                "dequantized (transformers: model.dequantize(), then save_pretrained), or take the original model; "
+                f"if the weights are dequantized already, remove {key}"
             )
     if pruned := config.get("pruned_heads"):
         raise InputError(
@@ -70,7 +73,11 @@ def refuse_config(config: dict[str, Any], source: str) -> None:
 def _check_code(code: Any, config: dict[str, Any], source: str) -> None:
     """Say that code is not run where the class is one of transformers; refuse other classes."""
     name = class_of(config) or "none"
-    if class_type(config.get("architectures")) != config.get("model_type") or not name.endswith(TASKS) or name.count("For") > 1:
+    if (
+        class_type(config.get("architectures")) != config.get("model_type")
+        or not name.endswith(TASKS)
+        or name.count("For") > 1
+    ):
         raise InputError(
             f"{source} names Python code of its own (auto_map: {_some(code)}), which is never run, and the class "
             f"{name}, which is none of transformers' for {config.get('model_type')}: what the model computes is "

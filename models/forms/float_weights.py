@@ -8,6 +8,7 @@ from torch import Tensor
 from models.errors import FolderError
 
 FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)  # without float8, which needs scales
+COLUMNS = "attention.relative_attention_columns.weight"  # of Prunella's MPNet folders: numbers of columns
 BUFFER = re.compile(r"(^|\.)(position_ids|token_type_ids)$")  # 0, 1, 2, … and zeros: computed, not learned
 
 
@@ -22,12 +23,14 @@ def as_fp32(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         FolderError: a tensor holds integers, is quantized, or has values that are NaN or infinite in fp32.
     """
     tensors = {name: t for name, t in tensors.items() if t.dtype in FLOATS or not BUFFER.search(name)}
-    other = sorted(name for name, tensor in tensors.items() if tensor.dtype not in FLOATS)
+    other = sorted(
+        name for name, tensor in tensors.items() if tensor.dtype not in FLOATS and not name.endswith(COLUMNS)
+    )
     if other:
         kind = str(tensors[other[0]].dtype).removeprefix("torch.")
         raise FolderError(
-            f"{source} holds quantized weights: {other[0]} is {kind} (in all {len(other)} tensors), wanted fp32, fp16 "
-            "or bf16: save the model dequantized (transformers: model.dequantize(), then save_pretrained), or take "
+            f"{source} holds quantized weights: {other[0]} is {kind} (in all {len(other)} tensors), wanted fp32, "
+            "fp16 or bf16: save the model dequantized (transformers: model.dequantize(), then save_pretrained), or take "
             "the original model; Prunella quantizes it itself"
         )
     tensors = {name: tensor.float() for name, tensor in tensors.items()}

@@ -68,8 +68,8 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
         return None
     if code := custom_code(folder):
         say(
-            f"WARNING: {folder}: the tokenizer is Python code of its own ({code}), which is never run: {FILE} is taken "
-            "as it is"
+            f"WARNING: {folder}: the tokenizer is Python code of its own ({code}), which is never run: {FILE} is "
+            "taken as it is"
         )
         return None
     try:

@@ -63,8 +63,8 @@ def _refusal(path: Path, reason: str) -> str:
     """Return the message for a file that the loader refuses; torch's own suggests to load it without a check."""
     if kind := re.search(r"GLOBAL ([\w.]+)", reason):
         return (
-            f"{path} holds more than weights, such as a whole pickled model ({kind[1]}): reading it could run code, so "
-            f"it is not loaded. Where it was made, {SAVE}"
+            f"{path} holds more than weights, such as a whole pickled model ({kind[1]}): reading it could run code, "
+            f"so it is not loaded. Where it was made, {SAVE}"
         )
     return f"{path} cannot be read as weights: it is damaged, or no file of tensors that torch wrote: {SAVE}"
 

@@ -61,7 +61,7 @@ def test_heads_that_transformers_pruned_are_refused(tmp_path, pruned):
     path = tmp_path / "config.json"
     config = json.loads(path.read_text())
     path.write_text(json.dumps(config | {"pruned_heads": pruned}))
-    with pytest.raises(InputError, match="has pruned_heads = .*before it was pruned"):
+    with pytest.raises(InputError, match=r"has pruned_heads = .*before it was pruned"):
         read_architecture(tmp_path)
     path.write_text(json.dumps(config | {"pruned_heads": {}}))
     read_architecture(tmp_path)

@@ -64,7 +64,9 @@ def test_a_tokenizer_with_code_is_its_tokenizer_json_or_refused(tmp_path, capsys
     assert read_backend(tmp_path).get_vocab() == json.loads(before)["model"]["vocab"]
     assert "the tokenizer is Python code of its own (code." in capsys.readouterr().err
     (tmp_path / "tokenizer.json").rename(tmp_path / "vocab.txt")
-    with pytest.raises(FolderError, match=r"its tokenizer is Python code of its own \(code\.\w+\), which is never run"):
+    with pytest.raises(
+        FolderError, match=r"its tokenizer is Python code of its own \(code\.\w+\), which is never run"
+    ):
         read_backend(tmp_path)
     assert not (tmp_path / "ran").exists()
 

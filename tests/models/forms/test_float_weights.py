@@ -33,7 +33,7 @@ def test_tensors_of_gptq_are_refused(tmp_path):
     make_tiny_family(tmp_path, "bert")
     packed = {QUERY.replace("weight", "qweight"): torch.zeros(8, 64, dtype=torch.int32)}
     change(tmp_path, lambda tensors: {n: t for n, t in tensors.items() if n != QUERY} | packed)
-    with pytest.raises(FolderError, match="query.qweight is int32"):
+    with pytest.raises(FolderError, match=r"query\.qweight is int32"):
         load_checkpoint(tmp_path)
 
 
