@@ -69,7 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     refuse_adapter(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder")
+        raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder{checkpoint_hint(folder)}")
     refuse_foreign_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -78,6 +78,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FolderError(f"{path} holds {type(config).__name__}, wanted an object")
     return config
+
+
+def checkpoint_hint(folder: Path) -> str:
+    """Return the end of a message that names the newest `checkpoint-N` inside a folder; nothing if there is none."""
+    folders = [path for path in Path(folder).glob("checkpoint-*") if (path / CONFIG).is_file()]
+    steps = {int(number): path for path in folders if (number := path.name.rpartition("-")[2]).isdecimal()}
+    if not steps:
+        return ""
+    return f"; it holds {len(steps)} checkpoints of a training, the newest is {steps[max(steps)]}: give that one"
 
 
 def refuse_adapter(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """build_fast_tokenizer(): a folder without tokenizer.json → the fast tokenizer that transformers makes."""
 
 import json
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,13 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise FolderError(f"{folder}: transformers has no fast tokenizer of the class {type(tokenizer).__name__}")
-    say(f"{folder} has no tokenizer.json: made of {', '.join(files)} by {type(tokenizer).__name__}")
+    _say_made(folder, ", ".join(files), type(tokenizer).__name__)
     return tokenizers.Tokenizer.from_str(backend.to_str())
+
+
+@cache
+def _say_made(folder: Path, files: str, name: str) -> None:
+    say(f"{folder} has no tokenizer.json: made of {files} by {name}")
 
 
 def tokenizer_class(folder: Path, transformers: Any) -> Any:

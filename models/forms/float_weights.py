@@ -30,8 +30,8 @@ def as_fp32(tensors: dict[str, Tensor], source: str) -> dict[str, Tensor]:
         kind = str(tensors[other[0]].dtype).removeprefix("torch.")
         raise FolderError(
             f"{source} holds quantized weights: {other[0]} is {kind} (in all {len(other)} tensors), wanted fp32, "
-            "fp16 or bf16: save the model dequantized (transformers: model.dequantize(), then save_pretrained), or take "
-            "the original model; Prunella quantizes it itself"
+            "fp16 or bf16: save the model dequantized (transformers: model.dequantize(), then save_pretrained), or "
+            "take the original model; Prunella quantizes it itself"
         )
     tensors = {name: tensor.float() for name, tensor in tensors.items()}
     if broken := sorted(name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()):
