@@ -21,8 +21,12 @@ from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
+from models.families.stored_names import family_names
 from models.families.unread import check_unread
+from models.forms.config_refusals import has_other_head, refuse_config, without_head
 from models.forms.embedding_classifier import EmbeddingClassifier
+from models.forms.float_weights import as_fp32
+from models.forms.foreign_file import refuse_foreign_file
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
@@ -50,6 +54,7 @@ def read_architecture(folder: Path) -> Architecture:
     if family is None:
         known = ", ".join((*FAMILIES, *ALIASES))
         raise InputError(f"{folder} is a {config.get('model_type')!r} model: supported are {known}")
+    refuse_config(config, str(folder / CONFIG))
     shape = family.read_config(config, str(folder / CONFIG))
     embedding = EmbeddingClassifier.open(folder)
     return shape if embedding is None else embedding.shaped(shape)
@@ -64,7 +69,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     refuse_adapter(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():
-        raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder")
+        raise FolderError(f"{folder} has no {CONFIG}: wanted a Hugging Face model folder{checkpoint_hint(folder)}")
+    refuse_foreign_file(path)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -72,6 +78,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise FolderError(f"{path} holds {type(config).__name__}, wanted an object")
     return config
+
+
+def checkpoint_hint(folder: Path) -> str:
+    """Return the end of a message that names the newest `checkpoint-N` inside a folder; nothing if there is none."""
+    folders = [path for path in Path(folder).glob("checkpoint-*") if (path / CONFIG).is_file()]
+    steps = {int(number): path for path in folders if (number := path.name.rpartition("-")[2]).isdecimal()}
+    if not steps:
+        return ""
+    return f"; it holds {len(steps)} checkpoints of a training, the newest is {steps[max(steps)]}: give that one"
 
 
 def refuse_adapter(folder: Path) -> None:
@@ -100,13 +115,12 @@ def read_tensors(folder: Path) -> dict[str, Tensor]:
     several that an index lists.
 
     Raises:
-        FolderError: there are no weights, one of several files is missing, or a file holds something else.
+        FolderError: there are no weights, one of several files is missing, or a file holds something else, such as
+            quantized weights or those of another family.
     """
-    tensors = read_weights(Path(folder))
-    renamed = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))  # files before 2019
-    for old, new in renamed:
-        tensors = {name.replace(old, new): tensor for name, tensor in tensors.items()}
-    return {name: tensor.float() for name, tensor in tensors.items()}
+    shape, tensors = read_architecture(folder), read_weights(Path(folder))
+    names = family_names(tensors, FAMILIES[shape.family].names, len(shape.layers), Path(folder))
+    return as_fp32({names[name]: tensor for name, tensor in tensors.items()}, str(folder))
 
 
 def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)
@@ -139,7 +153,7 @@ def load_checkpoint(  # noqa: PLR0913 (five of them choose what is new)
         state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     output = state.get("head.out.weight")
     if labels is None and output is None:
-        raise FolderError(f"{folder} is an encoder without a classification head: fine-tune it first")
+        raise FolderError(without_head(folder, read_config(folder)))
     count = labels if labels is not None else int(output.shape[0])  # type: ignore[union-attr]
     torch.manual_seed(seed)
     model = Classifier(shape, count, dropout)
@@ -211,9 +225,12 @@ def _write(folder: Path, tensors: dict[str, Tensor], config: dict[str, Any], sha
 def _read_state(folder: Path) -> tuple[Architecture, dict[str, Tensor]]:
     shape, tensors = read_architecture(folder), read_tensors(folder)
     family = FAMILIES[shape.family]
-    tensors = family.fold(tensors, read_config(folder), str(folder / CONFIG))
+    config = read_config(folder)
+    tensors = family.fold(tensors, config, str(folder / CONFIG))
     check_unread(tensors, family.names, len(shape.layers), folder)
     state = family.read_tensors(tensors, shape)
+    if has_other_head(config):
+        state = {name: tensor for name, tensor in state.items() if not name.startswith("head.")}
     if shape.head != "dense":  # the pooler of a bare encoder is not part of the classifier
         state = {name: tensor for name, tensor in state.items() if not name.startswith(("head.dense.", "head.norm."))}
     if (folder / architecture_file.FILE).is_file():

@@ -12,6 +12,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from models.errors import FolderError, InputError
+from models.forms.foreign_file import refuse_foreign_file
 
 FILE = "tokenizer.json"
 PIECE = 1024  # rows per library call, to limit memory: strings, offsets and truncated parts of all rows are kept
@@ -186,6 +187,7 @@ def read_backend(folder: Path) -> tokenizers.Tokenizer:
         FolderError: the file is not a tokenizer file, or is missing and cannot be made.
     """
     path = Path(folder) / FILE
+    refuse_foreign_file(path)
     if not path.is_file():
         from models.families.fast_tokenizer import build_fast_tokenizer
 

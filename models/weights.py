@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FolderError
+from models.forms.foreign_file import refuse_foreign_file
+from models.forms.torch_file import read_torch_file
 
 SAFETENSORS = "model.safetensors"
 NAMES = (SAFETENSORS, "pytorch_model.bin")  # in the order of preference; each may be an index of several files
@@ -41,31 +42,31 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def read_shape(folder: Path, name: str) -> tuple[int, ...] | None:
-    """Return the shape of one tensor, without reading safetensors files whole; None: there is none of this name.
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of all tensors by their names, without reading safetensors files whole.
 
     Raises:
         FolderError: there are no weights, a file is missing, or one holds something else.
     """
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in _tensor_files(folder):
         if path.suffix != ".safetensors":
-            tensors = _read_file(path)
-            if name in tensors:
-                return tuple(tensors[name].shape)
+            shapes |= {name: tuple(tensor.shape) for name, tensor in _read_file(path).items()}
             continue
         try:
             with safe_open(str(path), "pt") as file:
-                if name in file.keys():  # noqa: SIM118 (it is not a dictionary)
-                    return tuple(file.get_slice(name).get_shape())
+                shapes |= {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
             raise FolderError(f"{path} cannot be read as weights: {error}") from None
-    return None
+    return shapes
 
 
 def _tensor_files(folder: Path) -> list[Path]:
     files = [path for path in weight_files(folder) if not path.name.endswith(INDEX)]
     if not files:
         raise FolderError(f"{folder} has neither {' nor '.join(NAMES)}, nor an index of several such files")
+    for path in files:
+        refuse_foreign_file(path)
     return files
 
 
@@ -83,13 +84,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:
+    if path.suffix != ".safetensors":
+        return read_torch_file(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(str(path))
-        return dict(torch.load(path, map_location="cpu", weights_only=True))
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError) as error:
+        return load_file(str(path))
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         raise FolderError(f"{path} cannot be read as weights: {error}") from None
-    except Exception as error:
-        if type(error).__name__ == "UnpicklingError":  # the weights-only loader refuses objects that could run code
-            raise FolderError(f"{path} holds more than weights and is not loaded: {error}") from None
-        raise

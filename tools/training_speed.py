@@ -168,8 +168,10 @@ def _trainer(job: Job) -> Callable[[int], Turn]:
     folder = resolve_encoder(job.encoder, STORE)
     hub.logging.set_verbosity_error()
     labels = job.rows.label_names()
-    tokenizer = hub.AutoTokenizer.from_pretrained(folder)
-    model = hub.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(labels))
+    tokenizer = hub.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    model = hub.AutoModelForSequenceClassification.from_pretrained(
+        folder, num_labels=len(labels), trust_remote_code=False
+    )
     model.base_model.embeddings.requires_grad_(False)
     weights = _weights(model)
     rows = [

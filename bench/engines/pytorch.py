@@ -35,7 +35,7 @@ def _open(spec: EngineSpec, wrap: Callable[[Any], Any]) -> OpenEngine:
     from transformers import AutoModelForSequenceClassification
 
     torch.set_num_threads(spec.threads)
-    loaded = AutoModelForSequenceClassification.from_pretrained(spec.folder).eval()
+    loaded = AutoModelForSequenceClassification.from_pretrained(spec.folder, trust_remote_code=False).eval()
     takes_types = "token_type_ids" in inspect.signature(loaded.forward).parameters  # not in DistilBERT, ModernBERT
     model = wrap(loaded)
     tokenizer = Tokenizer.open(spec.folder, spec.task.max_tokens)

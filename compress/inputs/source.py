@@ -22,10 +22,18 @@ from export.baseline.stock_export import check_stock
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.architecture import Architecture
-from models.checkpoint import CONFIG, load_checkpoint, read_architecture, save_checkpoint
+from models.checkpoint import (
+    CONFIG,
+    checkpoint_hint,
+    load_checkpoint,
+    read_architecture,
+    read_config,
+    save_checkpoint,
+)
 from models.compatibility import check_fit, check_tokenizer
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
+from models.forms.config_refusals import without_head
 from models.forms.head_task import HeadTask, read_head_task
 from models.forms.tokenizer_check import model_max_length
 from models.messages import say
@@ -67,7 +75,10 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
     if (path / MANIFEST).is_file():
         return _open_own(path, max_tokens)
     if not (path / CONFIG).is_file():
-        raise FolderError(f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's")
+        raise FolderError(
+            f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's"
+            f"{checkpoint_hint(path)}"
+        )
     shape, head = read_architecture(path), _head_task(path)
     limit = max_tokens or default_max_tokens(path, shape)
     check_tokenizer(path, Tokenizer.open(path, limit), shape, pair)
@@ -123,7 +134,7 @@ def default_max_tokens(path: Path, shape: Architecture) -> int:
 def _head_task(path: Path) -> HeadTask:
     head = read_head_task(path)
     if head is None:
-        raise FolderError(f"{path} is an encoder without a classification head: fine-tune it first")
+        raise FolderError(without_head(path, read_config(path)))
     return head
 
 

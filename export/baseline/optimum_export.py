@@ -45,7 +45,7 @@ def export_with_optimum(source: Path, target: Path, recipe: str) -> None:
     from optimum.onnxruntime.configuration import AutoQuantizationConfig
     from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(source, trust_remote_code=False)
     settings = getattr(AutoQuantizationConfig, recipe)(is_static=False, per_channel=False)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # warnings about tracing and the legacy exporter, which optimum uses

@@ -102,7 +102,7 @@ def ctranslate2_int8(source: ModelFolder, store: Path) -> StageResult:
         from ctranslate2.converters import TransformersConverter
         from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerFast
 
-        model = AutoModelForSequenceClassification.from_pretrained(source.path)
+        model = AutoModelForSequenceClassification.from_pretrained(source.path, trust_remote_code=False)
         special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
         encoder = target / "bare"
         model.bert.save_pretrained(encoder)

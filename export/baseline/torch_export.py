@@ -40,7 +40,9 @@ def export_with_torch(source: Path, fp32: Path, int8: Path, signed: bool) -> Non
     names = INPUTS if shape.token_types else INPUTS[:2]
     if shape.is_in_transformers():
         # eager: the exporter cannot trace how newer versions of transformers make the masks of other implementations
-        model = AutoModelForSequenceClassification.from_pretrained(source, attn_implementation="eager")
+        model = AutoModelForSequenceClassification.from_pretrained(
+            source, attn_implementation="eager", trust_remote_code=False
+        )
         module: torch.nn.Module = _Theirs(model, names)
     else:
         module = _Ours(load_checkpoint(source))

@@ -51,7 +51,7 @@ def canonical_config(config: dict[str, Any], source: str) -> dict[str, Any]:
         InputError: its rotary positions, or the relative positions or widths of a DeBERTa, are not supported.
     """
     config = dict(config)
-    model_type = config.get("model_type") or _type_of_class(config.get("architectures"))
+    model_type = config.get("model_type") or class_type(config.get("architectures"))
     if model_type is None:
         return config
     config["model_type"] = model_type = ALIASES.get(str(model_type), model_type)
@@ -66,7 +66,7 @@ def canonical_config(config: dict[str, Any], source: str) -> dict[str, Any]:
     return config
 
 
-def _type_of_class(architectures: Any) -> str | None:
+def class_type(architectures: Any) -> str | None:
     """Return the model type of a class such as RobertaForSequenceClassification."""
     name = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     for prefix, model_type in CLASSES.items():

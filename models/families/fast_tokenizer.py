@@ -1,6 +1,7 @@
 """build_fast_tokenizer(): a folder without tokenizer.json → the fast tokenizer that transformers makes."""
 
 import json
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import tokenizers
 
 from models.errors import FolderError
 from models.families.config_forms import canonical_config
+from models.forms.foreign_file import refuse_foreign_file
 from models.messages import say
 
 VOCABULARIES = (
@@ -27,11 +29,19 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     """Return the tokenizer that transformers makes of the folder's files, with the folder's own options.
 
     Raises:
-        FolderError: there are no vocabulary files, transformers is not installed, or it cannot read them.
+        FolderError: there are no vocabulary files, transformers is not installed or cannot read them, or the
+            tokenizer is code in the folder.
     """
     files = [name for name in VOCABULARIES if (folder / name).is_file()]
     if not files:
         raise FolderError(f"{folder} has no tokenizer.json and no vocabulary ({', '.join(VOCABULARIES[:5])}, …)")
+    for name in files:
+        refuse_foreign_file(folder / name)
+    if code := custom_code(folder):
+        raise FolderError(
+            f"{folder} has no tokenizer.json, and its tokenizer is Python code of its own ({code}), which is never "
+            "run: where you trust it, save tokenizer.json (transformers: tokenizer.save_pretrained) beside the model"
+        )
     try:
         import transformers
     except ModuleNotFoundError:
@@ -40,7 +50,9 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
             "installed (pip install 'prunella[train]')"
         ) from None
     try:
-        tokenizer = tokenizer_class(folder, transformers).from_pretrained(str(folder), local_files_only=True)
+        tokenizer = tokenizer_class(folder, transformers).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
     except Exception as error:  # of many kinds: a missing package, a broken file, a class that is not there
         remedy = ""
         if any(name.endswith(".model") for name in files) and find_spec("sentencepiece") is None:
@@ -51,8 +63,13 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise FolderError(f"{folder}: transformers has no fast tokenizer of the class {type(tokenizer).__name__}")
-    say(f"{folder} has no tokenizer.json: made of {', '.join(files)} by {type(tokenizer).__name__}")
+    _say_made(folder, ", ".join(files), type(tokenizer).__name__)
     return tokenizers.Tokenizer.from_str(backend.to_str())
+
+
+@cache
+def _say_made(folder: Path, files: str, name: str) -> None:
+    say(f"{folder} has no tokenizer.json: made of {files} by {name}")
 
 
 def tokenizer_class(folder: Path, transformers: Any) -> Any:
@@ -64,6 +81,19 @@ def tokenizer_class(folder: Path, transformers: Any) -> Any:
         if model_type in CLASSES:
             return getattr(transformers, CLASSES[model_type])
     return transformers.AutoTokenizer
+
+
+def custom_code(folder: Path) -> str | None:
+    """Return the class of a tokenizer whose code is in the folder (`auto_map`); None: there is none."""
+    for name in ("tokenizer_config.json", "config.json"):
+        code = _read(folder / name).get("auto_map")
+        if isinstance(code, dict):
+            code = code.get("AutoTokenizer")
+        if isinstance(code, list):  # of the slow and the fast class
+            code = next((one for one in code if one), None)
+        if code:
+            return str(code)
+    return None
 
 
 def _read(path: Path) -> dict[str, object]:

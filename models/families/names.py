@@ -68,9 +68,12 @@ class TensorNames:
         return tensors
 
     def with_prefix(self, names: Iterable[str]) -> list[str]:
-        """Return the tensor names of a checkpoint; if none has the prefix (a bare encoder), it is added to all."""
+        """Return the tensor names of a checkpoint; if none has the prefix, it is added to all but the head's."""
         prefix, names = f"{self.prefix}.", list(names)
-        return names if any(name.startswith(prefix) for name in names) else [prefix + name for name in names]
+        if any(name.startswith(prefix) for name in names):
+            return names
+        head = {name for name in self.head.values() if not name.startswith(prefix)}
+        return [name if name.rpartition(".")[0] in head else prefix + name for name in names]
 
     def read_names(self, depth: int) -> set[str]:
         """Return the names of all tensors that are read from a checkpoint with `depth` layers."""

@@ -41,11 +41,7 @@ def check_unread(tensors: Iterable[str], names: TensorNames, depth: int, folder:
     prefix = f"{names.prefix}."
     unread = set(names.with_prefix(tensor_names)) - names.read_names(depth)
     unread = {name for name in unread if not KNOWN.search(name.removeprefix(prefix))}
-    if adapters := {name for name in tensor_names if ADAPTER.search(name)}:
-        raise FolderError(
-            f"{folder} holds an adapter ({_some(adapters)}), which is not supported: merge it into its model "
-            "(peft: merge_and_unload) and save the result"
-        )
+    refuse_adapters(tensor_names, folder)
     layer = re.compile(rf"{re.escape(prefix + names.layers)}\.(\d+)\.")
     indices = {int(match[1]) for name in unread if (match := layer.match(name))}
     if surplus := {index for index in indices if index >= depth}:
@@ -56,9 +52,28 @@ def check_unread(tensors: Iterable[str], names: TensorNames, depth: int, folder:
         )
     inside = tuple(f"{prefix}{part}." for part in names.encoder_parts())
     if unsupported := {name for name in unread if name.startswith(inside)}:
-        raise FolderError(f"{folder} holds tensors inside the encoder that are not supported: {_some(unsupported)}")
+        raise FolderError(f"{folder} holds tensors inside the encoder that are not supported: {some(unsupported)}")
     if unread:
-        _warn(folder, _some(unread))
+        _warn(folder, some(unread))
+
+
+def refuse_adapters(tensors: Iterable[str], folder: Path) -> None:
+    """Refuse tensors of an adapter.
+
+    Raises:
+        FolderError: there is one.
+    """
+    if adapters := {name for name in tensors if ADAPTER.search(name)}:
+        raise FolderError(
+            f"{folder} holds an adapter ({some(adapters)}), which is not supported: merge it into its model "
+            "(peft: merge_and_unload) and save the result"
+        )
+
+
+def some(names: Collection[str]) -> str:
+    """Return the first few names, and how many more there are."""
+    first = ", ".join(sorted(names)[:NAMED])
+    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more"
 
 
 @cache
@@ -67,8 +82,3 @@ def _warn(folder: Path, tensors: str) -> None:
         f"WARNING: {folder} holds tensors that are not loaded: {tensors}. Outputs that need them, such "
         "as those of a second head, are not computed"
     )
-
-
-def _some(names: Collection[str]) -> str:
-    first = ", ".join(sorted(names)[:NAMED])
-    return first if len(names) <= NAMED else f"{first} and {len(names) - NAMED} more"

@@ -9,8 +9,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from models.checkpoint import read_config
 from models.errors import CheckError, FolderError, InputError, MissingExtraError
+from models.families.config_forms import canonical_config
 from models.families.fast_tokenizer import VOCABULARIES
+from models.forms.config_refusals import refuse_config
+from models.forms.foreign_file import refuse_foreign_file
 from models.messages import say
 from models.store.folder import sha256_of
 from models.store.stage import Stage, run_stage
@@ -92,6 +96,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         )
     if not (folder / WEIGHTS).is_file():
         raise FolderError(f"{folder} has no {WEIGHTS}: save the adapter with safetensors")
+    refuse_foreign_file(folder / WEIGHTS)
     return config
 
 
@@ -100,12 +105,14 @@ def find_base(folder: Path, config: dict[str, Any], base: Path | None) -> Path:
 
     Raises:
         FolderError: `base` has no weights.
-        InputError: there is no such folder.
+        InputError: there is no such folder, or its weights are quantized.
     """
     named = str(config.get("base_model_name_or_path") or "")
     candidates = [base] if base is not None else [folder / named, Path(named)] if named else []
     for candidate in candidates:
         if (candidate / "config.json").is_file() and weight_files(candidate):
+            source = str(candidate / "config.json")
+            refuse_config(canonical_config(read_config(candidate), source), source)
             return candidate.resolve()
     if base is not None:
         raise FolderError(
@@ -134,18 +141,19 @@ def _merge(folder: Path, base: Path, target: Path) -> None:
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
-    config = AutoConfig.from_pretrained(base, local_files_only=True)
+    config = AutoConfig.from_pretrained(base, local_files_only=True, trust_remote_code=False)
     outputs = _outputs(folder)
     if outputs is not None and outputs != config.num_labels:
         config.num_labels = outputs  # renames the labels to LABEL_0, …
     if (folder / "config.json").is_file():
-        named = AutoConfig.from_pretrained(folder, local_files_only=True)
+        named = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         if named.num_labels == config.num_labels:
             config.id2label, config.label2id = named.id2label, named.label2id
             config.problem_type = named.problem_type
     model, report = AutoModelForSequenceClassification.from_pretrained(
-        base, config=config, local_files_only=True, ignore_mismatched_sizes=True, output_loading_info=True
-    )
+        base, config=config, local_files_only=True, trust_remote_code=False, ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )  # fmt: skip
     mismatched = (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])  # by version
     fresh = {*report["missing_keys"], *mismatched}
     try:

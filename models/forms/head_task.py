@@ -11,9 +11,11 @@ from typing import Any, Literal
 from models.checkpoint import CONFIG, PROBLEMS, label_names, read_architecture, read_config
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
+from models.families.stored_names import family_names
+from models.forms.config_refusals import has_other_head
 from models.forms.embedding_classifier import embedding_head
 from models.task import Kind, Task
-from models.weights import read_shape
+from models.weights import read_shapes
 
 LONG_ENOUGH = 512  # any maximum input length: the function does not depend on it
 Activation = Literal["sigmoid"] | None
@@ -57,10 +59,12 @@ def read_head_task(folder: Path) -> HeadTask | None:
     if (linear := embedding_head(folder)) is not None:
         return HeadTask(linear.kind, linear.labels)
     config, shape = read_config(folder), read_architecture(folder)
-    head = read_shape(folder, f"{FAMILIES[shape.family].names.head['out']}.weight")
-    if head is None:
+    if has_other_head(config):
         return None
-    return head_task(config, head[0], str(folder / CONFIG))
+    family, shapes = FAMILIES[shape.family].names, read_shapes(folder)
+    names = family_names(shapes, family, len(shape.layers), folder)
+    head = next((shapes[stored] for stored, name in names.items() if name == f"{family.head['out']}.weight"), None)
+    return None if head is None else head_task(config, head[0], str(folder / CONFIG))
 
 
 def head_task(config: dict[str, Any], outputs: int, source: str) -> HeadTask:

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FolderError, InputError
+from models.forms.float_weights import as_fp32
+from models.forms.foreign_file import refuse_foreign_file
 
 MODULES = "modules.json"
 SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
@@ -89,15 +91,15 @@ def _pooling(path: Path) -> Literal["cls", "mean"]:
 
 def _read_dense(folder: Path) -> Dense:
     config = _read(folder / "config.json", dict)
+    refuse_foreign_file(folder / "model.safetensors")
     try:
-        tensors = load_file(str(folder / "model.safetensors"))
+        tensors = as_fp32(load_file(str(folder / "model.safetensors")), str(folder))
     except (SafetensorError, OSError) as error:
         raise FolderError(f"{folder} has no model.safetensors that can be read: {error}") from None
     if "linear.weight" not in tensors:
         raise FolderError(f"{folder / 'model.safetensors'} lacks linear.weight")
     activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
-    bias = tensors.get("linear.bias")
-    return Dense(tensors["linear.weight"].float(), None if bias is None else bias.float(), activation)
+    return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
 
 
 def _check_settings(folder: Path) -> None:

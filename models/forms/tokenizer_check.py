@@ -12,7 +12,7 @@ from typing import Any
 import tokenizers
 
 from models.errors import FolderError
-from models.families.fast_tokenizer import tokenizer_class
+from models.families.fast_tokenizer import custom_code, tokenizer_class
 from models.forms.probe_texts import probe_texts
 from models.messages import say
 
@@ -66,8 +66,16 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
         import transformers
     except ModuleNotFoundError:
         return None
+    if code := custom_code(folder):
+        say(
+            f"WARNING: {folder}: the tokenizer is Python code of its own ({code}), which is never run: {FILE} is "
+            "taken as it is"
+        )
+        return None
     try:
-        theirs = tokenizer_class(folder, transformers).from_pretrained(str(folder), local_files_only=True)
+        theirs = tokenizer_class(folder, transformers).from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
         text = first_difference(tokenizers.Tokenizer.from_file(str(folder / FILE)), theirs)
     except Exception as error:  # of many kinds: a class that is not there, a missing package, a broken file
         reason = " ".join(str(error).split())[:200]

@@ -155,6 +155,8 @@ def _open_transformers(folder: Path) -> tuple[Any, Any]:
         )
     except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
+        if "trust_remote_code" in str(error):
+            reason = "it is Python code of its own (auto_map), which is never run"
         raise FolderError(f"transformers cannot open the teacher {folder}: {reason}") from None
     if info["missing_keys"]:
         raise FolderError(

@@ -167,6 +167,7 @@ def test_a_tokenizer_of_a_vocabulary_only_is_that_of_transformers(tmp_path, caps
     assert "has no tokenizer.json: made of vocab.txt by BertTokenizerFast" in capsys.readouterr().err
     opened = open_source(tmp_path / "model", tmp_path / "store", max_tokens=32)  # as quantize, export and compress do
     assert Tokenizer.open(opened.path, 32).encode([("good film",)])[0].ids == theirs("good film")["input_ids"]
+    assert "made of" not in capsys.readouterr().err  # said once
     first = load_source_id(tmp_path / "model")
     (tmp_path / "model" / "vocab.txt").write_text("\n".join([*words, "new"]) + "\n")
     assert load_source_id(tmp_path / "model") != first
@@ -238,6 +239,15 @@ def test_keys_that_nobody_reads_may_differ(tmp_path):
     path.write_text('{"text": "a"}\n{"text": "b", "label": "y"}\n')
     with pytest.raises(InputError, match="line 2: the row adds 'label'"):
         read_texts(path)
+
+
+def test_a_folder_of_checkpoints_names_the_newest(tmp_path):
+    for step in (500, 1000, 90):
+        make_tiny_checkpoint(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "checkpoint-2000").mkdir()  # without a model
+    for read in (read_architecture, lambda path: open_source(path, tmp_path / "store")):
+        with pytest.raises(FolderError, match=r"it holds 3 checkpoints .* newest is \S+checkpoint-1000: give"):
+            read(tmp_path)
 
 
 def test_transformers_reads_what_was_saved_of_such_a_folder(tmp_path):
