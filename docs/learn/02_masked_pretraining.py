@@ -213,7 +213,7 @@ assert worst < 1e-6
 # %% [markdown] lang="en"
 # ## Pretrain
 #
-# Now the product does all of it. The model is tiny (2 layers, 128 wide), so that it fits into a few minutes; a real BERT
+# Now the product does all of it. The model is tiny (2 layers, 128 wide), so that minutes will do; a real BERT
 # sees many thousand times as many tokens. We compare it with a guess that only knows how frequent each token is.
 
 # %% [markdown] lang="zh"
