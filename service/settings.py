@@ -118,7 +118,7 @@ class Settings(Record):
         description="share of the texts that the gate answered which the student answers too, to count disagreements",
     )
 
-    grpc_port: int = Field(
+    port_grpc: int = Field(
         0, ge=0, le=65_535, description="port of the Open Inference Protocol over gRPC; 0: it is not served"
     )
 

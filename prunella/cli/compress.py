@@ -27,21 +27,17 @@ def compress(
         str | None, typer.Option(help="labelled rows for the reported loss; default: half of --validation")
     ] = None,
     texts: Annotated[str | None, typer.Option(help="further training texts, without labels")] = None,
-    nearest: Annotated[int | None, typer.Option(help=NEAREST_HELP)] = None,
+    nearest: Annotated[int | None, _hidden(NEAREST_HELP)] = None,
     teacher: Annotated[
         list[str] | None,
-        typer.Option(
-            help="better classifier (of Prunella or transformers) whose answers are learned instead of the model's; "
-            "may be repeated"
-        ),
+        typer.Option(help="better classifier, of Prunella or transformers, to learn from; may be repeated"),
     ] = None,
     teacher_scores: Annotated[Path | None, typer.Option(help=SCORES_HELP)] = None,
     teacher_logits: Annotated[bool, _hidden("--teacher-scores holds logits; default: probabilities")] = False,
     student: Annotated[
         str | None,
         typer.Option(
-            help="small encoder (a folder, builtin:minilm-l6) that learns the model's answers and is cut instead; "
-            "auto: this, or cutting the model itself, whichever loses less"
+            help="small encoder that learns the model's answers and is cut instead; auto: whichever loses less"
         ),
     ] = None,
     student_minutes: Annotated[float | None, _hidden("time limit of the training of --student")] = None,

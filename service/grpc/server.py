@@ -215,5 +215,5 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise InputError(
-                f"port {port} of {host} cannot be used for gRPC ({error.strerror}): set another PRUNELLA_GRPC_PORT"
+                f"port {port} of {host} cannot be used for gRPC ({error.strerror}): set another PRUNELLA_PORT_GRPC"
             ) from None

@@ -58,7 +58,7 @@ class Server(uvicorn.Server):
         """Listen, then report to the supervisor that this worker is ready."""
         await super().startup(sockets)
         if self._grpc_server is not None and sockets:
-            await self._grpc_server.start(sockets[0].getsockname()[0], self._inference.settings.grpc_port)
+            await self._grpc_server.start(sockets[0].getsockname()[0], self._inference.settings.port_grpc)
         loop = asyncio.get_running_loop()
         self._sweeper = loop.create_task(self._sweep())
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -180,14 +180,14 @@ def _open_grpc(inference: InferenceService, tracer: Tracer | None, host: str) ->
     Raises:
         InputError: the extra is not installed, or the port cannot be used.
     """
-    port = inference.settings.grpc_port
+    port = inference.settings.port_grpc
     if not port:
         return None
     try:
         from service.grpc.server import GrpcServer, check_port
     except ImportError:
         raise InputError(
-            "PRUNELLA_GRPC_PORT is set but gRPC is not installed: pip install 'prunella[grpc]', or unset it"
+            "PRUNELLA_PORT_GRPC is set but gRPC is not installed: pip install 'prunella[grpc]', or unset it"
         ) from None
     check_port(host, port)
     return GrpcServer(inference, tracer)

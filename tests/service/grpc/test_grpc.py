@@ -38,7 +38,7 @@ def serving(bundle, folder, **settings):
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PRUNELLA_", "BENTOML_"))}
     port = free_port()
     named = {f"PRUNELLA_{name}": value for name, value in settings.items()}
-    environment = {**kept, "PYTHONPATH": str(ROOT), "PRUNELLA_GRPC_PORT": str(port), **named}
+    environment = {**kept, "PYTHONPATH": str(ROOT), "PRUNELLA_PORT_GRPC": str(port), **named}
     with running([*PRUNELLA, "serve", str(bundle), "--device", "cpu"], environment, folder / "log") as (process, url):
         yield process, url, f"127.0.0.1:{port}"
 
@@ -309,11 +309,11 @@ def test_a_port_that_is_taken_and_a_missing_package_prevent_the_start(tiny_bundl
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        log = start(tiny_bundle, tmp_path, PRUNELLA_GRPC_PORT=str(taken.getsockname()[1]))
-        assert "cannot be used for gRPC (Address already in use): set another PRUNELLA_GRPC_PORT" in log
+        log = start(tiny_bundle, tmp_path, PRUNELLA_PORT_GRPC=str(taken.getsockname()[1]))
+        assert "cannot be used for gRPC (Address already in use): set another PRUNELLA_PORT_GRPC" in log
     missing = tmp_path / "missing"
     missing.mkdir()
     (missing / "grpc.py").write_text("raise ImportError('none')")
     path = os.pathsep.join([str(missing), str(ROOT)])
-    log = start(tiny_bundle, tmp_path, PRUNELLA_GRPC_PORT=str(free_port()), PYTHONPATH=path)
+    log = start(tiny_bundle, tmp_path, PRUNELLA_PORT_GRPC=str(free_port()), PYTHONPATH=path)
     assert "pip install 'prunella[grpc]'" in log
