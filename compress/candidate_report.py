@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.measure.accuracy.task_metric import NAMES, format_metric
-from bench.measure.latency.process_restarts import TextTimes
 from compress.candidates import Candidate, TeacherLoss
 from models.architecture import shape_in
 from models.errors import CheckError
 from models.store.atomic import write_text
 from models.store.folder import REPORT
+from models.store.units import rounded
 
 
 def summary(candidate: Candidate, max_loss: float) -> dict[str, Any]:
@@ -25,27 +25,20 @@ def summary(candidate: Candidate, max_loss: float) -> dict[str, Any]:
     return {
         "asked": candidate.target.describe(), "target_met": candidate.met,
         candidate.metric: candidate.score, f"reference_{candidate.metric}": candidate.reference_score,
-        "loss_is": candidate.metric, "loss_points": _rounded(difference.loss_points),
-        "loss_interval": [_rounded(x) for x in difference.loss_interval],
+        "loss_is": candidate.metric, "loss_points": rounded(difference.loss_points),
+        "loss_interval": [rounded(x) for x in difference.loss_interval],
         "loss_is_inside": candidate.verdict(max_loss), "max_loss": max_loss, "rows": difference.rows,
         "rows_to_be_sure": difference.rows_needed(max_loss), **chosen,
         "collapsed_labels": [label.model_dump() for label in candidate.collapsed],
-        "speedup": {"ort_fp32": _rounded(measured.speedup)}, "reference": "ort_fp32",
-        **({"speedup_interval": [_rounded(x) for x in interval]} if interval else {}),
+        "speedup": {"ort_fp32": rounded(measured.speedup)}, "reference": "ort_fp32",
+        **({"speedup_interval": [rounded(x) for x in interval]} if interval else {}),
         "speedup_of": "model",
-        "p50_ms": {"ours": _rounded(measured.ours_ms), "ort_fp32": _rounded(measured.reference_ms)},
-        **({"text_to_answer": _text(measured.text)} if measured.text else {}),
+        "p50_ms": {"ours": rounded(measured.ours_ms), "ort_fp32": rounded(measured.reference_ms)},
+        **({"text_to_answer": measured.text.summary("ort_fp32")} if measured.text else {}),
         **measured.load.model_dump(), "bytes": measured.bytes, "architecture": candidate.architecture,
         "embedding_bits": candidate.embedding_bits,
         **({"vocabulary": candidate.vocabulary} if candidate.vocabulary else {}),
         **({"teachers": [_teacher(one) for one in candidate.teachers]} if candidate.teachers else {}),
-    }  # fmt: skip
-
-
-def _text(times: TextTimes) -> dict[str, Any]:
-    return {
-        "speedup": {"ort_fp32": _rounded(times.speedup)}, "speedup_interval": [_rounded(x) for x in times.interval],
-        "p50_ms": {"ours": _rounded(times.ours_ms), "ort_fp32": _rounded(times.reference_ms)},
     }  # fmt: skip
 
 
@@ -54,8 +47,8 @@ def _teacher(loss: TeacherLoss) -> dict[str, Any]:
     if loss.difference is None:
         return entry
     return entry | {
-        loss.difference.metric: loss.score, "loss_points": _rounded(loss.difference.loss_points),
-        "loss_interval": [_rounded(x) for x in loss.difference.loss_interval], "rows": loss.difference.rows,
+        loss.difference.metric: loss.score, "loss_points": rounded(loss.difference.loss_points),
+        "loss_interval": [rounded(x) for x in loss.difference.loss_interval], "rows": loss.difference.rows,
     }  # fmt: skip
 
 
@@ -140,7 +133,3 @@ def draw_pareto(candidates: Sequence[Candidate], best: Candidate | None, max_los
         axis.grid(alpha=0.3)
         axis.legend()
         figure.savefig(path, metadata={"Date": None})
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

@@ -35,6 +35,7 @@ from models.errors import InputError
 from models.schema import Record
 from models.store.atomic import write_text
 from models.store.folder import ModelFolder, find_folder
+from models.store.units import rounded
 from models.tokenizer import Row
 from service.inference.bundle import Bundle
 from service.settings import Settings
@@ -168,19 +169,14 @@ def summary(report: Report) -> dict[str, Any]:
     first, running = report.headline, [e for e in report.engines if e.status == "ok"]
     if first and ours.at(first):  # the setting of the speed-up below
         result |= first.model_dump()
-        result["p50_ms"] = {e.name: _rounded(t.p50_ms) for e in running if (t := e.at(first))}
+        result["p50_ms"] = {e.name: rounded(t.p50_ms) for e in running if (t := e.at(first))}
         result["speedup"] = _speedups(report, ours)
         if ours.speedup_interval:
-            result["speedup_interval"] = [_rounded(x) for x in ours.speedup_interval]
+            result["speedup_interval"] = [rounded(x) for x in ours.speedup_interval]
         if result["speedup"]:
             result["speedup_of"] = "model"  # from token ids to logits
         if report.openings and report.openings.text and report.reference:
-            text = report.openings.text
-            result["text_to_answer"] = {
-                "speedup": {report.reference: _rounded(text.speedup)},
-                "speedup_interval": [_rounded(x) for x in text.interval],
-                "p50_ms": {"ours": _rounded(text.ours_ms), report.reference: _rounded(text.reference_ms)},
-            }
+            result["text_to_answer"] = report.openings.text.summary(report.reference)
     if report.cascade:
         result["cascade"] = _cascade_summary(report, report.cascade)
     base = report.engine(report.reference) if report.reference else None
@@ -190,8 +186,8 @@ def summary(report: Report) -> dict[str, Any]:
         result[f"reference_{report.metric}"] = base.score.value
     if ours.difference:
         result["loss_is"] = report.metric
-        result["loss_points"] = _rounded(ours.difference.loss_points)
-        result["loss_interval"] = [_rounded(x) for x in ours.difference.loss_interval]
+        result["loss_points"] = rounded(ours.difference.loss_points)
+        result["loss_interval"] = [rounded(x) for x in ours.difference.loss_interval]
     return result
 
 
@@ -201,13 +197,13 @@ def _cascade_summary(report: Report, cascade: CascadeReport) -> dict[str, Any]:
     lost = None if row is None else row.difference
     return {
         "share": cascade.stages[0].share, "threshold": cascade.threshold, "bound_points": cascade.bound_points,
-        "confidence": cascade.confidence, "rows": cascade.threshold_rows, "mean_ms": _rounded(cascade.mean_ms),
-        "p50_ms": _rounded(cascade.p50_ms), "p95_ms": None if cascade.p95_ms is None else _rounded(cascade.p95_ms),
-        "speedup_mean": None if cascade.speedup_mean is None else _rounded(cascade.speedup_mean),
-        "core_seconds_per_million": _rounded(cascade.core_seconds_per_million),
-        "loss_points": None if lost is None else _rounded(lost.loss_points),
-        "loss_interval": None if lost is None else [_rounded(x) for x in lost.loss_interval],
-        "added_loss_points": None if added is None else _rounded(added.loss_points),
+        "confidence": cascade.confidence, "rows": cascade.threshold_rows, "mean_ms": rounded(cascade.mean_ms),
+        "p50_ms": rounded(cascade.p50_ms), "p95_ms": None if cascade.p95_ms is None else rounded(cascade.p95_ms),
+        "speedup_mean": None if cascade.speedup_mean is None else rounded(cascade.speedup_mean),
+        "core_seconds_per_million": rounded(cascade.core_seconds_per_million),
+        "loss_points": None if lost is None else rounded(lost.loss_points),
+        "loss_interval": None if lost is None else [rounded(x) for x in lost.loss_interval],
+        "added_loss_points": None if added is None else rounded(added.loss_points),
     }  # fmt: skip
 
 
@@ -217,7 +213,7 @@ def _speedups(report: Report, ours: EngineReport) -> dict[str, float]:
         return {}
     # the speed-up of a cascade is one of mean times, which cannot be divided by those of typical times
     others = {e.name: e.speedup for e in report.engines if e.speedup and e.name not in ("ours", "cascade")}
-    return {name: _rounded(ours.speedup / speedup) for name, speedup in {report.reference: 1.0, **others}.items()}
+    return {name: rounded(ours.speedup / speedup) for name, speedup in {report.reference: 1.0, **others}.items()}
 
 
 def _context(inputs: Inputs) -> dict[str, Any]:
@@ -236,10 +232,6 @@ def _context(inputs: Inputs) -> dict[str, Any]:
         "data_sha256": inputs.data.sha256,
         "rows": len(inputs.data),
     }
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")
 
 
 def _truth(inputs: Inputs) -> Answers | None:

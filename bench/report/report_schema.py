@@ -13,6 +13,7 @@ from bench.measure.latency.request_batches import Grouping, resolved
 from bench.report.cascade_report import CascadeReport
 from models.architecture import Architecture
 from models.schema import Record
+from models.store.units import rounded
 from models.task import Kind
 
 # label indices, numbers, or 0 and 1 for each label of each row
@@ -115,6 +116,13 @@ class TextTimes(Record):
     reference_ms: float
     speedup: float
     interval: tuple[float, float] = Field(description="95 %, from the variation between openings")
+
+    def summary(self, reference: str) -> dict[str, Any]:
+        """Return the JSON that commands print; `reference` is the name of the engine that is compared with."""
+        return {
+            "speedup": {reference: rounded(self.speedup)}, "speedup_interval": [rounded(x) for x in self.interval],
+            "p50_ms": {"ours": rounded(self.ours_ms), reference: rounded(self.reference_ms)},
+        }  # fmt: skip
 
 
 class Openings(Record):

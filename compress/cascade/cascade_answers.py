@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from compress.inputs.source import open_source
+from export.row_logits import logits_of_rows
 from models.errors import InputError
-from models.messages import progress
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.teachers.answers import answers_of
@@ -20,12 +20,11 @@ from service.inference.bundle import Bundle
 from service.inference.engine import Engine
 from service.inference.session import RuntimeSettings
 
-BATCH = 32  # texts of similar length that the student answers at once
 Floats = NDArray[np.float32]
 
 
 class Student:
-    """The network of a bundle, on one thread of the CPU; its answers do not depend on the gate."""
+    """The network of a bundle on the CPU; its answers do not depend on the gate."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.engine = Engine.open(bundle, RuntimeSettings(device="cpu", threads=1))
@@ -33,15 +32,7 @@ class Student:
 
     def logits(self, encoded: Sequence[Encoded]) -> Floats:
         """Return (texts, labels), in the order of `encoded`."""
-        order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-        logits = np.zeros((len(encoded), len(self.task.labels)), dtype=np.float32)
-        bar = progress(total=len(encoded), desc="answers of the student", unit="text", delay=5.0, leave=False)
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            logits[rows] = self.engine.infer([encoded[i] for i in rows])
-            bar.update(len(rows))
-        bar.close()
-        return logits
+        return logits_of_rows(lambda text: self.engine.infer([text]), encoded)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Human-readable sizes and durations."""
+"""Sizes and durations for people, and numbers for JSON results."""
 
 
 def duration(seconds: float) -> str:
@@ -17,3 +17,8 @@ def size(count: int) -> str:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
         value /= 1000
     return f"{value:.1f} GB"
+
+
+def rounded(value: float) -> float:
+    """Return a number with four significant digits, as JSON results have it."""
+    return float(f"{value:.4g}")
