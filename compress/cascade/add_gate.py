@@ -32,9 +32,10 @@ from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
 from models.tokenizer import Encoded, Row
 from service.cascade.gate import Gate, GateInfo
-from service.inference.bundle import Bundle
+from service.inference import bundle as bundle_file
+from service.inference.bundle import Bundle, CascadeInfo
 
-VERSION = 1
+VERSION = 2
 PATH = "thresholds.json"  # of a learned gate: the thresholds to test, the strictest first
 NAMED = 5  # labels named in a message
 
@@ -102,7 +103,7 @@ def add_gate(
         return Cascade(None, {"cascade": None, "cascade_problem": chosen.problem})
     gate = _opened_gate(gate, chosen, judged, config)
     stage = Stage("cascade", VERSION, {"gate": gate.info.model_dump(mode="json"), "rows": rows.sha256})
-    result = run_stage(stage, [bundle, learned], store, lambda target: _write(bundle.path, gate, target))
+    result = run_stage(stage, [bundle, learned], store, lambda target: _write(opened, gate, target))
     summary = {"cascade": _measure(gate, models, texts, config.seed)}
     _write_report(bundle.path, result.folder.path, summary)
     return Cascade(result, summary)
@@ -219,8 +220,10 @@ def _opened_gate(gate: Gate, chosen: Chosen, rows: GateRows, config: CascadeConf
     return Gate.of(info, gate.table)
 
 
-def _write(bundle: Path, gate: Gate, target: Path) -> None:
-    shutil.copytree(bundle, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+def _write(bundle: Bundle, gate: Gate, target: Path) -> None:
+    shutil.copytree(bundle.folder.path, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+    info = bundle.info.model_copy(update={"cascade": CascadeInfo.of(gate.info)})
+    info.write(target / bundle_file.FILE)
     gate.save(target)
 
 

@@ -26,7 +26,7 @@ from models.task import Task
 from models.tokenizer import FILE as TOKENIZER
 from models.tokenizer import Tokenizer
 from service.cascade import gate as gate_file
-from service.cascade.gate import Gate
+from service.cascade.gate import Gate, GateInfo
 
 log = logging.getLogger("prunella")
 FILE = "bundle.json"
@@ -45,12 +45,29 @@ class Variant(Record):
     golden_tolerance: float = Field(gt=0, description="largest |Δlogit| from golden.json that start-up accepts")
 
 
+class CascadeInfo(Record):
+    """What is known of the gate of a bundle, for readers of `bundle.json`; it is the same in `gate.json`."""
+
+    share: float = Field(description="share of `rows` that the gate answers")
+    max_loss: float = Field(description="points of accuracy that the cascade may lose against `reference`")
+    bound_points: float = Field(description="points that it loses at most, by `rows` and with `confidence`")
+    confidence: float
+    reference: Literal["student", "full model"]
+    rows: int = Field(description="rows that decided the threshold, and nothing else")
+
+    @classmethod
+    def of(cls, gate: GateInfo) -> "CascadeInfo":
+        """Return what the settings of a gate say."""
+        return cls(**{name: getattr(gate, name) for name in cls.model_fields})
+
+
 class BundleInfo(Record):
-    """The ONNX files of a bundle and the default one of each device."""
+    """The ONNX files of a bundle, the default one of each device, and what is known of its gate."""
 
     name: str = Field(description="display name of the model")
     variants: dict[str, Variant]
     default: dict[Literal["cpu", "cuda"], str]
+    cascade: CascadeInfo | None = Field(None, description="None: there is no gate, or an earlier version wrote it")
 
     @model_validator(mode="after")
     def _defaults_exist(self) -> Self:
@@ -91,13 +108,14 @@ class Bundle:
             raise FolderError(f"{path} is the result of '{stage}', not a bundle: export or quantize it first")
         shape = Architecture.read(folder.path / architecture.FILE)
         stored = Task.read(folder.path / task.FILE)
+        info = BundleInfo.read(folder.path / FILE)
         return cls(
             folder=folder,
-            info=BundleInfo.read(folder.path / FILE),
+            info=info,
             task=_limit_tokens(stored, shape.positions, path),
             architecture=shape,
             golden=Golden.read(folder.path / GOLDEN),
-            gate=_open_gate(folder, stored),
+            gate=_open_gate(folder, stored, info.cascade),
         )
 
     @property
@@ -135,21 +153,25 @@ class Bundle:
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _open_gate(folder: ModelFolder, stored: Task) -> Gate | None:
+def _open_gate(folder: ModelFolder, stored: Task, known: CascadeInfo | None) -> Gate | None:
     """Return the gate of a bundle, or None if it has none.
 
     Raises:
-        FolderError: the gate is damaged, or was learned for another tokenizer, other labels or another kind of task.
+        FolderError: the gate is damaged, is not the one that `bundle.json` describes, or was learned for another
+            tokenizer, other labels or another kind of task.
     """
     files = folder.manifest.files
     listed = [name for name in (gate_file.FILE, gate_file.ROWS_FILE) if name in files]
-    if not listed:
+    if not listed and known is None:
         return None
     advice = "run `prunella cascade` on the bundle from which it was made"
-    if len(listed) == 1:
-        wanted = f"wanted {gate_file.FILE} and {gate_file.ROWS_FILE}, or neither"
-        raise FolderError(f"{folder.path}: the manifest lists {listed[0]} only: {wanted}; {advice}")
+    if len(listed) < 2:
+        wanted = f"wanted {gate_file.FILE} and {gate_file.ROWS_FILE}" + ("" if known else ", or neither")
+        lack = f"the manifest lists {listed[0]} only" if listed else f"{FILE} describes a gate, and there is none"
+        raise FolderError(f"{folder.path}: {lack}: {wanted}; {advice}")
     gate, sha256 = Gate.open(folder.path), files[TOKENIZER].sha256 if TOKENIZER in files else "none"
+    if known is not None and known != CascadeInfo.of(gate.info):
+        raise FolderError(f"{folder.path}: {FILE} and {gate_file.FILE} describe different gates; {advice}")
     if stored.kind != "single" or stored.pair or gate.info.labels != len(stored.labels):
         form = f"{stored.kind}{' on pairs' if stored.pair else ''}, {len(stored.labels)} labels"
         raise FolderError(

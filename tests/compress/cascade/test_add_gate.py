@@ -54,8 +54,16 @@ def test_the_bundle_with_a_gate_has_the_files_of_the_bundle_and_the_bound(bundle
     assert summary["speedup_mean"] is None  # without the full model there is nothing to compare with
     assert summary["loss_against"] == "student"
     assert summary["test_rows"] == 200
-    files = bundle.manifest.files
+    files = {name: file for name, file in bundle.manifest.files.items() if name != "bundle.json"}
     assert {name: opened.folder.manifest.files[name] for name in files} == files
+    described = json.loads((opened.folder.path / "bundle.json").read_text())
+    assert described.pop("cascade") == {
+        "share": summary["share"], "max_loss": LOSS, "bound_points": summary["bound_points"], "confidence": 0.95,
+        "reference": "student", "rows": info.rows,
+    }  # fmt: skip
+    plain = json.loads((bundle.path / "bundle.json").read_text())
+    assert plain.pop("cascade") is None
+    assert described == plain
     assert json.loads((opened.folder.path / "report.json").read_text())["cascade"] == summary
 
 

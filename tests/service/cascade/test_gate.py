@@ -13,7 +13,7 @@ from gates import ALWAYS, NEVER, add_gate, make_gate
 from models.errors import FolderError
 from models.task import Task
 from service.cascade.gate import MULTIPLIERS, FeatureHash, Gate, GateInfo
-from service.inference.bundle import Bundle
+from service.inference.bundle import Bundle, BundleInfo, CascadeInfo
 
 WORD = 2**64
 
@@ -163,6 +163,26 @@ def test_half_a_gate_is_refused(gated: Path, tmp_path: Path, missing: str):
     (tmp_path / "b" / missing).unlink()
     with pytest.raises(FolderError, match="only: wanted"):
         Bundle.open(sign(tmp_path / "b"))
+
+
+def described(gated: Path, target: Path, share: float) -> Path:
+    """Copy a bundle whose bundle.json describes a gate that answers `share` of its rows."""
+    shutil.copytree(gated, target)
+    gate = GateInfo.read(target / "gate.json").model_copy(update={"share": share})
+    info = BundleInfo.read(target / "bundle.json").model_copy(update={"cascade": CascadeInfo.of(gate)})
+    info.write(target / "bundle.json")
+    return sign(target)
+
+
+def test_the_description_in_bundle_json_must_be_that_of_the_gate(gated: Path, tmp_path: Path):
+    same = described(gated, tmp_path / "same", 0.5)
+    assert Bundle.open(same).info.cascade == CascadeInfo.of(Gate.open(gated).info)
+    with pytest.raises(FolderError, match="describe different gates"):
+        Bundle.open(described(gated, tmp_path / "other", 0.6))
+    for name in ("gate.json", "gate.npy"):
+        (same / name).unlink()
+    with pytest.raises(FolderError, match=r"bundle.json describes a gate, and there is none: wanted"):
+        Bundle.open(sign(same))
 
 
 @pytest.mark.parametrize("content", ["text", "pickle", "float", "archive", "cut", "empty"])
