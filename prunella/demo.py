@@ -12,17 +12,19 @@ from bench.report.build import BenchConfig, Inputs, run_bench
 from bench.report.report_schema import Report
 from compress.candidate_report import summary
 from compress.candidates import Candidate, CandidateEvaluator
+from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate
 from compress.config import AnalysisConfig, CompressConfig, DistillConfig
 from compress.inputs.inputs import CompressionInputs
 from compress.pipeline import compress_to, compress_with_fp32_retry, prepare
 from compress.search.latency_meter import Measured
 from compress.search.search_to_target import Target
 from models.data.builtin import MINILM
+from models.data.split import halve_rows
 from models.data.texts import read_texts
 from models.errors import CheckError
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.messages import say
-from models.store.folder import REPORT
+from models.store.folder import REPORT, ModelFolder
 from models.store.stage import StageResult
 from models.train.loop import TrainingConfig
 from service.inference.bundle import Bundle
@@ -35,6 +37,7 @@ COMPRESS = CompressConfig(
     analysis=AnalysisConfig(texts=256, cost_texts=16), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
 MAX_LOSS = 1.0  # points, the default of `prunella compress`
+GATE = CascadeConfig(max_loss=1.0)  # 500 rows can show no less than 0.6 points
 BENCH = BenchConfig(batches=(1,), texts=60, rounds=5, openings=6)
 
 
@@ -46,19 +49,22 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     """
     target = Target(kind="speedup", value=speedup)
     train, validation, test = (read_texts(f"builtin:film-reviews:{part}") for part in ("train", "validation", "test"))
-    say(f"1/4 fine-tune MiniLM-L6 on {len(train)} sentences of film reviews, positive or negative")
+    say(f"1/5 fine-tune MiniLM-L6 on {len(train)} sentences of film reviews, positive or negative")
     teacher = finetune(MINILM, Splits(train, validation), FINETUNE, store)
-    say(f"2/4 prune to {target.describe()}, heal, quantize, export")
+    halves = halve_rows(validation.labels, "single", len(validation), seed=0)
+    choosing, threshold = (validation.take(rows) for rows in halves)
+    say(f"2/5 prune to {target.describe()}, heal, quantize, export")
     result, judgement = compress_and_evaluate(
-        CompressionInputs(teacher.folder, train.take(range(HEALING_ROWS)), validation, test, on_training_rows=False),
+        CompressionInputs(teacher.folder, train.take(range(HEALING_ROWS)), choosing, test, on_training_rows=False),
         target, store,
     )  # fmt: skip
-    bundle = result.folder
-    say(f"3/4 report on {len(test)} test sentences")
+    say(f"3/5 learn a gate for easy sentences; {len(threshold)} other ones decide which it answers")
+    bundle = with_gate(result.folder, CascadeTexts(train, threshold), teacher.folder.path, store)
+    say(f"4/5 report on {len(test)} test sentences")
     out = store / f"report-{bundle.id}"
     if not ((bundle.path / REPORT).is_file() and (out / "report.html").is_file()):
         run_bench(Inputs(Bundle.open(bundle.path), teacher.folder, test, train), BENCH, store, out)
-    say("4/4 publish")
+    say("5/5 publish")
     tag = publish(bundle.path)
     return {
         "folder": str(bundle.path), "id": bundle.id, "reused": result.reused, "tag": tag,
@@ -66,6 +72,12 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
         **json.loads((bundle.path / REPORT).read_text(encoding="utf-8")),
         **outcome(Report.read(out / REPORT), target), "judgement": judgement,
     }  # fmt: skip
+
+
+def with_gate(student: ModelFolder, texts: CascadeTexts, model: Path, store: Path) -> ModelFolder:
+    """Return the bundle with a gate, or without one if no threshold keeps the loss that is allowed."""
+    cascade = add_gate(student, texts, model, GATE, store, measure=False)  # the report measures it
+    return student if cascade.result is None else cascade.result.folder
 
 
 def outcome(report: Report, target: Target) -> dict[str, Any]:
@@ -94,9 +106,22 @@ def outcome(report: Report, target: Target) -> dict[str, Any]:
         f"{ours.bytes / 1e6:.0f} MB"
     )
     return {
-        "asked": target.describe(), "target_met": met, "headline": headline, "accuracies": _accuracies(report),
+        "asked": target.describe(), "target_met": met, "headline": headline, "gated": _gated(report),
+        "accuracies": _accuracies(report),
         "missed": None if met else target.miss(measured, COMPRESS.tolerance),
     }  # fmt: skip
+
+
+def _gated(report: Report) -> str | None:
+    """Return what the gate gains and costs, in one sentence; None if there is none."""
+    cascade = report.cascade
+    if cascade is None or cascade.added is None or cascade.speedup_mean is None:
+        return None
+    share, (low, high) = cascade.stages[0].share, cascade.added.loss_interval
+    return (
+        f"with its gate, which answers {share:.0%} of the sentences: {cascade.speedup_mean:.1f}x by the mean time of "
+        f"a text, {cascade.added.loss_points:z.1f} points more lost [{low:z.1f}, {high:z.1f}]"
+    )
 
 
 def _accuracies(report: Report) -> str:

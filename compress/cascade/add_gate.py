@@ -67,8 +67,13 @@ class Cascade:
     summary: dict[str, Any]  # the keys `cascade` and, without a gate, `cascade_problem`
 
 
-def add_gate(
-    bundle: ModelFolder, texts: CascadeTexts, model: Path | None, config: CascadeConfig, store: Path
+def add_gate(  # noqa: PLR0913
+    bundle: ModelFolder,
+    texts: CascadeTexts,
+    model: Path | None,
+    config: CascadeConfig,
+    store: Path,
+    measure: bool = True,
 ) -> Cascade:
     """Learn a gate for a bundle, find its threshold, and return the bundle with the gate.
 
@@ -79,6 +84,7 @@ def add_gate(
             are compared with its. None: the gate learns from the student's, and losses are against those.
         config: the loss that is allowed, and how the gate is learned.
         store: folder of finished stages.
+        measure: whether losses and times are measured; without it the summary has the bound only.
 
     Raises:
         InputError: the task has no gate (pairs, several labels, numbers), rows lack labels or are too few to learn
@@ -104,7 +110,9 @@ def add_gate(
     gate = _opened_gate(gate, chosen, judged, config)
     stage = Stage("cascade", VERSION, {"gate": gate.info.model_dump(mode="json"), "rows": rows.sha256})
     result = run_stage(stage, [bundle, learned], store, lambda target: _write(opened, gate, target))
-    summary = {"cascade": _measure(gate, models, texts, config.seed)}
+    if not measure:
+        return Cascade(result, {"cascade": _bound(gate)})
+    summary = {"cascade": _bound(gate) | _measure(gate, models, texts, config.seed)}
     _write_report(bundle.path, result.folder.path, summary)
     return Cascade(result, summary)
 
@@ -234,22 +242,27 @@ def _write_report(bundle: Path, target: Path, summary: dict[str, Any]) -> None:
     write_text(target / REPORT, json.dumps(report | summary, indent=2) + "\n")
 
 
+def _bound(gate: Gate) -> dict[str, Any]:
+    """Return what the last line says of the rows that decided the threshold."""
+    info = gate.info
+    return {
+        "share": info.share, "threshold": info.threshold, "bound_points": info.bound_points,
+        "max_loss": info.max_loss, "bounded_against": info.reference, "confidence": info.confidence,
+        "rows": info.rows, "bytes": gate.table.nbytes,
+    }  # fmt: skip
+
+
 def _measure(gate: Gate, models: CascadeModels, texts: CascadeTexts, seed: int) -> dict[str, Any]:
-    """Return what the last line says of a cascade: the bound, and losses and times on the test rows."""
-    info, full = gate.info, models.full
+    """Return what the last line says of losses and times on the test rows."""
+    full = models.full
     rows = texts.test or texts.threshold
     rows = rows.take(np.random.default_rng(seed).permutation(len(rows)).tolist())
     graph = None if full is None else stock_export(full.folder, models.store).folder.path / FP32
     encoded = models.student.engine.tokenizer.encode(rows.rows)
-    known = {
-        "share": info.share, "threshold": info.threshold, "bound_points": info.bound_points,
-        "max_loss": info.max_loss, "bounded_against": info.reference, "confidence": info.confidence,
-        "rows": info.rows, "bytes": gate.table.nbytes,
-        **time_cascade(models.student, gate, encoded, rows.rows, graph).model_dump(),
-    }  # fmt: skip
+    times = time_cascade(models.student, gate, encoded, rows.rows, graph).model_dump()
     if texts.test is None:
-        return known | {"test_rows": 0, "loss_points": None, "loss_interval": None}
-    return known | _losses(models.judge(gate, rows, full is not None), info, full is not None)
+        return times | {"test_rows": 0, "loss_points": None, "loss_interval": None}
+    return times | _losses(models.judge(gate, rows, full is not None), gate.info, full is not None)
 
 
 def _losses(rows: GateRows, info: GateInfo, against_full: bool) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def demo(
 
     start = time.perf_counter()
     result = run_demo(store, speedup)
-    lines = [result["headline"], result["accuracies"], result["missed"], f"report: {result['report']}"]
+    lines = [*(result[name] for name in ("headline", "gated", "accuracies", "missed")), f"report: {result['report']}"]
     show({"verb": "demo", **result, "seconds": round(time.perf_counter() - start, 1)})
 
     def summarize() -> None:

@@ -6,14 +6,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from bundles import make_tiny_bundle
 from compressing import labelled_inputs, openings_of, tiny_config
+from films import film_texts
 from tiny import make_tiny_checkpoint
 from verbs import run
 
+from bench.report.cascade_report import CascadeReport, StageReport
 from bench.report.report_schema import Report
+from compress.cascade.add_gate import CascadeTexts
 from compress.search.search_to_target import Target
 from models.errors import CheckError
 from models.messages import say
+from models.store.folder import ModelFolder, find_folder
 from models.train.loop import TrainingConfig
 from prunella import demo
 
@@ -69,6 +74,26 @@ def test_the_report_decides_whether_the_target_was_met(share, met):
         assert f"{report.engine(engine).score.value:.1%}" in outcome["accuracies"]
 
 
+def test_a_gate_has_a_sentence_of_its_own_with_what_it_gains_and_costs():
+    target, plain = Target(kind="speedup", value=4), report_of(4.0)
+    assert demo.outcome(plain, target)["gated"] is None
+    added = plain.engine("ours").difference.model_copy(update={"loss_points": 0.25, "loss_interval": (-0.5, 1.0)})
+    gate = StageReport.model_construct(name="gate", share=0.418)
+    cascade = CascadeReport.model_construct(stages=(gate,), speedup_mean=6.54, added=added)
+    assert demo.outcome(plain.model_copy(update={"cascade": cascade}), target)["gated"] == (
+        "with its gate, which answers 42% of the sentences: 6.5x by the mean time of a text, 0.2 points more lost "
+        "[-0.5, 1.0]"
+    )
+
+
+def test_the_gate_is_left_out_where_no_threshold_qualifies(tmp_path, caplog):
+    student = ModelFolder.open(make_tiny_bundle(tmp_path))
+    full = find_folder([tmp_path], "finetune", student.manifest.lineage[-1].parents[0])
+    few = CascadeTexts(film_texts(400, 1), film_texts(20, 2))
+    assert demo.with_gate(student, few, full, tmp_path) is student
+    assert "the bundle has no gate: 20 rows do not show" in caplog.text
+
+
 def test_a_report_without_the_model_is_an_error():
     with pytest.raises(CheckError, match="did not run"):
         demo.outcome(report_of(4.0).model_copy(update={"openings": None}), Target(kind="speedup", value=4))
@@ -78,7 +103,7 @@ def test_a_message_is_written_once_though_a_library_configures_the_root_logger(t
     def run_demo(store, speedup):
         logging.getLogger().addHandler(library)
         say("half done")
-        return dict.fromkeys(("folder", "headline", "accuracies", "missed", "report", "tag"), "text")
+        return dict.fromkeys(("folder", "headline", "gated", "accuracies", "missed", "report", "tag"), "text")
 
     library = logging.StreamHandler(sys.stderr)
     monkeypatch.setattr(demo, "run_demo", run_demo)
@@ -89,16 +114,18 @@ def test_a_message_is_written_once_though_a_library_configures_the_root_logger(t
     assert err.count("half done") == 1
 
 
-@pytest.mark.parametrize("missed", [None, "the target was missed: measured 3.5x"])
-def test_the_last_lines_say_the_result_and_how_to_ask_the_server(tmp_path, capsys, monkeypatch, missed):
+@pytest.mark.parametrize(
+    ("gated", "missed"), [(None, None), ("with its gate: 8x", "the target was missed: measured 3.5x")]
+)
+def test_the_last_lines_say_the_result_and_how_to_ask_the_server(tmp_path, capsys, monkeypatch, gated, missed):
     result = {
-        "folder": "a bundle", "tag": "a:tag", "headline": "4.0x faster", "accuracies": "accuracy 1",
-        "missed": missed, "report": "report.html",
+        "folder": "a bundle", "tag": "a:tag", "headline": "4.0x faster", "gated": gated,
+        "accuracies": "accuracy 1", "missed": missed, "report": "report.html",
     }  # fmt: skip
     monkeypatch.setattr(demo, "run_demo", lambda store, speedup: result)
     code, printed, err = run(capsys, monkeypatch, "demo", "--no-serve", "--store", tmp_path)
     lines = [line.removeprefix("prunella: ") for line in err.splitlines()]
-    wanted = ["4.0x faster", "accuracy 1", *filter(None, [missed]), "report: report.html"]
+    wanted = ["4.0x faster", *filter(None, [gated, "accuracy 1", missed]), "report: report.html"]
     assert (code, lines) == (0, [*wanted, "serve it: prunella serve 'a bundle'"])
     assert (printed["verb"], printed["missed"]) == ("demo", missed)
 
