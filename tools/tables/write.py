@@ -1,7 +1,7 @@
 """`python -m tools.tables.write`: regenerate the tables of the READMEs and docs/ from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails if a page is outdated.
-The figure of all compressed models is drawn again too. Before that, paths of the machine are
+The figures of compressed models and of cascades are drawn again too. Before that, paths of the machine are
 removed from the files.
 """
 
@@ -16,6 +16,7 @@ from bench.report.report_schema import Report
 from models.errors import FolderError
 from models.store.atomic import write_text
 from tools.archive_run import public
+from tools.tables.cascade import cascade_table, draw_cascades
 from tools.tables.compression import ablation_table, compression_table
 from tools.tables.compression_plot import draw_compression
 from tools.tables.gpu import gpu_table
@@ -29,6 +30,7 @@ FOLDERS = {  # by name of the table: the folder of its runs, and the function th
     "training-speed": ("training", speed_table),
     "defaults": ("defaults", defaults_table),
     "compression": ("compression", compression_table),
+    "cascade": ("cascade", cascade_table),
     "ablation": ("ablation", ablation_table),
     "gpu": ("gpu", gpu_table),
     "headline": (".", headline_table),
@@ -72,6 +74,7 @@ def main() -> None:
             page.write_text(renewed, encoding="utf-8")
             sys.stderr.write(f"renewed {page.relative_to(ROOT)}\n")
     draw_compression(RESULTS / "compression", RESULTS / "compression.svg")
+    draw_cascades(RESULTS / "cascade", RESULTS / "cascade.svg")
 
 
 if __name__ == "__main__":
