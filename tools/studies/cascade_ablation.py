@@ -2,8 +2,10 @@
 
 For a bundle and its data, gates are learned with single tokens, bigrams and trigrams; from labels, from the full
 model's scores, from both, and with extra texts; and thresholds are found one for all labels or one for each. The
-bound is checked on random splits: the rows of --validation and --test are divided again and again, one part decides
-the threshold, and the loss is counted on the other.
+bound is checked in two ways. Splits: the rows of --validation and --test are divided again and again, one part
+decides the threshold, and the loss is counted on the other; that loss varies by chance as well, so it is above the
+limit more often than the true one. Draws: all rows together are taken for the whole population; rows that are drawn
+from it, with replacement, decide the threshold, whose true loss is then known.
 
 Example: python -m tools.studies.cascade_ablation BUNDLE --model FULL --train train.jsonl --validation
 validation.jsonl --test test.jsonl --out docs/results/cascade/trec.json
@@ -165,6 +167,24 @@ def splits(
     }  # fmt: skip
 
 
+def draws(
+    rows: GateRows, validation: int, path: list[Thresholds], max_loss: float, count: int
+) -> dict[str, float | int]:
+    """Draw `validation` rows, with replacement, `count` times; return how often the loss on all rows is too large."""
+    generator = np.random.default_rng(1)
+    losses: list[float] = []
+    for _ in range(count):
+        sample = generator.integers(0, len(rows.truth), validation)
+        chosen = choose_threshold(subset(rows, sample), path, max_loss)
+        if isinstance(chosen, Chosen):
+            lost, won = rows.counts(chosen.thresholds)
+            losses.append(100 * (lost - won) / len(rows.truth))
+    return {
+        "draws": count, "with_a_gate": len(losses), "above_max_loss": sum(loss > max_loss for loss in losses),
+        "mean_loss_points": float(np.mean(losses)) if losses else 0.0,
+    }  # fmt: skip
+
+
 def run_study(study: Study, max_losses: tuple[float, ...], against: str, count: int, seed: int) -> dict[str, Any]:
     """Return the results of all gates: features with the best targets, then targets with bigrams."""
     sha256 = sha256_of(study.models.student.engine.bundle.folder.path / "tokenizer.json")
@@ -190,9 +210,10 @@ def run_study(study: Study, max_losses: tuple[float, ...], against: str, count: 
             }
         if (features, targets) == ("tokens and bigrams", usual):
             path = path_of(learned.confidence)
-            result["splits"] = {
-                f"{limit:g}": splits(rows, study.validation_rows, path, limit, count) for limit in max_losses
-            }
+            for name, check in (("splits", splits), ("draws", draws)):
+                result[name] = {
+                    f"{limit:g}": check(rows, study.validation_rows, path, limit, count) for limit in max_losses
+                }
         say(f"{features}, {targets}: {result['accuracy']:.1%} of the test rows right")
         results.append(result)
     return {"against": against, "validation_rows": study.validation_rows, "rows": len(study.judged), "gates": results}
@@ -207,7 +228,7 @@ def main(  # noqa: PLR0913
     model: Annotated[Path | None, typer.Option(help="the full model; default: the student takes its place")] = None,
     max_loss: Annotated[str, typer.Option(help="points, separated by commas")] = "0.25,0.5,1",
     against: Annotated[str, typer.Option(help="student or model: what losses are counted against")] = "student",
-    split_count: Annotated[int, typer.Option("--splits", help="random splits of the check of the bound")] = 100,
+    split_count: Annotated[int, typer.Option("--splits", help="splits, and draws, that check the bound")] = 100,
     seed: int = 0,
     store: Path = Path("store"),
     out: Annotated[Path | None, typer.Option(help="JSON file of the results; default: stdout only")] = None,

@@ -6,10 +6,10 @@ from films import film_texts
 
 from compress.cascade.add_gate import CascadeModels
 from compress.cascade.cascade_answers import Student
-from compress.cascade.threshold import GateRows
+from compress.cascade.threshold import GateRows, path_of
 from models.data.texts import Texts
 from service.inference.bundle import Bundle
-from tools.studies.cascade_ablation import answerable, class_path_of, open_study, run_study
+from tools.studies.cascade_ablation import answerable, class_path_of, draws, open_study, run_study
 
 
 def test_the_study_compares_features_targets_and_thresholds_and_checks_the_bound(tmp_path):
@@ -29,6 +29,19 @@ def test_the_study_compares_features_targets_and_thresholds_and_checks_the_bound
     (checked,) = [one["splits"]["5"] for one in found["gates"] if "splits" in one]
     assert checked["splits"] == 4
     assert checked["above_max_loss"] <= checked["with_a_gate"] <= 4
+    (drawn,) = [one["draws"]["5"] for one in found["gates"] if "draws" in one]
+    assert drawn["above_max_loss"] <= drawn["with_a_gate"] <= drawn["draws"] == 4
+
+
+def test_of_cascades_from_drawn_rows_at_most_5_in_100_lose_more_than_was_allowed():
+    generator = np.random.default_rng(2)
+    truth, confidence = np.zeros(5000, dtype=np.int64), generator.random(5000)
+    label = (generator.random(5000) < 0.06 * (1 - confidence)).astype(np.int64)  # unsure answers are more often wrong
+    rows = GateRows(label, confidence, truth, truth, truth)
+    found = draws(rows, 600, path_of(generator.random(1000)), 1.0, 400)
+    assert found["with_a_gate"] == 400
+    assert 0 < found["above_max_loss"] <= 0.08 * 400  # 5 in 100, and the luck of 400 draws
+    assert 0.3 < found["mean_loss_points"] < 1
 
 
 def test_the_answerable_share_is_that_of_the_most_confident_rows():
