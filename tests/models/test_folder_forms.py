@@ -1,6 +1,5 @@
 """Folders as old and new versions of transformers, and people, write them: each answers as transformers does."""
 
-import json
 import shutil
 
 import numpy as np
@@ -18,18 +17,13 @@ from models.families import fast_tokenizer
 from models.task import Task
 from models.tokenizer import Tokenizer, read_backend
 from models.train.starting_point import load_source_id
+from tools.studies.folder_forms import as_transformers_5, change_config
 
 
 def logits_here(folder, tokens=None):
     batch = TensorBatch(Tokenizer.open(tokens or folder, 40).batch(tiny_texts(9).rows))
     with torch.no_grad():
         return load_checkpoint(folder)(batch)[0]
-
-
-def change_config(folder, drop=(), **changes):
-    path = folder / "config.json"
-    config = {k: v for k, v in json.loads(path.read_text()).items() if k not in drop}
-    path.write_text(json.dumps(config | changes))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +45,7 @@ def change_config(folder, drop=(), **changes):
 def test_a_config_with_fewer_keys_gives_the_same_answers(tmp_path, capsys, family, drop, changes, notice):
     make_tiny_family(tmp_path, family)
     before = logits_here(tmp_path)
-    change_config(tmp_path, drop, **changes)
+    change_config(tmp_path, tuple(drop), **changes)
     assert torch.equal(logits_here(tmp_path), before)
     assert notice in capsys.readouterr().err
 
@@ -59,29 +53,16 @@ def test_a_config_with_fewer_keys_gives_the_same_answers(tmp_path, capsys, famil
 @pytest.mark.parametrize("classes", [None, [], ["GPT2ForSequenceClassification"], ["Bertha"]])
 def test_a_config_that_names_no_known_family_is_refused(tmp_path, classes):
     make_tiny_family(tmp_path, "bert")
-    change_config(tmp_path, ["model_type"], architectures=classes)
+    change_config(tmp_path, ("model_type",), architectures=classes)
     with pytest.raises(InputError, match=r"is a None model: supported are bert, .*camembert"):
         read_architecture(tmp_path)
 
 
 def test_sizes_have_no_defaults(tmp_path):
     make_tiny_family(tmp_path, "bert")
-    change_config(tmp_path, ["hidden_size"])
+    change_config(tmp_path, ("hidden_size",))
     with pytest.raises(FolderError, match="lacks hidden_size"):
         read_architecture(tmp_path)
-
-
-def as_transformers_5(folder, **parts):
-    """Write a ModernBERT's config as version 5 does."""
-    config = json.loads((folder / "config.json").read_text())
-    every, layers = config["global_attn_every_n_layers"], config["num_hidden_layers"]
-    ropes = {
-        "full_attention": {"rope_theta": config["global_rope_theta"], "rope_type": "default"},
-        "sliding_attention": {"rope_theta": config["local_rope_theta"], "rope_type": "default"},
-    }
-    kinds = ["sliding_attention" if i % every else "full_attention" for i in range(layers)]
-    old = ["global_rope_theta", "local_rope_theta", "global_attn_every_n_layers", "torch_dtype"]
-    change_config(folder, old, **{"layer_types": kinds, "rope_parameters": ropes, "dtype": "float32", **parts})
 
 
 @pytest.mark.parametrize(

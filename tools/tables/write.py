@@ -19,6 +19,7 @@ from tools.archive_run import public
 from tools.tables.cascade import cascade_table, draw_cascades
 from tools.tables.compression import ablation_table, compression_table
 from tools.tables.compression_plot import draw_compression
+from tools.tables.families import families_table
 from tools.tables.gpu import gpu_table
 from tools.tables.headline import headline_table
 from tools.tables.training import defaults_table, speed_table, training_table
@@ -32,6 +33,7 @@ FOLDERS = {  # by name of the table: the folder of its runs, and the function th
     "compression": ("compression", compression_table),
     "cascade": ("cascade", cascade_table),
     "ablation": ("ablation", ablation_table),
+    "families": ("models", families_table),
     "gpu": ("gpu", gpu_table),
     "headline": (".", headline_table),
 }
