@@ -27,7 +27,7 @@ from models.messages import say
 from models.schema import Record
 from models.store.folder import REPORT, ModelFolder
 from models.task import Task
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 MUCH_SLOWER = 0.5  # a bundle for a target size is refused if its speed-up is certainly below this
 

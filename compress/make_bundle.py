@@ -27,8 +27,8 @@ from models.messages import say
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
-from service.inference import bundle as bundle_file
-from service.inference.bundle import WEIGHTS, BundleInfo, Golden, Variant
+from service.model import bundle as bundle_file
+from service.model.bundle import WEIGHTS, BundleInfo, Golden, Variant
 
 VERSION = 6
 AGREEMENT = "agreement.json"  # file with the comparisons of the graphs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx
 
-from service.inference.bundle import WEIGHTS
+from service.model.bundle import WEIGHTS
 
 SMALLEST = 1024  # bytes; smaller tensors stay in the ONNX file
 

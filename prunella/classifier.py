@@ -17,11 +17,11 @@ from models.schema import wrong_values
 from models.task import Combine
 from models.tokenizer import Encoded, Row
 from service.cascade.gate import Gate, gate_answers
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import check_encoded, check_rows, collect_logits
 from service.inference.scheduler import plan_batches
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.isolation import apply_isolated, infer_isolated
 from service.process.publish import resolve
 from service.protocols import BadRequest, Request, decisions, ranked
 from service.settings import Settings

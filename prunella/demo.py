@@ -27,7 +27,7 @@ from models.messages import say
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import StageResult
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.process.publish import publish
 
 FINETUNE = FinetuneConfig(training=TrainingConfig(epochs=1, learning_rate=1e-4))

@@ -22,8 +22,9 @@ from pydantic import BaseModel
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from models.errors import PrunellaError
-from service.inference.inference_service import InferenceService, RequestContext
-from service.inference.isolation import apply_isolated, infer_isolated
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
+from service.model.isolation import apply_isolated, infer_isolated
 from service.process import factory
 from service.process.factory import open_inference_service
 from service.process.image import container_image

@@ -13,7 +13,7 @@ from models.errors import InputError
 from models.schema import Record, explain
 from models.task import MOST_WINDOWS, Combine
 from service.inference.scheduler import Rules
-from service.inference.session import DEVICES, RuntimeSettings
+from service.model.session import DEVICES, RuntimeSettings
 from service.process.cores import usable_cores
 from service.process.service_links import service_links
 

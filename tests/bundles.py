@@ -19,9 +19,9 @@ from models.store.folder import MANIFEST, Manifest, record_files
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
-from service.inference.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 
 def make_tiny_bundle(store: Path, pair: bool = False, recipe: Literal["static", "dynamic"] = "static") -> Path:

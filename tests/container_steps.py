@@ -19,9 +19,9 @@ def ask(url: str, document: object) -> object:
 
 def check(url: str, folder: Path) -> None:
     """Fail unless the server at `url` serves the bundle in `folder` and answers as it does in this process."""
-    from service.inference.bundle import Bundle
-    from service.inference.engine import Engine
-    from service.inference.session import RuntimeSettings
+    from service.model.bundle import Bundle
+    from service.model.engine import Engine
+    from service.model.session import RuntimeSettings
     from service.protocols import Request, predictions
 
     bundle = Bundle.open(folder)

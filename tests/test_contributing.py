@@ -62,10 +62,10 @@ from prunella.api import _with_paths
 from prunella.cli import main as cli
 from prunella.cli.output import prints
 from prunella.cli.quantize import quantize as quantize_command
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine, run_session
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings, open_session
+from service.model.bundle import Bundle
+from service.model.engine import Engine, run_session
+from service.model.session import RuntimeSettings, open_session
 from service.protocols import BadRequest, Request
 from service.settings import Settings
 from service.web import dialects

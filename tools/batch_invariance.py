@@ -12,7 +12,7 @@ import numpy as np
 import typer
 
 if TYPE_CHECKING:
-    from service.inference.engine import Engine
+    from service.model.engine import Engine
 
 LARGEST = 32  # texts in a batch
 MORE = 24  # largest additional padding, in tokens
@@ -26,9 +26,9 @@ def main(
 ) -> None:
     """Compare the logits of each CPU variant for single texts with those in batches."""
     from models.data.texts import read_texts
-    from service.inference.bundle import Bundle
-    from service.inference.engine import Engine
-    from service.inference.session import RuntimeSettings
+    from service.model.bundle import Bundle
+    from service.model.engine import Engine
+    from service.model.session import RuntimeSettings
 
     opened, texts = Bundle.open(bundle), read_texts(data)
     chosen = texts.take(np.random.default_rng(0).permutation(len(texts))[:rows])

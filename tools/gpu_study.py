@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from models.tokenizer import Encoded, TokenBatch
-    from service.inference.bundle import Bundle
-    from service.inference.engine import Engine
+    from service.model.bundle import Bundle
+    from service.model.engine import Engine
 
 Answer = Callable[[Sequence["Encoded"]], NDArray[np.float32]]
 BATCH = 64  # texts of a batch when answers are compared
@@ -37,9 +37,9 @@ def main(
 ) -> None:
     """Open the variants of the bundle, compare their answers row by row, and time them in turn."""
     from models.data.texts import read_texts
-    from service.inference.bundle import Bundle
-    from service.inference.engine import Engine
-    from service.inference.session import RuntimeSettings
+    from service.model.bundle import Bundle
+    from service.model.engine import Engine
+    from service.model.session import RuntimeSettings
 
     opened, texts = Bundle.open(bundle), read_texts(data)
     variant = opened.info.default.get("cuda") if device == "cpu" else None
@@ -59,8 +59,8 @@ def main(
 
 def forms(bundle: "Bundle", ours: "Engine", classifier: Path | None, device: str) -> dict[str, Answer]:
     """Return the models to compare, by name: ours, its fp32 graph on the same device, the CPU variant, PyTorch."""
-    from service.inference.engine import Engine, run_session
-    from service.inference.session import RuntimeSettings, open_session
+    from service.model.engine import Engine, run_session
+    from service.model.session import RuntimeSettings, open_session
 
     session = open_session(bundle.onnx_path("cpu-fp32"), device=device)
     processor = Engine.open(bundle, RuntimeSettings(device="cpu"))
@@ -92,7 +92,7 @@ def torch_half(folder: Path, ours: "Engine", device: str) -> Answer:
 def placed(path: Path, device: str, batch: "TokenBatch") -> Counter[str]:
     """Count the nodes of each execution provider with ONNX Runtime's profiler; nodes on the CPU need copies."""
     from bench.measure.latency.operator_profile import kernel_events
-    from service.inference.session import PROVIDERS
+    from service.model.session import PROVIDERS
 
     providers = dict.fromkeys([PROVIDERS[device.partition(":")[0]], PROVIDERS["cpu"]])
     events = kernel_events(path, [batch], providers=list(providers))

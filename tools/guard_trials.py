@@ -39,7 +39,7 @@ def main(
     from bench.report.build import BenchConfig, find_reference
     from models.data.texts import read_texts
     from models.errors import CheckError
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     openings = BenchConfig().openings
     opened, texts = Bundle.open(bundle), read_texts(data)

@@ -34,7 +34,7 @@ def main(
 ) -> None:
     """Profile every CPU variant of a bundle on one thread."""
     from models.data.texts import read_texts
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     opened, rows = Bundle.open(bundle), read_texts(data).rows
     chosen = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))[:texts]]
@@ -91,7 +91,7 @@ def peak(operator: str) -> float:
     import onnxruntime as ort
     from onnx import TensorProto, helper, numpy_helper
 
-    from service.inference.session import session_options
+    from service.model.session import session_options
 
     rates: list[float] = []
     draw = np.random.default_rng(0)

@@ -48,9 +48,9 @@ def texts_of(data: Path, rows: int) -> list[str]:
 
 def bare_speed(bundle: Path, data: Path) -> dict[str, float]:
     """Return the speed of one session with one thread and one text a run."""
-    from service.inference.bundle import Bundle
-    from service.inference.engine import Engine
-    from service.inference.session import RuntimeSettings
+    from service.model.bundle import Bundle
+    from service.model.engine import Engine
+    from service.model.session import RuntimeSettings
 
     opened = Engine.open(Bundle.open(bundle), RuntimeSettings(device="cpu", threads=1))
     encoded = opened.encode([(text,) for text in texts_of(data, BARE_ROWS)])

@@ -29,7 +29,7 @@ def main(
 ) -> None:
     """Compare the bundle's int8 answers on this CPU with those on the emulated one."""
     from models.data.texts import read_texts
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     opened, texts = Bundle.open(bundle), read_texts(data)
     chosen = texts.take(np.random.default_rng(0).permutation(len(texts))[:rows])

@@ -14,9 +14,9 @@ from models.errors import TargetError
 from models.messages import say
 from models.schema import Record
 from models.tokenizer import Row
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.process.cores import usable_cores
 from service.settings import Settings
 

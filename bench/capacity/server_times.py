@@ -25,8 +25,8 @@ from pathlib import Path
 from bench.measure.latency.cpu_affinity import can_pin, pinned, usable_core_numbers
 from models.errors import CheckError
 from models.tokenizer import Encoded, Row
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 
 ROUNDS, ROUND_SECONDS = 5, 0.3  # of one client, each followed by the same texts without a server
 FEWEST, MOST = 20, 1000  # texts of a round

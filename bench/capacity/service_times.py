@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bench.measure.latency.timing import interleave
 from models.tokenizer import Encoded, Row
-from service.inference.engine import Engine
+from service.model.engine import Engine
 
 LENGTHS = (4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)  # tokens, up to the longest text
 ROUNDS, SECONDS = 15, 20.0  # of the measurement: at most

@@ -10,7 +10,7 @@ from models.checkpoint import read_architecture
 from models.data.texts import Texts
 from models.errors import InputError, MissingExtraError
 from models.store.folder import ModelFolder
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 GRAPHS = {"ort_fp32": stock_export.FP32, "stock_int8": stock_export.INT8}  # the reference's graphs on ONNX Runtime
 LOADED_BY_TRANSFORMERS = ("pytorch", "torch_compile", "ctranslate2")

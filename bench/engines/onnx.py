@@ -11,9 +11,9 @@ from bench.measure.engine_spec import EngineSpec, OpenEngine, token_lengths, tok
 from models.errors import InputError
 from models.tokenizer import Encoded, Tokenizer
 from service.cascade.gate import gate_answers
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine, run_session
-from service.inference.session import PROVIDERS, RuntimeSettings, open_session
+from service.model.bundle import Bundle
+from service.model.engine import Engine, run_session
+from service.model.session import PROVIDERS, RuntimeSettings, open_session
 
 
 def our_engine(spec: EngineSpec) -> OpenEngine:
@@ -72,7 +72,7 @@ def _graph(spec: EngineSpec, file: Path, session: ort.InferenceSession, batch_de
 def plain_options(threads: int) -> ort.SessionOptions:
     """Return ONNX Runtime's default options with a number of threads, as programs usually open optimum's graphs.
 
-    On processors without VNNI the service's options (service.inference.session) set a key that makes products of
+    On processors without VNNI the service's options (service.model.session) set a key that makes products of
     signed 8-bit weights exact, and slower. optimum writes unsigned weights for these processors, and the key does not
     affect those (a test checks this), so that one row of the report stands for both settings of the key.
     """

@@ -37,7 +37,7 @@ from models.store.atomic import write_text
 from models.store.folder import ModelFolder, find_folder
 from models.store.units import rounded
 from models.tokenizer import Row
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.settings import Settings
 
 CLASSIFIERS = ("finetune", "import")  # stages whose result is an unpruned classifier

@@ -32,8 +32,8 @@ from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
 from models.tokenizer import Encoded, Row
 from service.cascade.gate import Gate, GateInfo
-from service.inference import bundle as bundle_file
-from service.inference.bundle import Bundle, CascadeInfo
+from service.model import bundle as bundle_file
+from service.model.bundle import Bundle, CascadeInfo
 
 VERSION = 2
 PATH = "thresholds.json"  # of a learned gate: the thresholds to test, the strictest first

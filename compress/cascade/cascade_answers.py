@@ -16,9 +16,9 @@ from models.teachers.answers import answers_of
 from models.teachers.matching import match_labels
 from models.teachers.teacher import Teacher, open_teacher
 from models.tokenizer import Encoded, Row
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 Floats = NDArray[np.float32]
 

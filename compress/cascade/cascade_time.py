@@ -17,7 +17,7 @@ from compress.cascade.cascade_answers import Student
 from models.schema import Record
 from models.tokenizer import Encoded, Row, Tokenizer
 from service.cascade.gate import Gate
-from service.inference.engine import run_session
+from service.model.engine import run_session
 
 TEXTS = 512  # that are timed; the slow full model answers the first FULL_TEXTS of them
 FULL_TEXTS = 64

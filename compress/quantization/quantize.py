@@ -34,9 +34,9 @@ from models.finetuning.predict import predict
 from models.schema import Record
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Variant
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.bundle import Variant
+from service.model.engine import run_session
+from service.model.session import open_session
 
 Recipe = Literal["auto", "static", "dynamic", "fp32"]
 Int8Recipe = Literal["static", "dynamic"]

@@ -23,8 +23,8 @@ from export.graph_precision import Precision, Scales
 from models.errors import TargetError
 from models.messages import say
 from models.schema import Record
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 ROUNDS = 9
 TIMED_TEXTS = 24

@@ -20,8 +20,8 @@ from models.classifier import Classifier
 from models.messages import progress
 from models.store.stage import Stage, run_stage
 from models.tokenizer import TokenBatch
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 VERSION = 4
 FILE = "latency.json"

@@ -229,8 +229,8 @@ for name, one in found.items():
 from export.graph_precision import Precision
 from export.writer import to_onnx, write_int8
 from models.finetuning.predict import predict
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 folder = fresh_folder("07_int8")
 to_onnx(model, folder / "fp32.onnx", pair=False)

@@ -81,8 +81,8 @@ for kind, graph in graphs.items():
 # bundle。
 
 # %%
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 texts = film.test.rows[: sized(200, small=10)]
 encoded = tokenizer.encode(texts)

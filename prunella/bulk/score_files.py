@@ -25,7 +25,7 @@ from prunella.bulk.job import CHUNK_ROWS, Chunk, Format, Job, Part
 from prunella.bulk.output_folder import OutputFolder
 from prunella.bulk.row_count import count_rows
 from prunella.bulk.workers import Engine, Workers
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.process.cores import usable_cores
 from service.process.publish import resolve
 

@@ -14,11 +14,11 @@ from models.errors import CheckError
 from models.task import Combine, Task
 from models.tokenizer import Encoded, Row
 from service.cascade.gate import gate_answers
-from service.inference.bundle import Bundle
-from service.inference.engine import Cut, Engine
-from service.inference.isolation import apply_isolated, infer_isolated
 from service.inference.request_rows import row_problem
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Cut, Engine
+from service.model.isolation import apply_isolated, infer_isolated
+from service.model.session import RuntimeSettings
 from service.protocols import Prediction, Request, decisions, ranked
 
 BATCH_TEXTS = 32  # of one run of the model

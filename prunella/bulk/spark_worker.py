@@ -25,7 +25,7 @@ from prunella.bulk.chunk_scorer import ChunkScorer
 from prunella.bulk.job import Chunk, Job, Part
 from prunella.bulk.scorer import Scorer, answer_columns
 from prunella.bulk.workers import Engine
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.process.publish import resolve
 
 LABEL_SCORE = StructType([StructField("label", StringType()), StructField("score", DoubleType())])

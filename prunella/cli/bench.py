@@ -92,7 +92,7 @@ def plan(
     from bench.capacity.plan import plan as plan_capacity
     from models.data.texts import Columns, read_texts
     from models.schema import wrong_values
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
     from service.process.publish import resolve
 
     with wrong_values():
@@ -161,7 +161,7 @@ def bench(
     from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
     from models.data.texts import read_texts
     from models.store.folder import ModelFolder
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     opened = Bundle.open(bundle)
     older = read_older(compare) if compare else None

@@ -10,7 +10,7 @@ from prunella.cli.options import STORE, LabelColumn, Labels, Out, Store, TextCol
 from prunella.cli.output import need, show
 
 if TYPE_CHECKING:
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
 Folder = Annotated[Path, typer.Argument(help="folder of the bundle that gets the gate")]
 Train = Annotated[str, typer.Option(help="texts from which the gate learns (CSV, TSV, JSONL, Parquet); labels help")]
@@ -95,7 +95,7 @@ def learn_cascade(
     from models.data.texts import Texts, read_texts
     from models.schema import wrong_values
     from models.store.results import deliver
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     opened = Bundle.open(bundle)
     with wrong_values():

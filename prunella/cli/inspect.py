@@ -36,7 +36,7 @@ class _Problems:
 
 def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, ours or Hugging Face's")]) -> Facts:
     """Say what a folder is (family, head, labels, tokenizer, size), what can be done with it, and what is wrong."""
-    from service.inference.bundle import FILE
+    from service.model.bundle import FILE
 
     problems = _Problems()
     uses: tuple[str, ...]
@@ -53,7 +53,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, 
 
 
 def _bundle(folder: Path, problems: _Problems) -> Facts:
-    from service.inference.bundle import Bundle
+    from service.model.bundle import Bundle
 
     bundle = problems.check("bundle", lambda: Bundle.open(folder))
     if bundle is None:

@@ -182,7 +182,7 @@ def refuse_bundle(path: Path) -> None:
         FolderError: it is a bundle.
     """
     from export.reject_onnx import refuse_onnx
-    from service.inference.bundle import FILE
+    from service.model.bundle import FILE
 
     if path.is_file():
         refuse_onnx(path)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from models.tokenizer import Encoded
 from service.cascade.drift_detector import DriftDetector, disagreement_bound
-from service.inference.engine import Engine
 from service.inference.runners import Outcome, Runners
 from service.inference.scheduler import Job
+from service.model.engine import Engine
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
 from service.protocols import BadRequest

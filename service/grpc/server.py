@@ -14,7 +14,8 @@ import grpc
 from models.errors import InputError
 from service.grpc import tensors
 from service.grpc.messages import PACKAGE, message
-from service.inference.inference_service import InferenceService, RequestContext
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
 from service.operations.tracing import Tracer
 from service.protocols import BadRequest, oip
 from service.web import cascade_header, pages

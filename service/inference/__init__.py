@@ -1,1 +1,1 @@
-"""Inference: texts → token ids → queue → batches → logits, in one process and without HTTP."""
+"""Inference: requests wait here for the tokenizer and the model, and get their answers; one process, no HTTP."""

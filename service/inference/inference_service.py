@@ -3,20 +3,16 @@
 It validates the rows, checks admission, tokenizes, queues the texts for the runners, and collects their logits.
 """
 
-import asyncio
-import contextlib
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from models.tokenizer import Encoded, Row
 from service.cascade.cascade_stages import Gated, ask, may_answer, stages
 from service.cascade.gate import Gate
 from service.cascade.gate_check import GateCheck
-from service.inference.engine import Cut, Engine
-from service.inference.isolation import apply_isolated
+from service.inference.inference_queue import InferenceQueue
+from service.inference.request_context import RequestContext
 from service.inference.request_rows import (
     check_encoded,
     check_rows,
@@ -25,40 +21,18 @@ from service.inference.request_rows import (
     fit_prompts,
     given_tokens,
 )
-from service.inference.runners import Outcome, PendingRequest, Runners
-from service.inference.scheduler import NOTHING_AHEAD, Job, Overloaded
+from service.inference.scheduler import Overloaded
 from service.inference.tokenizer_queue import (
     Lane,
-    QueuedRequest,
-    TokenizerQueues,
-    client_gone_error,
     count_chars,
-    expired_error,
-    late_error,
-    pieces_of,
-    shutting_down_error,
 )
-from service.inference.windows import TextWindows
+from service.model.engine import Cut, Engine
+from service.model.windows import TextWindows
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
-from service.operations.shadow import MOST, Shadow
+from service.operations.shadow import Shadow
 from service.protocols import Answer, BadRequest, Request, decisions, ranked
 from service.settings import Settings
-
-SWEEP_SECONDS = 0.05  # interval of the search for texts whose deadline passed while every runner is busy
-PROBE_SECONDS = 1.0  # interval of the probes of an unhealthy model
-REFUSED = {"queue": "the queue is full", "wait": "the wait is too long", "deadline": "the deadline would pass"}
-
-
-@dataclass(slots=True)
-class RequestContext:
-    """Times of a request (`time.perf_counter`) and the state of its connection."""
-
-    arrived: float
-    deadline: float
-    gone: Callable[[], bool]  # whether the client has disconnected
-    is_alone: Callable[[], bool] = lambda: False  # whether no other request is in the process
-    asks_for_student: Callable[[], bool] = lambda: False  # whether a header excludes the gate; for a bundle with one
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,33 +67,21 @@ class InferenceService:
         self.model_slots = ModelSlots(engine, settings.runtime(worker), self._serves)
         self.telemetry.serves(engine)
         self.rules = settings.rules(engine.choice.got)
-        self.runners = Runners(self.rules, self._from_runner)
+        self.queue = InferenceQueue(self.rules, self.model_slots, self.telemetry, settings.inline_ms / 1e3)
+        self.runners = self.queue.runners
         self.shadow = Shadow(self.model_slots, self.runners, self.telemetry)
         self.gate_check = GateCheck(self.model_slots, self.runners, self.telemetry, settings.gate_check_share)
-        self.tokenizer_queues = TokenizerQueues(self._count_shed)
         self.draining = False
-        self._inline_seconds = settings.inline_ms / 1e3
-        self._ended = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the runners; they deliver their answers to the event loop that calls this."""
-        self._loop = asyncio.get_running_loop()
-        self.runners.start()
-        self._sweeper = self._loop.create_task(self._sweep())
+        await self.queue.start()
 
     async def stop(self) -> None:
         """End the runners; requests that still wait are answered with an error."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
-        self._ended = True  # from here on, tokenized requests are refused: no runner would take them
-        await self.tokenizer_queues.close()
+        await self.queue.stop_tokenizing()
         await self.shadow.close()
-        for job in await asyncio.to_thread(self.runners.close):
-            job.pending.fail(shutting_down_error())
+        await self.queue.stop_runners()
 
     async def answer(self, request: Request, context: RequestContext) -> Answer:
         """Return the answer to a request.
@@ -145,9 +107,9 @@ class InferenceService:
                 left, queued = gated.left(valid), time.perf_counter()
                 if left:
                     self.runners.check(len(left), context.deadline, queued, listed=listed)
-            pending = await self._infer(engine, left, context, listed)
+            pending = await self.queue.infer(engine, left, context, listed)
         except Overloaded as refused:
-            raise self._refusal(refused) from None
+            raise self.queue.refusal(refused) from None
         rows = pending.rows if gated is None else gated.merged(pending.rows)
         answers = rows if parts is None else engine.joined(parts, rows)
         logits = collect_logits(request, positions, answers, problems)
@@ -156,10 +118,10 @@ class InferenceService:
         times = {"tokenize": tokenized - begun}
         if engine.gate is not None:
             times["gate"] = queued - tokenized
-            self._call_soon(self._count_stages, engine, valid, gated)
+            self.queue.call_soon(self._count_stages, engine, valid, gated)
         times |= {"queue": pending.begun - queued if left else 0.0, "infer": pending.infer}
         times["total"] = time.perf_counter() - context.arrived
-        self._call_soon(self.telemetry.waited, times["tokenize"], times["queue"] if left else None)
+        self.queue.call_soon(self.telemetry.waited, times["tokenize"], times["queue"] if left else None)
         task = engine.bundle.task
         return Answer(
             model=engine.bundle.id,
@@ -187,7 +149,7 @@ class InferenceService:
         chars = count_chars(rows)
         gate = None if engine.gate is None else self._gate_for(engine, request, context)
         windows = engine.windows if is_text else None
-        return _Plan(engine, rows, cut, chars, self.tokenizer_queues.lane(chars, cut), gate, windows)
+        return _Plan(engine, rows, cut, chars, self.queue.tokenizer_queues.lane(chars, cut), gate, windows)
 
     def _admit(self, plan: "_Plan", context: RequestContext) -> None:
         """Admit a request to the tokenizer's queue and the model's.
@@ -195,19 +157,17 @@ class InferenceService:
         Raises:
             Overloaded: it would not be answered before its deadline, or too many texts wait.
         """
-        ahead = NOTHING_AHEAD if plan.lane is None else plan.lane.ahead()
-        now = time.perf_counter()
         if plan.gate is None:  # before tokenization: an admitted request is not refused after work was done for it
-            self.runners.check(plan.expected_texts(), context.deadline, now, ahead)
+            self.queue.check(plan.expected_texts(), plan.lane, context)
         else:  # the model's queue counts after the gate, for what it leaves
-            self.runners.check_tokenizer(len(plan.rows), context.deadline, now, ahead)
+            self.queue.check(len(plan.rows), plan.lane, context, may_skip_model=True)
 
     async def _encode(
         self, plan: "_Plan", request: Request, positions: list[int], context: RequestContext
     ) -> list[Encoded | None]:
         """Return the tokens of each row; None where the tokenizer fails."""
         if request.token_ids is None:
-            encoded = await self._tokenize(plan.engine, plan.rows, plan.cut, context, plan.lane)
+            encoded = await self.queue.tokenize(plan.engine, plan.rows, plan.cut, context, plan.lane)
         else:
             encoded = given_tokens(request.token_ids, positions)
         if request.prompt is None and request.token_ids is None:
@@ -229,7 +189,7 @@ class InferenceService:
             return
         if parts is not None:
             rows = [row if len(part) == 1 else None for row, part in zip(rows, parts, strict=True)]
-        self._call_soon(self.shadow.maybe, request, positions, rows)
+        self.queue.call_soon(self.shadow.maybe, request, positions, rows)
 
     def _check(self, engine: Engine, request: Request) -> tuple[list[int], dict[int, BadRequest]]:
         """Return the positions of the rows that the model can answer, and the errors of the others.
@@ -291,13 +251,12 @@ class InferenceService:
         if len(text) > self.settings.max_text_chars:
             message = f"a text has {len(text)} characters, at most {self.settings.max_text_chars} are accepted"
             raise BadRequest(413, message)
-        lane = self.tokenizer_queues.lane(len(text), "never")
+        lane = self.queue.tokenizer_queues.lane(len(text), "never")
         try:
-            ahead = NOTHING_AHEAD if lane is None else lane.ahead()
-            self.runners.check(1, context.deadline, time.perf_counter(), ahead)
+            self.queue.check(1, lane, context)
         except Overloaded as refused:
-            raise self._refusal(refused) from None
-        (encoded,) = await self._tokenize(engine, [(text,)], "never", context, lane)
+            raise self.queue.refusal(refused) from None
+        (encoded,) = await self.queue.tokenize(engine, [(text,)], "never", context, lane)
         if encoded is None:
             raise BadRequest(500, "the tokenizer failed on this text; the log says why", "Backend")
         return engine, encoded
@@ -305,110 +264,6 @@ class InferenceService:
     def trouble(self) -> str | None:
         """Return why this process cannot answer any more, or None."""
         return self.runners.trouble(self.settings.stuck_after_s) or self.model_slots.current.health.trouble()
-
-    def waiting(self) -> int:
-        """Return the number of texts that wait for the tokenizer or for the model."""
-        return self.runners.waiting() + self.tokenizer_queues.ahead().texts
-
-    def set_gauges(self) -> None:
-        """Update the gauges of the queue."""
-        self.telemetry.depth.set(self.waiting())
-        self.telemetry.wait.set(self.runners.predicted_wait() + self.tokenizer_queues.ahead().seconds)
-
-    async def _tokenize(
-        self, engine: Engine, rows: list[Row], cut: Cut, context: RequestContext, lane: Lane | None
-    ) -> list[Encoded | None]:
-        """Return the tokens of each row; None where the tokenizer fails."""
-        if lane is None:
-            return apply_isolated(partial(engine.tokenize, cut=cut), rows)
-        assert self._loop is not None, "start() comes before the first request"
-        future: asyncio.Future[list[Encoded | None]] = self._loop.create_future()
-        seconds = engine.rate.expect(engine.chars(rows, cut))
-        lane.put(QueuedRequest(engine, rows, cut, context.deadline, context.gone, future, seconds, pieces_of(rows)))
-        return await future
-
-    async def _infer(
-        self, engine: Engine, encoded: list[Encoded], context: RequestContext, listed: bool
-    ) -> PendingRequest:
-        """Return the student's answers to texts, which may be none; `listed`: whether the request is a list."""
-        assert self._loop is not None, "start() comes before the first request"
-        if not encoded:
-            return PendingRequest(0, self._loop.create_future())
-        if self._ended:
-            raise shutting_down_error()
-        now = time.perf_counter()
-        pending = PendingRequest(len(encoded), self._loop.create_future())
-        expect = engine.latency.expect
-        jobs = [
-            Job(engine, row, n := len(row.ids), expect(n), now, context.deadline, context.gone, pending, i)
-            for i, row in enumerate(encoded)
-        ]
-        if len(jobs) == 1 and jobs[0].cost <= self._inline_seconds and context.is_alone():
-            outcome = self.runners.run_inline(jobs[0])
-            if outcome is not None:
-                self._deliver(outcome)
-                await pending.future
-                return pending
-        self.runners.put(jobs, listed)
-        await pending.future
-        return pending
-
-    def _from_runner(self, outcome: Outcome) -> None:
-        assert self._loop is not None, "start() comes before the runners"
-        if not self._loop.is_closed():  # a closed loop means that the process ends and no request waits
-            self._loop.call_soon_threadsafe(self._deliver, outcome)
-
-    def _deliver(self, outcome: Outcome) -> None:
-        dispatch = outcome.dispatch
-        self._drop(dispatch.expired, "expired", expired_error)
-        self._drop(dispatch.gone, "gone", client_gone_error)
-        if dispatch.batch:
-            self._call_soon(self.telemetry.ran, outcome)
-        for job, logits in zip(dispatch.batch, outcome.answers, strict=True):
-            job.pending.take(job, outcome, logits)
-
-    def _call_soon(self, function: Callable[..., None], *arguments: object) -> None:
-        """Call a function after the answer was sent: uvloop writes before it runs scheduled callbacks."""
-        assert self._loop is not None, "start() comes before the first request"
-        self._loop.call_soon(function, *arguments)
-
-    def _refusal(self, refused: Overloaded) -> BadRequest:
-        """Count a request that would wait too long, and return its error."""
-        self._count_shed(refused.reason)
-        reason = REFUSED[refused.reason]
-        message = f"{reason}: {self.waiting()} texts wait; retry after {refused.seconds:.3f} s"
-        return BadRequest(429, message, "Overloaded", refused.seconds)
-
-    def _count_shed(self, reason: str) -> None:
-        self.telemetry.shed.labels(reason).inc()
-
-    def _drop(self, jobs: list[Job], reason: str, problem: Callable[[], BadRequest]) -> None:
-        for job in jobs:
-            self._count_shed(reason)
-            job.pending.fail(problem())
-
-    async def _sweep(self) -> None:
-        """Periodically answer requests whose deadline passed, also while a runner is stuck, and update the gauges."""
-        last_probe = 0.0
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            self.set_gauges()
-            now = time.perf_counter()
-            self.tokenizer_queues.expire(now)
-            if self.runners.waiting():
-                self._drop(self.runners.expire(), "expired", expired_error)
-            for job in self.runners.overdue():
-                job.pending.fail(late_error())
-            if self.model_slots.current.health.unhealthy and now - last_probe > PROBE_SECONDS:
-                last_probe = now
-                self._probe(self.model_slots.current)
-
-    def _probe(self, engine: Engine) -> None:
-        """Run the probe text on an unhealthy model; when it is answered, the model is healthy again."""
-        assert self._loop is not None, "start() comes before the sweeper"
-        pending = PendingRequest(1, self._loop.create_future())  # no client waits for it
-        probe = Job(engine, engine.probe, len(engine.probe.ids), 0.0, 0.0, math.inf, lambda: False, pending)
-        self.runners.put_in_background(probe, MOST)
 
 
 def _counts(rows: int, positions: list[int], parts: list[list[Encoded]]) -> list[int | None]:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.inference import isolation
 from service.inference.scheduler import NOTHING_AHEAD, Dispatch, Job, QueuedAhead, Rules, Scheduler
+from service.model import isolation
 from service.protocols import BadRequest
 
 INLINE = -1  # runner number of the event loop's thread, which runs a text when the process is otherwise idle

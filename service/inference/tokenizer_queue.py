@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from models.tokenizer import Encoded, Row
-from service.inference.engine import Cut, Engine
-from service.inference.isolation import apply_isolated
 from service.inference.scheduler import QueuedAhead
+from service.model.engine import Cut, Engine
+from service.model.isolation import apply_isolated
 from service.protocols import BadRequest
 
 INLINE_CHARS = 4000  # up to here a request is tokenized on the event loop: a thread switch costs more

@@ -8,8 +8,8 @@ from pydantic import Field, ValidationError
 
 from models.errors import CheckError, PrunellaError
 from models.schema import Record, explain
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
+from service.model.engine import Engine
 from service.operations.model_slots import LOAD_SECONDS, BusyError
 from service.process.publish import resolve
 from service.protocols import BadRequest

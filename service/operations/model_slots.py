@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from models.errors import InputError
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 log = logging.getLogger("prunella")
 LOAD_SECONDS = 5.0  # while a new model loads, it takes cores from the current one for about this long

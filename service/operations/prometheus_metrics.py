@@ -20,8 +20,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from service.cascade.drift_detector import disagreement_bound
-from service.inference.engine import Engine
 from service.inference.runners import Outcome
+from service.model.engine import Engine
 
 SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 ITEMS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from models.tokenizer import Encoded, Row
-from service.inference.engine import Engine
 from service.inference.runners import Outcome, Runners
 from service.inference.scheduler import Job
 from service.inference.tokenizer_queue import count_chars
+from service.model.engine import Engine
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
 from service.protocols import BadRequest, Request, score

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from models.errors import CheckError, PrunellaError
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
+from service.model.engine import Engine
 from service.operations.model_slots import LOAD_SECONDS, BusyError
 
 LONGEST_MESSAGE = 1 << 16  # bytes

@@ -1,8 +1,8 @@
 """open_inference_service() loads the bundle of the settings and returns the service that answers requests."""
 
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 from service.process.publish import resolve
 from service.settings import Settings
 

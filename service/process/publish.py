@@ -11,7 +11,7 @@ from pathlib import Path
 from models.errors import FolderError
 from models.store.atomic import copy_file
 from models.store.folder import REPORT
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 

@@ -15,7 +15,8 @@ import orjson
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
-from service.inference.inference_service import InferenceService, RequestContext
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
 from service.operations.admin import Admin
 from service.operations.info import info
 from service.operations.tracing import Tracer
@@ -255,7 +256,7 @@ class App:
         return json_reply({"ready": not trouble, "status": trouble or "ok"}, 503 if trouble else 200)
 
     async def _metrics(self, _: Call) -> Reply:
-        self.inference.set_gauges()
+        self.inference.queue.set_gauges()
         return Reply(self.inference.telemetry.page(), content_type=CONTENT_TYPE_LATEST.encode())
 
     async def _info(self, _: Call) -> Reply:

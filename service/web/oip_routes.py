@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from service.inference.inference_service import InferenceService, RequestContext
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
 from service.operations.tracing import Tracer
 from service.protocols import BadRequest, oip, oip_binary
 from service.web import pages

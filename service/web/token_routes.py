@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from service.inference.inference_service import InferenceService, RequestContext
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
 from service.protocols import tokens
 from service.protocols.openai import created
 from service.web.http import Call, Reply, json_reply

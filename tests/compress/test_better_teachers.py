@@ -23,7 +23,7 @@ from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 TRAIN, DEV, TEST = make_texts(count=120, seed=1), make_texts(count=120, seed=2), make_texts(count=150, seed=3)
 LABELS = ("mixed", "negative", "positive")

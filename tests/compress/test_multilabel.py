@@ -17,10 +17,10 @@ from bench.report.build import BenchConfig, Inputs, run_bench
 from bench.report.compare_reports import compare_reports
 from models.store.folder import ModelFolder
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

@@ -26,9 +26,9 @@ from models.finetuning.pearson import pearson
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 from service.settings import Settings
 from service.web.app import App
 

@@ -13,8 +13,8 @@ from export.writer import to_onnx, write_fp16, write_int8
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.tokenizer import TokenBatch, Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 OWN = {"share_att_key": False, "norm_rel_ebd": "none"}
 VARIANTS = [

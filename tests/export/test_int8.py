@@ -29,8 +29,8 @@ from models.errors import CheckError, InputError
 from models.finetuning.predict import predict
 from models.task import Task
 from models.tokenizer import TokenBatch, Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 PRUNED = ([np.array([0, 2]), np.array([], dtype=int)], [np.array([], dtype=int), np.arange(0, 96, 3)])
 

@@ -12,8 +12,8 @@ from export.writer import to_onnx, write_fp16, write_int8
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.tokenizer import TokenBatch, Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 BIASES = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)
 VARIANTS = [

@@ -14,8 +14,8 @@ from export.writer import to_onnx, write_fp16, write_int8
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.tokenizer import Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 ALL, NONE, NEURONS = np.arange(4), np.array([], dtype=int), np.arange(0, 96, 2)
 CUTS = {

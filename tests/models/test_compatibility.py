@@ -18,10 +18,10 @@ from models.errors import FolderError, InputError
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

@@ -28,8 +28,8 @@ from models.errors import FolderError
 from models.families import FAMILIES
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 POST_NORM = [name for name in TINY_FAMILIES if name != "modernbert"]
 BIASES = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)

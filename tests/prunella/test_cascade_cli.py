@@ -10,7 +10,7 @@ from verbs import run
 
 from prunella import Classifier
 from prunella import cascade as learn_cascade
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
 GOOD, BAD, OTHER = ("good", "fine", "great"), ("bad", "poor", "awful"), ("the", "film", "story", "music", "plot")

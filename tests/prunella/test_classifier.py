@@ -18,10 +18,10 @@ from tiny import BAD, GOOD, OTHER
 
 from models.errors import FolderError, InputError
 from prunella import Classifier
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

@@ -19,9 +19,9 @@ from models.finetuning.text_objective import TextObjective
 from models.processor import gpu_names
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig, fit
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from tools import gpu_study as gpu
 from tools.tables.gpu import gpu_table
 

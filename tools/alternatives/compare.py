@@ -21,9 +21,9 @@ import typer
 from bench.measure.latency.timing import machine_card, rotated
 from models.data.builtin import minilm_folder
 from models.data.texts import Columns, Texts, read_texts
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 WORKER = Path(__file__).with_name("worker.py")
 OURS = "prunella"

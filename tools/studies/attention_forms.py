@@ -30,8 +30,8 @@ from models.architecture import Architecture, LayerShape, RelativeBias
 from models.classifier import Classifier
 from models.encoders.mpnet_encoder import distance_classes
 from models.tokenizer import TokenBatch
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 POSITIONS, VOCABULARY = 512, 64
 LARGEST_DIFFERENCE = 1e-3  # of two forms' logits

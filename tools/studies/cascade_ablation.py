@@ -30,7 +30,7 @@ from models.data.texts import Columns, Texts, read_texts
 from models.messages import say
 from models.store.atomic import write_text
 from models.store.folder import sha256_of
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 RIGHT = (0.99, 0.98, 0.97)  # shares of right answers, at which the share that a gate can answer is given
 FEATURES: dict[str, dict[str, Any]] = {

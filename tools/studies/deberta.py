@@ -96,8 +96,8 @@ def main(
 
     On a busy machine the fastest rounds are less disturbed than the medians.
     """
-    from service.inference.engine import run_session
-    from service.inference.session import open_session
+    from service.model.engine import run_session
+    from service.model.session import open_session
 
     with tempfile.TemporaryDirectory() as scratch:
         theirs, graphs = make_graphs(Path(scratch), layers, width)

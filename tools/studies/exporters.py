@@ -24,7 +24,7 @@ from export.baseline.torch_export import export_with_torch
 from models.data.texts import read_texts
 from models.processor import cpu_name, has_vnni
 from models.tokenizer import Tokenizer
-from service.inference.engine import run_session
+from service.model.engine import run_session
 
 TEXTS, ROUNDS = 64, 15
 Answer = Callable[[int], NDArray[np.float32]]

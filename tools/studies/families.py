@@ -37,8 +37,8 @@ from models.messages import say
 from models.store.atomic import write_text
 from models.tokenizer import TokenBatch, Tokenizer
 from prunella.cli.inspect import inspect
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 from tools.random_models import BAD, GOOD, OTHER, make_tiny_family, write_camembert_tokenizer, write_xlm_tokenizer
 from tools.studies.folder_forms import as_camembert, as_transformers_5, as_vocabulary_files, with_tokenizers_backend
 

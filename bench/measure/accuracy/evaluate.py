@@ -17,10 +17,10 @@ from models.schema import Record
 from models.store.folder import ModelFolder
 from models.task import Combine, Task
 from models.tokenizer import Row
-from service.inference.bundle import FILE, Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
-from service.inference.windows import TextWindows
+from service.model.bundle import FILE, Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
+from service.model.windows import TextWindows
 
 
 def read_task(path: Path) -> Task:

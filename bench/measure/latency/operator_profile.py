@@ -10,8 +10,8 @@ from typing import Any
 import onnxruntime as ort
 
 from models.tokenizer import TokenBatch
-from service.inference.engine import run_session
-from service.inference.session import PROVIDERS, session_options
+from service.model.engine import run_session
+from service.model.session import PROVIDERS, session_options
 
 
 def kernel_events(

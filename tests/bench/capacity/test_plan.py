@@ -9,8 +9,8 @@ from bench.capacity.server_times import ServerTimes, serving
 from bench.capacity.service_times import ServiceTimes
 from bench.capacity.simulation import Replica, SharedCores, simulate
 from models.errors import CheckError, TargetError
-from service.inference.bundle import Bundle
 from service.inference.scheduler import Rules
+from service.model.bundle import Bundle
 
 pytest_plugins = ["serving"]
 RULES = Rules(items=4, tokens=1024, bucket=4, age_limit=0.01, max_queue=4096, free_queue=32, max_wait=0.05, runners=1)

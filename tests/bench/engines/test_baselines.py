@@ -13,7 +13,7 @@ from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
 from export.baseline.other_engines import CALIBRATION_ROWS, CalibrationTexts
 from models.data.texts import Texts
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 PACKAGES = {"openvino": ("openvino", "nncf"), "ctranslate2": ("ctranslate2",)}
 

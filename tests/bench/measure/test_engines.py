@@ -24,8 +24,8 @@ from export.baseline import stock_export
 from models.data.texts import Texts
 from models.store.folder import Manifest, ModelFolder
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 from service.settings import Settings
 
 TASK = Task(labels=("a", "b"))

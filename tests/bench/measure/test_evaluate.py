@@ -11,8 +11,8 @@ from bench.measure.accuracy import evaluate as module
 from bench.measure.accuracy.evaluate import evaluate, evaluate_on
 from bench.report.build import find_reference
 from models.errors import InputError
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 
 
 @pytest.fixture(scope="module")

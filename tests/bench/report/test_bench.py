@@ -29,7 +29,7 @@ from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Encoded
 from prunella.cli import main as cli
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from tools.archive_run import public
 from tools.tables.write import RESULTS, pages, with_tables
 

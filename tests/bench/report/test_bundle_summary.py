@@ -11,7 +11,7 @@ from bench.report.bundle_summary import check_place, merged, renew_report
 from models.data.texts import Texts
 from models.errors import FolderError
 from models.store.folder import REPORT
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 COMPRESSED = {
     "asked": "4x", "target_met": True, "vocabulary": {"kept": 19779}, "accuracy": 0.95, "reference_accuracy": 0.96,

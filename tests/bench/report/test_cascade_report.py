@@ -15,7 +15,7 @@ from bench.report.report_schema import Report
 from models.task import Task
 from models.tokenizer import Encoded
 from prunella import Classifier
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 ROWS = 200
 

@@ -14,7 +14,7 @@ from models.data.texts import Texts
 from models.errors import InputError
 from models.store.folder import ModelFolder, find_folder
 from models.task import Task
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 LOSS = 4.0  # points: 75 rows can show it
 

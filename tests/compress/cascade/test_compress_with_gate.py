@@ -6,7 +6,7 @@ from verbs import run
 
 from compress.run import compress
 from models.errors import InputError
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 ROWS = 400  # of --validation: a quarter chooses, a quarter decides the threshold, and half is reported
 

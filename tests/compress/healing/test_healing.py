@@ -36,7 +36,7 @@ from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.store.folder import ModelFolder, find_folder
 from models.sublayer import PARTS
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 ROOT = Path(__file__).resolve().parents[3]
 EPOCHS, STEPS = 4, 64  # with a variant of each text

@@ -11,7 +11,7 @@ from compress.inputs.read import Files, LongTexts, read_inputs
 from models.errors import InputError
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.windows import TextWindows, combine_logits
+from service.model.windows import TextWindows, combine_logits
 
 LONG = " ".join(["awful dull plot good warm music"] * 8)
 

@@ -28,8 +28,8 @@ from models.errors import InputError
 from models.finetuning.predict import predict
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 from tools.batch_invariance import largest_move
 
 NONE = np.array([], dtype=int)

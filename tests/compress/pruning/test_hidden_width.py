@@ -18,7 +18,7 @@ from models.finetuning.predict import predict
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 WIDTH = 32
 

@@ -28,9 +28,9 @@ from models.classifier import Classifier, TensorBatch
 from models.data.texts import Texts
 from models.task import Task
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine, run_session
-from service.inference.session import open_session
+from service.model.bundle import Bundle
+from service.model.engine import Engine, run_session
+from service.model.session import open_session
 from tools.batch_invariance import largest_move
 
 BIASES = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_bias"), True)

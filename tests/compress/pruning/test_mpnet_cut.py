@@ -9,8 +9,8 @@ from compress.search.latency_table import measure_latency
 from compress.search.search_to_target import Target
 from models.checkpoint import load_checkpoint, read_architecture
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 
 
 def test_an_mpnet_is_compressed_to_a_size_healed_and_served(tmp_path, byte_clock):

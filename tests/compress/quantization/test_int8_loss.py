@@ -20,8 +20,8 @@ from models.classifier import Classifier, TensorBatch
 from models.sublayer import SublayerId
 from models.tokenizer import TokenBatch, Tokenizer
 from models.train.divergence import divergence
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 each_family = pytest.mark.parametrize("family", TINY_FAMILIES)
 

@@ -23,9 +23,9 @@ from models.data.texts import Texts
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, run_stage
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from tools.batch_invariance import largest_move
 
 LABELS = {"single": 2, "multi": 3, "regression": 1}

@@ -18,7 +18,7 @@ from compress.search.prune import Pruner
 from compress.search.search_to_target import Target
 from models.architecture import Architecture
 from models.train.loop import TrainingConfig
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 TOGETHER = Workload(batch=4, threads=2)
 CONFIG = tiny_config(TrainingConfig(steps=1)).model_copy(update={"heal": None})

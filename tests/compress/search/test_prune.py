@@ -25,8 +25,8 @@ from models.errors import TargetError
 from models.tokenizer import Tokenizer
 from models.train.divergence import divergence
 from models.train.loop import TrainingConfig
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 
 CONFIG = tiny_config(TrainingConfig(steps=1)).model_copy(update={"heal": None, "vocabulary": False})
 

@@ -18,8 +18,8 @@ from models.errors import FolderError, InputError
 from models.forms.head_task import read_head_task
 from models.task import Task, sigmoid
 from models.tokenizer import Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 from service.operations.model_slots import meaning
 from service.protocols import Request, predictions
 

@@ -30,8 +30,8 @@ from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.starting_point import load_source_id
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
+from service.model.bundle import Bundle
+from service.model.engine import Engine
 
 ROWS = tiny_texts(80).rows
 ORIGIN = "sentence_transformers.models."

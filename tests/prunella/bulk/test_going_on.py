@@ -19,7 +19,7 @@ from prunella.bulk.job import Chunk, Job
 from prunella.bulk.local_worker import LocalWorker
 from prunella.bulk.output_folder import OutputFolder
 from prunella.bulk.workers import ATTEMPTS, Engine, Workers
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 pytest_plugins = ["serving"]
 MANY = [f"{TEXTS[i % 10]} {TEXTS[i // 10 % 10]}" for i in range(60)]

@@ -13,7 +13,7 @@ from gates import ALWAYS, NEVER, add_gate, make_gate
 from models.errors import FolderError
 from models.task import Task
 from service.cascade.gate import MULTIPLIERS, FeatureHash, Gate, GateInfo
-from service.inference.bundle import Bundle, BundleInfo, CascadeInfo
+from service.model.bundle import Bundle, BundleInfo, CascadeInfo
 
 WORD = 2**64
 

@@ -19,10 +19,10 @@ from watching import wait_until
 import service.cascade.gate_check
 from service.cascade.drift_detector import disagreement_bound
 from service.cascade.gate import GateInfo
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

@@ -19,10 +19,10 @@ from tiny import tiny_texts
 
 from service.grpc.messages import MESSAGES, POOL, message
 from service.grpc.server import NAME, GrpcServer
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 
 tritongrpc = pytest.importorskip("tritonclient.grpc", reason="Triton's client is tested where it is installed")

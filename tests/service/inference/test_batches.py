@@ -12,9 +12,9 @@ from bundles import make_tiny_bundle
 from test_server_process import PRUNELLA, running
 from tiny import BAD, GOOD, OTHER
 
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 pytest_plugins = ["serving"]  # the fixtures tiny_bundle and pair_bundle
 ROOT = Path(__file__).resolve().parents[3]

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.inference.latency_estimator import LatencyEstimator, TokenizerRate
 from service.inference.scheduler import Job, Overloaded, QueuedAhead, Rules, Scheduler
+from service.model.latency_estimator import LatencyEstimator, TokenizerRate
 
 TOGETHER, ALONE = SimpleNamespace(serial=1, single_row_only=False), SimpleNamespace(serial=2, single_row_only=True)
 RULES = Rules(items=4, tokens=64, bucket=8, age_limit=1.0, max_queue=20, free_queue=5, max_wait=0.5, runners=1)

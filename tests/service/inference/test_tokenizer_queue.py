@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from test_server_process import PRUNELLA, running
 
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.inference_service import InferenceService, RequestContext
-from service.inference.session import RuntimeSettings
+from service.inference.inference_service import InferenceService
+from service.inference.request_context import RequestContext
 from service.inference.tokenizer_queue import INLINE_CHARS, SHORT_CHARS, count_chars, pieces_of
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.protocols import BadRequest, Request
 from service.settings import Settings
 
@@ -105,7 +106,7 @@ def test_what_waits_counts_and_too_much_is_refused(engine):
             first = await blocked(inference, gate)
             waiting = [ask(inference, LONG) for _ in range(2)]
             await asyncio.sleep(0)
-            inference.set_gauges()
+            inference.queue.set_gauges()
             page = inference.telemetry.page().decode()
             assert "prunella_queue_depth 2.0" in page
             wait = next(x for x in page.splitlines() if x.startswith("prunella_predicted_wait_seconds "))
@@ -117,7 +118,7 @@ def test_what_waits_counts_and_too_much_is_refused(engine):
             gate.open.set()
             assert all([(await one).predictions for one in (first, *waiting)])
             assert len(gate.given) == 4  # the refused one cost nothing
-            inference.set_gauges()
+            inference.queue.set_gauges()
             assert "prunella_queue_depth 0.0" in inference.telemetry.page().decode()
 
     asyncio.run(go())

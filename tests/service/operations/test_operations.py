@@ -17,10 +17,10 @@ from watching import wait_until
 
 from models.store.folder import MANIFEST, Manifest, ModelFolder, record_files
 from models.task import Task
-from service.inference.bundle import GOLDEN, Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import GOLDEN, Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.operations.logs import CarefulHandler, JsonFormatter, is_no_client_error
 from service.operations.model_slots import meaning
 from service.settings import Settings
@@ -233,9 +233,9 @@ from pathlib import Path
 from starlette.testclient import TestClient
 from service.web.app import App
 from service.web.bento_routes import BentoRoutes
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.inference.inference_service import InferenceService
-from service.inference.engine import Engine
+from service.model.engine import Engine
 from service.settings import Settings
 desk = InferenceService(Engine.open(Bundle.open(Path({str(tiny_bundle)!r}))), Settings.from_environment())
 with TestClient(App(desk, None, BentoRoutes(desk))) as client:

@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 from watching import wait_until
 
 import service.operations.shadow
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

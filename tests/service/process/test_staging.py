@@ -10,7 +10,7 @@ import pytest
 from test_server_process import ROOT, running, served_id
 
 from models.errors import FolderError
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from service.process.staging import copy, fingerprint, stage
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle

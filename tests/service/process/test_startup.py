@@ -17,10 +17,10 @@ from tiny import tiny_texts
 
 from models.errors import CheckError, FolderError, InputError
 from models.store.folder import MANIFEST
-from service.inference.bundle import Bundle, BundleInfo, Variant
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings, choose_device, count_gpus
+from service.model.bundle import Bundle, BundleInfo, Variant
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings, choose_device, count_gpus
 from service.operations.tracing import Tracer
 from service.process import launch
 from service.process.cores import usable_cores

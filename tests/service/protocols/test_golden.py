@@ -16,10 +16,10 @@ from bundles import make_fixed_model, make_tiny_bundle
 from gates import add_gate
 
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

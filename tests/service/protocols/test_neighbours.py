@@ -18,11 +18,11 @@ from tiny import BAD, GOOD, OTHER
 from watching import wait_until
 
 from models.tokenizer import Tokenizer
-from service.inference import isolation
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model import isolation
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

@@ -11,10 +11,10 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 from export.writer import to_onnx
 from models.checkpoint import load_checkpoint
 from models.task import Task
-from service.inference.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import FILE, GOLDEN, Bundle, BundleInfo, Golden
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.settings import Settings
 from service.web.app import App
 

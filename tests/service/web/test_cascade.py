@@ -12,9 +12,9 @@ from gates import add_gate
 from test_server_process import PRUNELLA, running
 from tiny import tiny_texts
 
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 
 tritonhttp = pytest.importorskip("tritonclient.http", reason="Triton's client is tested where it is installed")
 pytest_plugins = ["serving"]  # the fixture tiny_bundle

@@ -6,10 +6,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from models.errors import InputError
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.protocols import BadRequest
 from service.settings import Settings
 from service.web.app import App

@@ -10,10 +10,10 @@ from starlette.testclient import TestClient
 from tiny import tiny_texts
 
 from models.task import Task
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
 from service.protocols import Request, predictions
 from service.settings import Settings
 from service.web.app import App

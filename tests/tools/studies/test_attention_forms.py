@@ -10,8 +10,8 @@ from export import writer
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.tokenizer import Tokenizer
-from service.inference.engine import run_session
-from service.inference.session import open_session
+from service.model.engine import run_session
+from service.model.session import open_session
 from tools.studies.attention_forms import FORMS
 
 

@@ -8,7 +8,7 @@ from compress.cascade.add_gate import CascadeModels
 from compress.cascade.cascade_answers import Student
 from compress.cascade.threshold import GateRows, path_of
 from models.data.texts import Texts
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 from tools.studies.cascade_ablation import answerable, class_path_of, draws, open_study, run_study
 
 

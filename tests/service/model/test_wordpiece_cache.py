@@ -7,9 +7,9 @@ import pytest
 import tokenizers
 from tiny import BAD, GOOD, OTHER, write_bpe_tokenizer, write_tokenizer
 
-import service.inference.wordpiece_cache
+import service.model.wordpiece_cache
 from models.tokenizer import Tokenizer
-from service.inference.wordpiece_cache import WordPieceCache
+from service.model.wordpiece_cache import WordPieceCache
 
 PRINTABLE = string.ascii_letters + string.digits + string.punctuation + "  "
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -55,7 +55,7 @@ def test_leaves_texts_with_special_tokens_to_the_tokenizer(tokenizer):
 
 
 def test_a_full_table_goes_on(tokenizer, monkeypatch):
-    monkeypatch.setattr(service.inference.wordpiece_cache, "MOST_WORDS", 5)
+    monkeypatch.setattr(service.model.wordpiece_cache, "MOST_WORDS", 5)
     words = WordPieceCache.of(tokenizer)
     for text in texts():
         found = words.encode(text)

@@ -8,7 +8,7 @@ from tiny import BAD, GOOD, OTHER, write_bpe_tokenizer, write_tokenizer
 from tokenizers import AddedToken, models, normalizers, pre_tokenizers, processors, trainers
 
 from models.tokenizer import Tokenizer
-from service.inference.prefix_tokenizer import PrefixTokenizer
+from service.model.prefix_tokenizer import PrefixTokenizer
 
 WORDS = [*GOOD, *BAD, *OTHER, "it's", "3.5%", "unheard", "x" * 130, "zażółć", "ΣΟΦΟΣ", "ﬁne", "Å"]
 ODD = ["\u0301", "\u00a8", "\u0600", "\u200d", "中文", "😀", "\x00", "\t", "\n", "  ", "▁", "\u00a0", "\ufeff"]

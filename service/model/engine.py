@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from models.errors import DisagreementError
 from models.tokenizer import Encoded, Row, TokenBatch, Tokenizer
-from service.inference.bundle import Bundle
-from service.inference.isolation import Health
-from service.inference.latency_estimator import LatencyEstimator, TokenizerRate
-from service.inference.prefix_tokenizer import PrefixTokenizer
-from service.inference.session import (
+from service.model.bundle import Bundle
+from service.model.isolation import Health
+from service.model.latency_estimator import LatencyEstimator, TokenizerRate
+from service.model.prefix_tokenizer import PrefixTokenizer
+from service.model.session import (
     DeviceChoice,
     RuntimeSettings,
     choose_device,
@@ -24,8 +24,8 @@ from service.inference.session import (
     open_session,
     runs_on,
 )
-from service.inference.windows import TextWindows
-from service.inference.wordpiece_cache import WordPieceCache
+from service.model.windows import TextWindows
+from service.model.wordpiece_cache import WordPieceCache
 
 log = logging.getLogger("prunella")
 # the end at which a long text is truncated: at the model's limit, or at that of all windows

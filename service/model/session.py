@@ -19,7 +19,7 @@ from models.errors import FolderError, InputError
 from models.processor import NVIDIA, has_vnni
 from models.schema import Record
 from models.task import MOST_WINDOWS, Combine
-from service.inference.bundle import BundleInfo, Variant
+from service.model.bundle import BundleInfo, Variant
 
 log = logging.getLogger("prunella")
 DEVICES = r"^(auto|cpu|cuda(:\d+)?|tensorrt)$"

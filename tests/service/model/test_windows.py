@@ -17,11 +17,11 @@ from models.task import Task
 from models.tokenizer import Encoded
 from prunella.bulk.scorer import Scorer
 from prunella.classifier import Classifier
-from service.inference.bundle import Bundle
-from service.inference.engine import Engine
 from service.inference.inference_service import InferenceService
-from service.inference.session import RuntimeSettings
-from service.inference.windows import OVERLAP, TextWindows, combine_logits
+from service.model.bundle import Bundle
+from service.model.engine import Engine
+from service.model.session import RuntimeSettings
+from service.model.windows import OVERLAP, TextWindows, combine_logits
 from service.settings import Settings
 from service.web.app import App
 
