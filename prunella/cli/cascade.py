@@ -1,5 +1,6 @@
 """The command `prunella cascade`."""
 
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -35,37 +36,6 @@ Megabytes = Annotated[float, typer.Option(min=0.01, max=64, help="limit of the g
 Seed = Annotated[int, typer.Option(min=0, help="seed of all random choices")]
 
 
-def cascade(
-    bundle: Folder,
-    train: Train,
-    validation: Validation,
-    texts: ExtraTexts = None,
-    test: Test = None,
-    model: Model = None,
-    max_loss: MaxLoss = 0.5,
-    against: Against = "student",
-    megabytes: Megabytes = 4.0,
-    text_column: TextColumn = "text",
-    label_column: LabelColumn = "label",
-    labels: Labels = None,
-    seed: Seed = 0,
-    store: Store = STORE,
-    out: Out = None,
-) -> None:
-    """Give a bundle a gate: a linear model that answers easy texts in microseconds, before the bundle's model.
-
-    The threshold is the loosest one of which the rows of --validation show that the cascade loses at most --max-loss
-    points. Exit code 1: there is no such threshold, and no bundle is written.
-    """
-    result = learn_cascade(
-        bundle, train, validation, texts, test, model, max_loss, against, megabytes, text_column, label_column,
-        labels, seed, store, out,
-    )  # fmt: skip
-    show({"verb": "cascade", **result})
-    if result["cascade"] is None:
-        raise NoEffectError(f"the bundle has no gate: {result['cascade_problem']}")
-
-
 def learn_cascade(
     bundle: Folder,
     train: Train,
@@ -83,7 +53,10 @@ def learn_cascade(
     store: Store = STORE,
     out: Out = None,
 ) -> dict[str, Any]:
-    """Give a bundle a gate, as `prunella cascade` does.
+    """Give a bundle a gate: a linear model that answers easy texts in microseconds, before the bundle's model.
+
+    The threshold is the loosest one of which the rows of --validation show that the cascade loses at most --max-loss
+    points.
 
     Returns:
         The keys of the command's last line: `folder`, `id` and `cascade`. Where no threshold qualifies, `cascade` is
@@ -115,6 +88,19 @@ def learn_cascade(
         return {"folder": str(bundle), "id": opened.id, "reused": False, **cascade.summary}
     delivered = deliver(cascade.result, out)
     return {"folder": delivered.folder, "id": delivered.id, "reused": delivered.reused, **cascade.summary}
+
+
+@wraps(learn_cascade, assigned=("__annotations__",))
+def cascade(**options: Any) -> None:
+    """Give a bundle a gate: a linear model that answers easy texts in microseconds, before the bundle's model.
+
+    The threshold is the loosest one of which the rows of --validation show that the cascade loses at most --max-loss
+    points. Exit code 1: there is no such threshold, and no bundle is written.
+    """
+    result = learn_cascade(**options)
+    show({"verb": "cascade", **result})  # printed before the command fails
+    if result["cascade"] is None:
+        raise NoEffectError(f"the bundle has no gate: {result['cascade_problem']}")
 
 
 def _full_model(bundle: "Bundle", store: Path) -> Path | None:
