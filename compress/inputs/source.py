@@ -44,7 +44,7 @@ from models.tokenizer import Tokenizer
 from models.train.starting_point import load_source_id
 from models.weights import SAFETENSORS
 
-VERSION = 3  # version 1 dropped tensors silently, 2 had no activation of the score
+VERSION = 4  # 1 dropped tensors silently, 2 had no activation of the score, 3 took int8 and NaN weights
 DEFAULT_MAX_TOKENS = 512  # of a model with more positions, or without position embeddings (ModernBERT)
 MEMORIZED_P = 0.001  # p-value of Fisher's test below which a model seems to have been trained on the rows
 GUESSING_P = 0.1  # p-value of the permutation test above which answers count as no better than guessing

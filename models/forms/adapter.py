@@ -4,7 +4,6 @@ peft merges: the update of each matrix, and the modules that were trained whole 
 base must be a local folder.
 """
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from models.families.config_forms import canonical_config
 from models.families.fast_tokenizer import VOCABULARIES
 from models.forms.config_refusals import refuse_config
 from models.forms.foreign_file import refuse_foreign_file
+from models.forms.json_file import read_json
 from models.messages import say
 from models.store.folder import sha256_of
 from models.store.stage import Stage, run_stage
@@ -82,13 +82,7 @@ def read_adapter(folder: Path) -> dict[str, Any]:
         FolderError: it cannot be read, or there are no weights in safetensors.
         InputError: the adapter is of a kind that has no merged form.
     """
-    path = folder / CONFIG
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(config, dict):
-        raise FolderError(f"{path} holds {type(config).__name__}, wanted an object")
+    config: dict[str, Any] = read_json(folder / CONFIG)
     if config.get("peft_type") not in MERGEABLE:
         raise InputError(
             f"{folder} holds an adapter of the type {config.get('peft_type')!r}, which cannot be merged into its "

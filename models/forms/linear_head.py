@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import FolderError, InputError, MissingExtraError
+from models.forms.json_file import read_json
 
 SETFIT = "config_setfit.json"
 PICKLE = "model_head.pkl"
@@ -181,10 +182,5 @@ def _setfit(folder: Path) -> dict[str, Any]:
     path = folder / SETFIT
     if not path.is_file():
         return {}
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(document, dict):
-        raise FolderError(f"{path} holds {type(document).__name__}, wanted an object")
+    document: dict[str, Any] = read_json(path)
     return document

@@ -3,10 +3,9 @@
 Layouts: those that sentence-transformers 2 to 5 write. A SetFit folder is one with a linear head (`linear_head`).
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -15,6 +14,7 @@ from torch import Tensor
 from models.errors import FolderError, InputError
 from models.forms.float_weights import as_fp32
 from models.forms.foreign_file import refuse_foreign_file
+from models.forms.json_file import read_json
 
 MODULES = "modules.json"
 SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
@@ -51,7 +51,7 @@ def read_modules(folder: Path) -> Modules | None:
     path = folder / MODULES
     if not path.is_file():
         return None
-    modules = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path", ""))) for m in _read(path, list)]
+    modules = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path", ""))) for m in read_json(path, list)]
     names = [name for name, _ in modules]
     if "Pooling" not in names:  # a cross-encoder or another model without sentence embeddings
         return None
@@ -79,7 +79,7 @@ _ENDINGS: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Norm
 
 
 def _pooling(path: Path) -> Literal["cls", "mean"]:
-    config = _read(path, dict)
+    config = read_json(path, dict)
     mode = config.get("pooling_mode")
     if mode is None:
         flags = [key.removeprefix(POOLING_FLAG) for key, on in config.items() if key.startswith(POOLING_FLAG) and on]
@@ -90,7 +90,7 @@ def _pooling(path: Path) -> Literal["cls", "mean"]:
 
 
 def _read_dense(folder: Path) -> Dense:
-    config = _read(folder / "config.json", dict)
+    config = read_json(folder / "config.json", dict)
     refuse_foreign_file(folder / "model.safetensors")
     try:
         tensors = as_fp32(load_file(str(folder / "model.safetensors")), str(folder))
@@ -104,7 +104,7 @@ def _read_dense(folder: Path) -> Dense:
 
 def _check_settings(folder: Path) -> None:
     """Refuse settings that change the text before it is tokenized."""
-    bert, general = (_read(folder / name, dict) if (folder / name).is_file() else {} for name in SETTINGS)
+    bert, general = (read_json(folder / name, dict) if (folder / name).is_file() else {} for name in SETTINGS)
     if bert.get("do_lower_case") and not _lowercases(folder):
         raise InputError(
             f"{folder / SETTINGS[0]} lowercases texts, and the tokenizer does not: set do_lower_case to false there, "
@@ -123,15 +123,3 @@ def _lowercases(folder: Path) -> bool:
 
     backend, text = read_backend(folder), "A GOOD Film, ÀÉ ΑΒΓ"
     return list(backend.encode(text).ids) == list(backend.encode(text.lower()).ids)
-
-
-def _read(path: Path, kind: type) -> Any:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(document, kind):
-        raise FolderError(
-            f"{path} holds {type(document).__name__}, wanted {'a list' if kind is list else 'an object'}"
-        )
-    return document
