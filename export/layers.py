@@ -77,12 +77,20 @@ class Layers:
         return self._add_and_norm(hidden, added, f"{module}.ffn", f"{name}.ffn.norm")
 
     def _up_projection(self, hidden: str, matrix: Matrix, name: str, kind: Kind) -> str:
-        """Add the first half of the FFN, GELU(x · W + b)."""
-        if self.graph.half:
+        """Add the first half of the FFN, activation(x · W + b)."""
+        if self.graph.half and self.shape.activation != "relu":
             weight = self.graph.weight(f"{matrix.name}.weight", matrix.weight)
             product = self.graph.node("MatMul", [hidden, weight], f"{name}.rise")
-            return self.graph.node("BiasGelu", [product, self._bias(matrix, kind)], f"{name}.gelu", FUSED)
-        return self.graph.node("Gelu", [self.product(hidden, matrix, f"{name}.rise", kind)], f"{name}.gelu", FUSED)
+            operator = "BiasGelu" if self.shape.activation == "gelu" else "FastGelu"
+            return self.graph.node(operator, [product, self._bias(matrix, kind)], f"{name}.gelu", FUSED)
+        product = self.product(hidden, matrix, f"{name}.rise", kind)
+        match self.shape.activation:
+            case "relu":
+                return self.graph.node("Relu", [product], f"{name}.relu")
+            case "gelu_tanh":
+                return self.graph.node("FastGelu", [product], f"{name}.gelu", FUSED)
+            case "gelu":
+                return self.graph.node("Gelu", [product], f"{name}.gelu", FUSED)
 
     def product(self, source: str, matrix: Matrix, name: str, kind: Kind) -> str:
         """Add x · W + b, with float input and float output."""

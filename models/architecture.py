@@ -16,6 +16,7 @@ FamilyName = Literal[
 
 
 Pooling = Literal["cls", "mean"]
+Activation = Literal["gelu", "gelu_tanh", "relu"]
 
 
 class LayerShape(Record):
@@ -83,6 +84,7 @@ class Architecture(Record):
     head_size: int = Field(gt=0, description="size of one attention head")
     layers: tuple[LayerShape, ...]
     norm_epsilon: float = Field(1e-12, gt=0)
+    activation: Activation = Field("gelu", description="of the FFNs; `gelu_tanh` is the approximation with tanh")
     pad_id: int = Field(0, ge=0, description="id of the padding token")
     pooling: Pooling = Field("cls", description="input of the head: the first token or the mean")
     head: Literal["dense", "linear", "unit"] = Field(
@@ -106,6 +108,8 @@ class Architecture(Record):
             raise ValueError(f"a layer has more heads than the table of relative positions: {self.relative.heads}")
         if self.deberta is None and (self.token_types == 0) != (self.family in ("distilbert", "mpnet", "modernbert")):
             raise ValueError(f"a {self.family} cannot have {self.token_types} token types")
+        if self.modern is not None and self.activation != "gelu":
+            raise ValueError(f"the activation of a {self.family} is gelu, not {self.activation}")
         if self.embedding_width is not None and self.family != "electra":
             raise ValueError(f"a {self.family} has no `embedding_width`: only electra has one")
         return self
@@ -113,8 +117,11 @@ class Architecture(Record):
     @model_serializer(mode="wrap")
     def _dump(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        if self.head == "dense":  # the ids of folders may depend on this dump: it stays as it was before the field
+        # the ids of folders may depend on this dump: it stays as it was before these fields
+        if self.head == "dense":
             fields.pop("head", None)
+        if self.activation == "gelu":
+            fields.pop("activation", None)
         return fields
 
     @property

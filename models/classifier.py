@@ -10,6 +10,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture
+from models.encoders.activations import ACTIVATIONS
 from models.encoders.bert_encoder import Encoder
 from models.encoders.deberta_encoder import DebertaEncoder
 from models.encoders.dropout import Dropout
@@ -17,13 +18,6 @@ from models.encoders.layered import Gates, LayeredEncoder
 from models.encoders.modernbert_encoder import ModernEncoder, make_norm
 from models.encoders.mpnet_encoder import MPNetEncoder
 from models.tokenizer import TokenBatch
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": functional.relu,
-    "gelu": functional.gelu,
-}
-
 
 Make = Callable[[Architecture, float], LayeredEncoder]
 # all other families: Encoder

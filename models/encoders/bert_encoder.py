@@ -1,18 +1,18 @@
 """Encoder: a BERT-like encoder of any Architecture; its layers may differ in heads and neurons.
 
-Post-norm layers, learned positions, GELU (Devlin et al. 2019). RoBERTa, DistilBERT and ELECTRA differ only in their
-embeddings: DistilBERT has no segments, ELECTRA may have narrower tables and a projection. Query, key and value are
-one matrix; `attend` applies the factor 1/sqrt(head_size). Outputs equal those of the models in transformers with the
-same weights.
+Post-norm layers, learned positions, GELU unless the checkpoint has another activation (Devlin et al. 2019). RoBERTa,
+DistilBERT and ELECTRA differ only in their embeddings: DistilBERT has no segments, ELECTRA may have narrower tables
+and a projection. Query, key and value are one matrix; `attend` applies the factor 1/sqrt(head_size). Outputs equal
+those of the models in transformers with the same weights.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from models.architecture import Architecture
+from models.encoders.activations import ACTIVATIONS
 from models.encoders.attention import attend
 from models.encoders.dropout import Dropout
 from models.encoders.layered import Layer, LayeredEncoder, TokenEmbeddings
@@ -80,7 +80,7 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """Up-projection (`rise`), GELU, down-projection (`fall`), residual and norm.
+    """Up-projection (`rise`), activation, down-projection (`fall`), residual and norm.
 
     Without neurons, only the output bias is added.
     """
@@ -91,6 +91,7 @@ class FeedForward(nn.Module):
         self.rise = nn.Linear(width, neurons) if neurons else None
         self.fall = nn.Linear(neurons, width) if neurons else None
         self.bias = None if neurons else nn.Parameter(torch.zeros(width))
+        self.activation = ACTIVATIONS[architecture.activation]
         self.norm = nn.LayerNorm(width, eps=architecture.norm_epsilon)
         self.dropout = Dropout(dropout)
 
@@ -99,7 +100,7 @@ class FeedForward(nn.Module):
         if self.rise is None or self.fall is None:
             assert self.bias is not None
             return self.norm(hidden + self.bias)
-        inner = functional.gelu(self.rise(hidden))  # (batch, tokens, neurons)
+        inner = self.activation(self.rise(hidden))  # (batch, tokens, neurons)
         if gate is not None:
             inner = inner * gate[:, None, :]
         return self.norm(hidden + self.dropout(self.fall(inner)))

@@ -29,7 +29,7 @@ SIZES = {
     "token_types": "type_vocab_size",
     "norm_epsilon": "layer_norm_eps",
 }
-FIXED = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False}
+FIXED = {"position_embedding_type": "absolute", "is_decoder": False}
 
 SPLIT_HEAD = {"dense": "classifier.dense", "out": "classifier.out_proj"}  # of RoBERTa and ELECTRA
 

@@ -70,7 +70,7 @@ DEBERTA = replace(
         head={"dense": "pooler.dense", "out": "classifier"},
     ),
     sizes={ours: theirs for ours, theirs in BERT.sizes.items() if ours != "token_types"},
-    fixed={"hidden_act": "gelu", "conv_kernel_size": 0},
+    fixed={"conv_kernel_size": 0},
     extra_keys=EXTRA,
     read_extra=_read_settings,
     write_extra=_write_settings,

@@ -32,5 +32,6 @@ DISTILBERT = Family(
         "ffn": "hidden_dim",
         "positions": "max_position_embeddings",
     },
-    fixed={"activation": "gelu"},  # sinusoidal positions need no setting: the checkpoint has them as a table
+    fixed={},  # sinusoidal positions need no setting: the checkpoint has them as a table
+    activation_key="activation",
 )

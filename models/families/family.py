@@ -8,12 +8,16 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from models.architecture import Architecture, FamilyName
+from models.architecture import Activation, Architecture, FamilyName
 from models.errors import FolderError, InputError
 from models.families.names import TensorNames
 from models.schema import explain
 
 POSITIONS = "encoder.embeddings.positions.weight"
+ACTIVATIONS: dict[str, Activation] = {  # names in transformers, several of which are one function
+    "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu",
+}  # fmt: skip
 NORM_EPSILON = "norm_epsilon"  # the only entry of `sizes` that is not an integer
 
 
@@ -34,6 +38,7 @@ class Family:
     names: names of the tensors.
     sizes: a field of Architecture, or depth, heads or ffn → its key in config.json.
     fixed: keys of config.json that are supported with one value only; a checkpoint with another value is refused.
+    activation_key: key of the activation of the FFNs; None: it is fixed.
     pad_id: id of the padding token if config.json has none (the default of transformers).
     padding_first: whether no text uses the rows of the position table up to and including `pad_id` (RoBERTa).
     padding_row: with `padding_first`, the row that counts as padding's, whatever `pad_id` is (MPNet).
@@ -48,6 +53,7 @@ class Family:
     names: TensorNames
     sizes: dict[str, str]
     fixed: dict[str, Any]
+    activation_key: str | None = "hidden_act"
     pad_id: int = 0
     padding_first: bool = False
     padding_row: int | None = None
@@ -71,6 +77,8 @@ class Family:
         fields["head_size"] = fields["width"] // heads
         fields["token_types"] = fields.get("token_types", 0)
         fields["layers"] = [{"heads": heads, "ffn": ffn}] * depth
+        if self.activation_key is not None:
+            fields["activation"] = self._read_activation(config, self.activation_key, source)
         if fields["head_size"] * heads != fields["width"]:
             raise InputError(f"{source}: hidden size {fields['width']} is not a multiple of {heads} attention heads")
         try:
@@ -91,6 +99,7 @@ class Family:
             "model_type": self.name if uniform else f"prunella-{self.name}",
             **{theirs: fields[ours] for ours, theirs in self.sizes.items() if ours in fields},
             **self.fixed,
+            **self._write_activation(shape),
             "pad_token_id": shape.pad_id,
             **self.write_extra(shape),
         }
@@ -117,6 +126,18 @@ class Family:
         if not self.padding_first:
             return 0
         return 1 + (pad_id if self.padding_row is None else self.padding_row)
+
+    @staticmethod
+    def _read_activation(config: dict[str, Any], key: str, source: str) -> Activation:
+        name = config.get(key, "gelu")
+        if name not in ACTIVATIONS:
+            raise InputError(f"{source} has {key} = {name!r}: supported are {', '.join(ACTIVATIONS)}")
+        return ACTIVATIONS[name]
+
+    def _write_activation(self, shape: Architecture) -> dict[str, str]:
+        if self.activation_key is None:
+            return {}
+        return {self.activation_key: next(name for name, one in ACTIVATIONS.items() if one == shape.activation)}
 
     def _check(self, config: dict[str, Any], source: str) -> None:
         for key, value in self.fixed.items():

@@ -61,6 +61,7 @@ MODERNBERT = Family(
         "positions": "max_position_embeddings",
         "norm_epsilon": "norm_eps",
     },
+    activation_key=None,  # a GeGLU
     fixed={"hidden_activation": "gelu", "classifier_activation": "gelu", "rope_scaling": None},
     pad_id=50283,
     extra_keys=(*SETTINGS.values(), POOLING),

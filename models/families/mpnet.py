@@ -3,7 +3,7 @@
 from typing import Any
 
 from models.architecture import Architecture
-from models.families.bert import ENCODER, FIXED, LAYER, SIZES, SPLIT_HEAD
+from models.families.bert import ENCODER, LAYER, SIZES, SPLIT_HEAD
 from models.families.family import Family
 from models.families.names import TensorNames
 
@@ -37,7 +37,7 @@ MPNET = Family(
         head=SPLIT_HEAD,
     ),
     sizes={ours: theirs for ours, theirs in SIZES.items() if ours != "token_types"},
-    fixed={"hidden_act": FIXED["hidden_act"]},
+    fixed={},
     pad_id=1,
     padding_first=True,
     padding_row=1,

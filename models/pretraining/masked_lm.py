@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from models.architecture import Architecture
 from models.checkpoint import load_encoder, read_tensors, save_encoder
 from models.classifier import make_encoder
+from models.encoders.activations import ACTIVATIONS
 from models.encoders.bert_encoder import Encoder
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
@@ -53,12 +54,13 @@ class PredictionHead(nn.Module):
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
         self.dense = nn.Linear(architecture.width, architecture.width)
+        self.activation = ACTIVATIONS[architecture.activation]
         self.norm = nn.LayerNorm(architecture.width, eps=architecture.norm_epsilon)
         self.bias = nn.Parameter(torch.zeros(architecture.vocabulary))
 
     def forward(self, states: Tensor, table: Tensor) -> Tensor:
         """Return logits (masked, vocabulary) from states (masked, width) and token embeddings (vocabulary, width)."""
-        return functional.linear(self.norm(functional.gelu(self.dense(states))), table, self.bias)
+        return functional.linear(self.norm(self.activation(self.dense(states))), table, self.bias)
 
 
 class MaskedLanguageModel(nn.Module):

@@ -18,9 +18,9 @@ from compress.quantization.quantize import QuantizationContext, QuantizeConfig, 
 from compress.search.latency_meter import write_served
 from export import graph_precision as precision_file
 from export.embedding_table import BLOCK, quantized_blocks, rounded_in_blocks
-from export.fused_operators import check_fused, running_operators
+from export.fused_operators import check_fused, check_half, running_operators
 from export.graph_precision import LayerPrecision, Precision, quantized_weight
-from export.writer import to_onnx, write_int8
+from export.writer import to_onnx, write_fp16, write_int8
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -72,6 +72,8 @@ def tiny(tmp_path_factory):
         {"family": "modernbert"}, {"family": "modernbert", "pruned": True},
         {"family": "deberta-v2"}, {"family": "deberta-v2", "pruned": True},
         {"family": "deberta-v2", "share_att_key": False, "pair": True, "type_vocab_size": 2},
+        {"family": "ernie", "hidden_act": "relu"}, {"family": "bert", "hidden_act": "relu", "pruned": True},
+        {"family": "roberta", "hidden_act": "gelu_new"}, {"family": "distilbert", "activation": "relu"},
     ],
     ids=str,
 )  # fmt: skip
@@ -80,6 +82,14 @@ def test_int8_answers_as_torch_does(tmp_path, made, recipe):
     write_int8(tiny.model, tmp_path / "int8.onnx", tiny.pair, tiny.scales() if recipe == "static" else None)
     check_fused(tmp_path / "int8.onnx", tiny.shape, Precision.all_int8(tiny.shape), recipe == "static")
     assert np.abs(tiny.alone(tmp_path / "int8.onnx") - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
+
+
+@pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
+def test_fp16_has_the_activation_of_the_checkpoint(tmp_path, activation):
+    tiny, path = Tiny(tmp_path, family="bert", hidden_act=activation), tmp_path / "fp16.onnx"
+    write_fp16(tiny.model, path, pair=False)
+    check_half(path, tiny.shape)
+    assert np.abs(tiny.alone(path) - tiny.wanted).max() < 0.02 * np.ptp(tiny.wanted)
 
 
 @pytest.mark.parametrize("pruned", [False, True])

@@ -36,6 +36,10 @@ BIASES = dict.fromkeys(("attention_bias", "mlp_bias", "norm_bias", "classifier_b
 VARIANTS = [
     *((name, {}) for name in TINY_FAMILIES),
     ("roberta", {"pad_token_id": 3}),
+    *((name, {"hidden_act": "relu"}) for name in ("bert", "ernie", "mpnet", "deberta-v2")),
+    *(("roberta", {"hidden_act": name}) for name in ("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python")),
+    ("electra", {"hidden_act": "gelu_new"}),
+    ("distilbert", {"activation": "relu"}),
     ("electra", {"embedding_size": 64}),
     ("distilbert", {"sinusoidal_pos_embds": True}),
     ("modernbert", {"classifier_pooling": "mean", **BIASES}),
@@ -286,12 +290,19 @@ def test_old_architecture_files_are_read():
     assert Architecture.model_validate_json(shape.model_dump_json()) == shape
 
 
-@pytest.mark.parametrize("family", POST_NORM)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        *((name, {}) for name in POST_NORM), ("bert", {"hidden_act": "relu"}),
+        ("roberta", {"hidden_act": "gelu_new"}), ("distilbert", {"activation": "relu"}),
+        ("deberta-v2", {"hidden_act": "gelu_new"}),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("pair", [False, True])
 @pytest.mark.parametrize("pruned", [False, True])
 @torch.no_grad()
-def test_onnx_equals_torch(tmp_path, family, pair, pruned):
-    make_tiny_family(tmp_path, family)
+def test_onnx_equals_torch(tmp_path, family, changes, pair, pruned):
+    make_tiny_family(tmp_path, family, **changes)
     model = load_checkpoint(tmp_path)
     if pruned:
         model = cut_units(
