@@ -19,7 +19,7 @@ from compress.pipeline import compress_to, compress_with_fp32_retry, prepare
 from compress.search.latency_meter import Measured
 from compress.search.search_to_target import Target
 from models.data.builtin import MINILM
-from models.data.split import halve_rows
+from models.data.split import split_rows
 from models.data.texts import read_texts
 from models.errors import CheckError
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
@@ -37,7 +37,8 @@ COMPRESS = CompressConfig(
     analysis=AnalysisConfig(texts=256, cost_texts=16), heal=DistillConfig(training=HEAL), tolerance=0.05
 )
 MAX_LOSS = 1.0  # points, the default of `prunella compress`
-GATE = CascadeConfig(max_loss=1.0)  # 500 rows can show no less than 0.6 points
+GATE = CascadeConfig(max_loss=1.0)
+THRESHOLD_SHARE = 0.7  # of the validation rows: the gate's threshold needs more of them than a choice of shapes
 BENCH = BenchConfig(batches=(1,), texts=60, rounds=5, openings=6)
 
 
@@ -51,8 +52,8 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     train, validation, test = (read_texts(f"builtin:film-reviews:{part}") for part in ("train", "validation", "test"))
     say(f"1/5 fine-tune MiniLM-L6 on {len(train)} sentences of film reviews, positive or negative")
     teacher = finetune(MINILM, Splits(train, validation), FINETUNE, store)
-    halves = halve_rows(validation.labels, "single", len(validation), seed=0)
-    choosing, threshold = (validation.take(rows) for rows in halves)
+    parts = split_rows(validation.require_labels(), "single", THRESHOLD_SHARE, seed=0)
+    choosing, threshold = (validation.take(rows) for rows in parts)
     say(f"2/5 prune to {target.describe()}, heal, quantize, export")
     result, judgement = compress_and_evaluate(
         CompressionInputs(teacher.folder, train.take(range(HEALING_ROWS)), choosing, test, on_training_rows=False),
