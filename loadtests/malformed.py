@@ -24,6 +24,7 @@ from loadtests.phase import read_metrics
 TIMEOUT_SECONDS = 15.0  # a request counts as hung if it has no answer and an open connection after that time
 WAIT_SECONDS = 0.1  # time for an answer before the client closes its sending side
 GROWTH = 0.10  # largest growth of memory that is allowed
+SAMPLES = 10  # readings of the server's memory: a growth that ends shows as equal readings
 VALID: dict[str, Any] = {  # one request for each path, by whose keys the server tells the protocols of a path apart
     "/v1/classify": {"texts": ["good film", "dull plot"], "top_k": 1},
     "/predict": {"inputs": [["good film"], ["dull plot"]], "truncate": True},
@@ -226,6 +227,16 @@ def _warm_up(address: tuple[str, int]) -> None:
     connection.close()
 
 
+def _sample(url: str, threads: list[threading.Thread], requests: int, done: Callable[[], int]) -> list[float | None]:
+    """Wait for the threads, and return the server's memory after each tenth of the requests."""
+    readings: list[float | None] = []
+    while any(thread.is_alive() for thread in threads):
+        time.sleep(0.05)
+        if done() * SAMPLES >= requests * (len(readings) + 1) and len(readings) < SAMPLES - 1:
+            readings.append(read_metrics(url).get("memory_bytes"))
+    return readings
+
+
 def main() -> int:
     """Send the requests, print the counts, and return the exit code."""
     parser = argparse.ArgumentParser(
@@ -255,9 +266,9 @@ def main() -> int:
     threads = [threading.Thread(target=work, args=(i,)) for i in range(options.threads)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    memory = _sample(options.url, threads, options.requests, lambda: sum(counts.values()))
     after = read_metrics(options.url).get("memory_bytes")
+    memory = [round(value / 1e6, 1) for value in (before, *memory, after) if value]
     codes: Counter[int] = Counter()
     for (_, code), count in counts.items():
         codes[code] += count
@@ -266,7 +277,7 @@ def main() -> int:
     result = {
         "verb": "malformed", "requests": options.requests // options.threads * options.threads,
         "codes": {("closed" if code == 0 else str(code)): n for code, n in sorted(codes.items())}, "bad": bad,
-        "memory_growth": growth, "seconds": round(time.monotonic() - start, 1),
+        "memory_growth": growth, "memory_mb": memory, "seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
     sys.stdout.write(json.dumps(result) + "\n")
     return 1 if bad or after is None or (growth or 0.0) > GROWTH else 0

@@ -110,8 +110,8 @@ def _classify_by_prunella() -> Any:
             lambda: False,
             asks_for_student=lambda: asks_for_student(header if header is None else header.encode()),
         )
-        request = native.read({"texts": texts, "top_k": top_k})
         try:
+            request = native.read({"texts": texts, "top_k": top_k})
             answer = await self.inference.answer(request, context)
         except BadRequest as error:
             raise BentoMLException(error.message, error_code=HTTPStatus(error.status)) from None

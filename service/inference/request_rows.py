@@ -86,6 +86,8 @@ def check_encoded(
     for position, tokens in zip(positions, encoded, strict=True):
         if tokens is None:
             problems[position] = _failed("tokenizer")
+        elif not tokens.ids:  # without special tokens, a text of characters that the tokenizer drops
+            problems[position] = _no_tokens()
         elif len(tokens.ids) > limit:
             message = f"a text has {len(tokens.ids)} tokens, the model takes {limit}; allow truncation"
             problems[position] = BadRequest(422, message)
@@ -112,6 +114,10 @@ def collect_logits(
     if None in rows:
         _raise_first(request, problems, all(row is None for row in rows))
     return logits
+
+
+def _no_tokens() -> BadRequest:
+    return BadRequest(422, "a text has no tokens", "Empty")
 
 
 def _failed(component: str) -> BadRequest:
@@ -148,7 +154,7 @@ def check_token_ids(
             if task.pair:
                 raise BadRequest(422, "found the token ids of a single text, this model takes pairs")
             if not ids:
-                raise BadRequest(422, "a text has no tokens", "Empty")
+                raise _no_tokens()
             check_ids(ids, table)
         except BadRequest as problem:
             problems[i] = problem

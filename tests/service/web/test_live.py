@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import http.client
+import itertools
 import json
 import os
 import signal
@@ -20,6 +21,8 @@ import pytest
 from huggingface_hub import InferenceClient
 from test_server_process import PRUNELLA, answers, descendants, running
 from watching import wait_until
+
+from loadtests.malformed import ODD_VALUES, VALID
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 ROOT = Path(__file__).resolve().parents[3]
@@ -108,6 +111,17 @@ def test_malformed_requests_of_every_kind(server):
     told = json.loads(ended.stdout.splitlines()[-1])
     assert told["bad"] == {}
     assert {"200", "400", "415", "422"} <= set(told["codes"])
+
+
+@pytest.mark.parametrize("path", VALID)
+def test_no_odd_value_of_a_key_makes_the_server_fail(server, path):
+    host, headers = server[1].removeprefix("http://"), {"Content-Type": "application/json"}
+    with closing(http.client.HTTPConnection(host, timeout=60)) as connection:
+        for key, value in itertools.product(VALID[path], ODD_VALUES):
+            connection.request("POST", path, json.dumps(VALID[path] | {key: value}), headers)
+            answer = connection.getresponse()
+            assert answer.status < 500, (key, value, answer.read())
+            answer.read()
 
 
 @pytest.mark.parametrize("kind", ["application/json", "text/plain"])
