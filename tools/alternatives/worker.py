@@ -13,6 +13,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,10 @@ def setfit(rows: Sequence[dict[str, str]], encoder: str, out: Path) -> Predict:
     return lambda text: str(model.predict([text])[0])
 
 
+PACKAGES = {
+    "tfidf": ("scikit-learn",), "fasttext": ("fasttext-community",), "model2vec": ("model2vec", "scikit-learn"),
+    "setfit": ("setfit", "sentence-transformers", "torch"),
+}  # fmt: skip
 METHODS: dict[str, Any] = {"tfidf": tfidf, "fasttext": fasttext, "model2vec": model2vec, "setfit": setfit}
 
 
@@ -112,7 +117,10 @@ def main() -> None:
     trained = time.perf_counter() - start
     correct = sum(predict(row["text"]) == row["label"] for row in held_out)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    report = {"accuracy": correct / len(held_out), "bytes": size, "train_seconds": round(trained, 1)}
+    versions = {package: version(package) for package in PACKAGES[method]}
+    report = {
+        "accuracy": correct / len(held_out), "bytes": size, "train_seconds": round(trained, 1), "versions": versions,
+    }  # fmt: skip
     answers.write(json.dumps(report) + "\n")
     answers.flush()
     for line in sys.stdin:

@@ -16,6 +16,7 @@ from bench.report.report_schema import Report
 from models.errors import FolderError
 from models.store.atomic import write_text
 from tools.archive_run import public
+from tools.tables.alternatives import alternatives_table
 from tools.tables.cascade import cascade_table, draw_cascades
 from tools.tables.compression import ablation_table, compression_table
 from tools.tables.compression_plot import draw_compression
@@ -35,6 +36,7 @@ FOLDERS = {  # by name of the table: the folder of its runs, and the function th
     "ablation": ("ablation", ablation_table),
     "families": ("models", families_table),
     "gpu": ("gpu", gpu_table),
+    "alternatives": ("alternatives", alternatives_table),
     "headline": (".", headline_table),
 }
 MARKED = re.compile(r"(<!-- begin results: ([\w-]+) -->\n).*?(<!-- end results -->)", re.DOTALL)
