@@ -23,7 +23,7 @@ from models.data.texts import Columns, Texts, read_texts
 from models.errors import InputError
 from models.store.atomic import write_text
 from models.tokenizer import Row
-from service.inference.bundle import Bundle
+from service.model.bundle import Bundle
 
 Scores = NDArray[np.float32]  # (queries, candidates); the first candidate is the query's partner
 
