@@ -33,3 +33,14 @@ def _where_measured(records: list[ChapterRecord]) -> str:
         f"\nChapters with a full run: {len(records)}, {minutes:.1f} minutes together, on {measured}.\n"
         f"\n有完整运行记录的章节：{len(records)} 个，合计 {minutes:.1f} 分钟，测量环境：{measured}。\n"
     )
+
+
+def with_table(page: str, rows: str) -> str:
+    """Return the text of a page with another table between its two marks."""
+    before, rest = page.split(BEGIN)
+    return before + BEGIN + "\n" + rows + "\n" + END + rest.split(END)[1]
+
+
+def renew_table() -> None:
+    """Write the table into docs/learn/README.md."""
+    write_text(PAGE, with_table(PAGE.read_text(encoding="utf-8"), table(chapter_files())))
