@@ -112,8 +112,8 @@ print(f"error of the int8 product: {error(product):.2%}")
 # 结果与精确乘积相差其大小的 {{by_hand:.2%}}。我们算的和产品算的一样吗？`Activation` 和 `quantized_weight` 就是
 # `prunella quantize` 写计算图时用的函数；它们给出的缩放系数、零点和权重必须与我们的相同。
 #
-# 接下来看每一位值多少。这里只舍入权重，取 3 到 8 位；一次整个矩阵共用一个缩放系数，一次每列各用一个。只要有一个权重特别
-# 大，所有与它共用缩放系数的数，步长都会被拉大。
+# 接下来看每一位值多少。这里只舍入权重，取 3 到 8 位；一次整个矩阵共用一个缩放系数，一次每列各用一个。只要有一个权重特
+# 别大，所有与它共用缩放系数的数，步长都会被拉大。
 
 # %%
 from export.graph_precision import Activation, quantized_weight

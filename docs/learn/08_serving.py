@@ -220,8 +220,8 @@ figure("How long an answer takes: with torch, with int8 in the same process, and
 #
 # ## 停止
 #
-# 停止服务器时不是强行杀掉它，而是用信号 SIGTERM 请它结束。它不再接收新请求，答完手里的请求，然后以退出码 0 结束。Kubernetes
-# 这样的编排系统在每次更新时也是这样做的，一个请求都不会丢。
+# 停止服务器时不是强行杀掉它，而是用信号 SIGTERM 请它结束。它不再接收新请求，答完手里的请求，然后以退出码 0 结束。
+# Kubernetes 这样的编排系统在每次更新时也是这样做的，一个请求都不会丢。
 
 # %%
 server.send_signal(signal.SIGTERM)

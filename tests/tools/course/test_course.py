@@ -202,7 +202,8 @@ def test_the_table_sums_the_minutes_of_full_runs_and_names_the_processor(ran, tm
     _, record = ran
     path = write(tmp_path)
     assert "Chapters with a full run" not in table([path], tmp_path)
-    record.model_copy(update={"seconds": 90.0, "threads": 2, "processor": "Test CPU"}).write(tmp_path / "01_sums.json")
+    known = record.model_copy(update={"seconds": 90.0, "threads": 2, "processor": "Test CPU"})
+    known.write(tmp_path / "01_sums.json")
     rows = table([path], tmp_path)
     assert "| 1.5 | How to add. 怎样做加法，一学就会。 | sum 3 |" in rows
     assert "Chapters with a full run: 1, 1.5 minutes together, on Test CPU (torch threads: 2)." in rows
