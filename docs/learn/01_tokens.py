@@ -113,7 +113,7 @@ print("mask", batch.mask[1].tolist())
 # %% [markdown] lang="en"
 # Four things to see. `[CLS]` and `[SEP]` mark the beginning and the end; a classifier later reads the answer at
 # `[CLS]`. The thumb became `[UNK]`, *unknown*: whatever it said is lost before the model begins. Most of these
-# Chinese characters became unknown as well, which is why Chinese needs a tokenizer of its own (chapter 8). And the
+# Chinese characters became unknown as well, which is why Chinese needs a tokenizer of its own (chapter 9). And the
 # rows of a batch have one length: shorter ones are filled with `[PAD]`, number 0, and the *mask* says 0 there, so
 # that the model can ignore them. Chapter 2 shows what happens to a model that is not told.
 #
@@ -132,7 +132,7 @@ print("mask", batch.mask[1].tolist())
 
 # %% [markdown] lang="zh"
 # 这里有四点值得看。`[CLS]` 和 `[SEP]` 标出开头和结尾，分类器以后就在 `[CLS]` 的位置读出答案。大拇指变成了 `[UNK]`，
-# 即*未知*：它想说的话，模型还没开始就已经丢了。这几个汉字也大多不在词表里，所以中文需要自己的分词器（第 8 章）。另
+# 即*未知*：它想说的话，模型还没开始就已经丢了。这几个汉字也大多不在词表里，所以中文需要自己的分词器（第 9 章）。另
 # 外，一批数据的各行长度必须相同：短的行用编号为 0 的 `[PAD]` 补齐，*掩码*（mask）在这些位置上是 0，告诉模型不要看。如
 # 果不告诉它会怎样，第 2 章会讲。
 #

@@ -12,11 +12,13 @@
 #
 # This course grew out of an article for beginners, and the article has a short BERT made of `nn.TransformerEncoder`.
 # It is a friendly start, and its description of Adam is right; a few other parts are easy to get wrong, and it is
-# worth knowing how one would notice. As printed, some names in it are undefined. The encoder gets no *positions*, so
-# it sees a bag of words. It gets no *padding mask*, so a text is read differently when a longer one is in the same
-# batch. The loss gets labels for which there is no output layer. And attention is described as a softmax over
-# queries, keys and values. What Vaswani et al. (2017) compute is, with queries $Q$, keys $K$, values $V$ and the
-# width $d$ of a head:
+# worth knowing how one would notice. As printed, some names in it are undefined; Python itself says so when it gets
+# there. The other parts are harder to see. The encoder gets no *positions*, so it sees a bag of words. It gets no
+# *padding mask*, so a text is read differently when a longer one is in the same batch. The loss gets labels for which
+# there is no output layer (a *head*), so it compares them with states that stand for no label. And the formula for
+# *word embeddings* is a softmax over queries, keys and values. A word embedding is simply a row of a table, chosen by
+# the number of the token. Queries, keys and values belong to attention; Vaswani et al. (2017) compute it as follows,
+# with queries $Q$, keys $K$, values $V$ and the width $d$ of a head:
 #
 # $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V$$
 #
@@ -36,10 +38,12 @@
 # ## 这是 BERT 吗？
 #
 # 本课程源自一篇写给初学者的文章，文中用 `nn.TransformerEncoder` 搭了一个简短的 BERT。作为入门它很亲切，对 Adam 的介绍
-# 也是对的；另外几处则很容易写错，值得学会怎样发现这类问题。按原文的代码，有几个名字没有定义。编码器没有*位置*信息，所
-# 以看到的只是一袋词。没有*填充掩码*，所以同一条文本只要和更长的文本放在一批，读出来的结果就变了。损失函数拿到了标签，
-# 却没有与之对应的输出层。注意力则被写成了对查询、键、值一起做 softmax。Vaswani 等（2017）真正计算的是下式，其中 $Q$
-# 是查询，$K$ 是键，$V$ 是值，$d$ 是一个头的宽度：
+# 也是对的；另外几处则很容易写错，值得学会怎样发现这类问题。按原文的代码，有几个名字没有定义，运行到那里 Python 自己就
+# 会报错。其余几处就不那么容易看出来了。编码器没有*位置*信息，所以看到的只是一袋词。没有*填充掩码*，所以同一条文本只要
+# 和更长的文本放在一批，读出来的结果就变了。损失函数拿到了标签，却没有与之对应的输出层（*输出头*），只好拿标签去和并不
+# 代表任何标签的隐藏状态相比。*词嵌入*的公式写成了对查询、键、值一起做 softmax；其实词嵌入只是按词元编号从一张表里取出
+# 的一行，查询、键和值属于注意力。Vaswani 等（2017）的注意力是这样计算的，其中 $Q$ 是查询，$K$ 是键，$V$ 是值，$d$ 是
+# 一个头的宽度：
 #
 # $$\mathrm{attention}(Q, K, V) = \mathrm{softmax}\left(\frac{Q K^\top}{\sqrt{d}}\right) V$$
 #
@@ -227,7 +231,7 @@ import json
 
 import numpy as np
 
-steps = sized(800, small=20)
+steps = sized(400, small=20)
 config = PretrainConfig(
     packing=Packing(length=64, hold_out=20), vocabulary=vocabulary.size, dropout=0.0, held_out_rows=256,
     training=TrainingConfig(
@@ -261,12 +265,12 @@ def draw(axes):
 figure("The model first learns how frequent the tokens are, and then more.", draw)
 
 # %% [markdown] lang="en"
-# The curve has a story: within some steps the model reaches the loss of the frequencies, stays near it, and leaves it
-# once attention has learned to look at neighbours. What does it expect at a gap?
+# The curve has a story: most of the fall comes early, and it leads to about the loss of the frequencies. From there
+# on the model must use the neighbours of a gap, and that takes many more steps. What does it expect at a gap?
 
 # %% [markdown] lang="zh"
-# 曲线讲了一个故事：模型先降到“只知道频率”的损失附近，停留一阵，等注意力学会看邻近的词，才继续下降。它认为空格处该填
-# 什么？
+# 曲线讲了一个故事：损失一开始降得最快，很快就到了“只知道频率”的水平附近。要再往下降，模型就得利用空格旁边的词，这需
+# 要多得多的步数。它认为空格处该填什么？
 
 # %%
 from models.tokenizer import Tokenizer
@@ -290,9 +294,9 @@ scores(
 
 # %% [markdown] lang="en"
 # The model guesses {{accuracy:.1%}} of the hidden tokens, the frequency guess {{by_frequency:.1%}}; its loss is
-# {{loss:.2f}} instead of {{guess:.2f}}. That is little, after a few minutes;
-# [the measured trainings](../results/training.md) show what more texts and hours bring. From here on we use MiniLM,
-# whose pretraining others have paid for.
+# {{loss:.2f}} instead of {{guess:.2f}}. So it has learned more than frequencies. It is still little, as the guesses
+# at the gaps above show; [the measured trainings](../results/training.md) show what more texts and hours bring. From
+# the next chapter on we use MiniLM, whose pretraining others have paid for.
 #
 # ## Exercises
 #
@@ -309,8 +313,8 @@ scores(
 
 # %% [markdown] lang="zh"
 # 模型猜对了 {{accuracy:.1%}} 的被遮词元，按频率猜只有 {{by_frequency:.1%}}；损失是 {{loss:.2f}}，按频率猜是
-# {{guess:.2f}}。跑几分钟，也就这么多；[实测的训练结果](../results/training.md)说明更多文本和时间能换来什么。从
-# 下一章起我们用 MiniLM，它的预训练已经有人付过账了。
+# {{guess:.2f}}。可见它学到的不只是频率。不过还很有限，看上面它往空格里填的词就知道；更多的文本和时间能换来什么，
+# 见[实测的训练结果](../results/training.md)。从下一章起我们用 MiniLM，它的预训练已经有人替我们做好了。
 #
 # ## 练习
 #

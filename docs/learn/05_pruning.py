@@ -12,7 +12,7 @@
 #
 # The question is which units to remove. This chapter compares three answers on the same layer, each a little deeper
 # than the one before. Its model is MiniLM, fine-tuned on film reviews as in [chapter 3](03_finetuning.py): one epoch
-# on 3,200 sentences. The first of the chapters 5 to 8 that runs trains it, and the others find it in the store.
+# on 1,600 sentences. The first of the chapters 5 to 8 that runs trains it, and the others find it in the store.
 
 # %% [markdown] lang="zh"
 # # 结构化剪枝：从幅值到最优脑外科
@@ -24,7 +24,7 @@
 # 经元*（第一个矩阵的一行和第二个矩阵的一列）以及注意力的*头*。
 #
 # 问题是去掉哪些。本章在同一层上比较三种答案，一种比一种深入。所用的模型是 MiniLM，像[第 3 章](03_finetuning.py)那样在
-# 影评上微调：3,200 个句子，一轮。第 5 到第 8 章中最先运行的那一章训练它，其余各章从存储里直接取用。
+# 影评上微调：1,600 个句子，一轮。第 5 到第 8 章中最先运行的那一章训练它，其余各章从存储里直接取用。
 
 # %%
 from models.classifier_folder import open_classifier
@@ -42,7 +42,8 @@ def accuracy(classifier):
     return float((predict(classifier, test, tokenizer).argmax(1) == film.test.targets(task)).mean())
 
 
-print(model.architecture.summary(), f"accuracy of the full model: {accuracy(model):.1%}")
+of_full = accuracy(model)
+print(model.architecture.summary(), f"accuracy of the full model: {of_full:.1%}")
 
 # %% [markdown] lang="en"
 # ## One layer as a least-squares problem
@@ -54,7 +55,7 @@ print(model.architecture.summary(), f"accuracy of the full model: {accuracy(mode
 # $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
 #
 # So everything that we need to know about the texts is the *Gram matrix* $H = X X^\top$. It has 1,537 rows: a
-# constant 1 is added to the inputs, so that the bias is one more column of $W$. `collect_grams` sums it over 1,024
+# constant 1 is added to the inputs, so that the bias is one more column of $W$. `collect_grams` sums it over 512
 # training reviews, and over the validation reviews, on which we shall measure.
 
 # %% [markdown] lang="zh"
@@ -66,7 +67,7 @@ print(model.architecture.summary(), f"accuracy of the full model: {accuracy(mode
 # $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
 #
 # 也就是说，关于文本，我们只需要知道*格拉姆矩阵* $H = X X^\top$。它有 1,537 行，因为在输入里加了一个常数 1，偏置就成了
-# $W$ 的又一列。`collect_grams` 在 1,024 条训练影评上累加它，另外也在验证影评上算一份，留作测量用。
+# $W$ 的又一列。`collect_grams` 在 512 条训练影评上累加它，另外也在验证影评上算一份，留作测量用。
 
 # %%
 import torch
@@ -75,7 +76,7 @@ from compress.pruning.gram import collect_grams, output_bias, output_matrix
 from compress.quantization.calibration import TextBatches
 from models.classifier import TensorBatch
 
-fitted, others = film.train.rows[: sized(1024, small=16)], film.validation.rows
+fitted, others = film.train.rows[: sized(512, small=16)], film.validation.rows
 batches = [TensorBatch(batch) for batch in TextBatches(fitted, tokenizer)]
 grams = collect_grams(model, batches)
 held_out = collect_grams(model, [TensorBatch(batch) for batch in TextBatches(others, tokenizer)])
@@ -105,7 +106,7 @@ print("W with its bias:", tuple(full.shape), "H:", tuple(grams[NAME].shape))
 # problem without that neuron directly. Both must agree.
 
 # %% [markdown] lang="zh"
-# ## 最优脑外科多了什么
+# ## 最优脑外科的不同之处
 #
 # *幅值*剪枝去掉 $W$ 中列最小的神经元。它不看 $X$：列虽小，但若总是乘以很大的激活值，也会被当成不重要。*费舍尔*剪枝则
 # 去问损失：给每个神经元乘一个等于 1 的系数（开关），取损失对它的梯度平方的平均。如果梯度总是接近零，回答就不依赖这个
@@ -113,7 +114,7 @@ print("W with its bias:", tuple(full.shape), "H:", tuple(grams[NAME].shape))
 #
 # *最优脑外科*（Optimal Brain Surgeon，Hassibi 和 Stork，1992）问的是另一个问题：去掉一个神经元之后，**如果其余权重可
 # 以随之改变来补偿**，误差还有多大？两个总是同时激活的神经元可以互相代替，所以去掉其中一个毫无代价，不管它的权重多大。
-# 对列 $w_j$，最小可能误差有解析解，修正后的矩阵也有：
+# 对列 $w_j$，能达到的最小误差可以直接写成公式，修正后的矩阵也可以：
 #
 # $$\Delta E_j = \frac{\lVert w_j \rVert^2}{(H^{-1})_{jj}}$$
 #
@@ -174,7 +175,7 @@ def error(pruned):
     return float((lost @ held_out[NAME] * lost).sum() / (full @ held_out[NAME] * full).sum())
 
 
-widths = sized([96, 192, 384, 576, 768, 960, 1152, 1344, 1536], small=[96, 192, 384, 1536])
+widths = sized([96, 192, 384, 768, 1152, 1536], small=[96, 192, 384, 1536])
 by_order = orders(NAME)
 curves = {}
 for method, order in by_order.items():
@@ -249,7 +250,7 @@ print(f"OBS, then every layer fitted again to the full model: {reached['layer af
 before, after = (sum(p.numel() for p in one.encoder.layers.parameters()) for one in (model, smaller))
 scores(
     f"{reached['layer after layer']:.1%} with {after / before:.0%} of the layers' weights",
-    full=accuracy(model),
+    full=of_full,
     magnitude=reached["magnitude", False],
     fisher=reached["Fisher", False],
     obs=reached["OBS", False],
@@ -270,7 +271,8 @@ scores(
 # `prunella compress --mode instant` is exactly this, with a search for the best width of each layer
 # ([compression](../compression.md)). The next chapter trains the pruned model further.
 #
-# These are results of one model and one seed; differences of a point or two between the rows above are chance.
+# These are results of one model and one seed; differences of two or three points between the rows above
+# may be chance.
 #
 # ## Exercises
 #
@@ -289,7 +291,7 @@ scores(
 # 数。`prunella compress --mode instant` 做的正是这件事，再加上为每一层搜索最合适的宽度（[压缩](../compression.md)）。
 # 下一章继续训练剪过的模型。
 #
-# 以上只是一个模型、一个随机种子的结果；各行之间差一两个百分点属于偶然。
+# 以上只是一个模型、一个随机种子的结果；各行之间相差两三个百分点，可能只是偶然。
 #
 # ## 练习
 #

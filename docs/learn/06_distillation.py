@@ -17,7 +17,7 @@
 # %% [markdown] lang="zh"
 # # 蒸馏：小模型向大模型学习
 #
-# 为什么大模型的回答比标签教得更多，温度起什么作用，以及怎样治好一个被剪得太狠的模型。
+# 为什么大模型的回答能比标签教会学生更多，温度起什么作用，以及怎样治好一个被剪得太狠的模型。
 #
 # 上一章的剪枝没有训练。如果剪掉的太多，线性代数补不回来，模型就需要*修复*，也就是再训练。可以
 # 像[第 3 章](03_finetuning.py)那样用标签训练。不过我们手里有更好的东西：完整的模型。在*蒸馏*（distillation，Hinton
@@ -45,7 +45,8 @@ def judge(classifier):
     return float((labels == truth).mean()), float((labels == answers.argmax(1)).mean())
 
 
-print(f"accuracy of the teacher: {judge(teacher)[0]:.1%}")
+of_teacher = float((answers.argmax(1) == truth).mean())
+print(f"accuracy of the teacher: {of_teacher:.1%}")
 
 # %% [markdown] lang="en"
 # ## Temperature
@@ -127,7 +128,7 @@ print(f"{size[1] / size[0]:.0%} of the layers' weights are left; accuracy {judge
 # %% [markdown] lang="en"
 # ## Three ways to heal
 #
-# Three copies of this student are trained on the same 3,200 sentences, in the same order, for the same number of
+# Three copies of this student are trained on the same 1,600 sentences, in the same order, for the same number of
 # steps:
 #
 # - with the **labels** and cross entropy, as in fine-tuning;
@@ -141,7 +142,7 @@ print(f"{size[1] / size[0]:.0%} of the layers' weights are left; accuracy {judge
 # %% [markdown] lang="zh"
 # ## 三种修复方法
 #
-# 把这个学生复制三份，在同样的 3,200 个句子上、按同样的顺序、训练同样多的步数：
+# 把这个学生复制三份，在同样的 1,600 个句子上、按同样的顺序、训练同样多的步数：
 #
 # - 用**标签**和交叉熵，与微调相同；
 # - 用**教师的回答**和上面的损失，不用标签；
@@ -191,7 +192,7 @@ def draw(axes):
     places = np.arange(len(results))
     axes.bar(places - 0.2, [100 * one for one, _ in results.values()], 0.4, color="#3d7dd6", label="accuracy")
     axes.bar(places + 0.2, [100 * one for _, one in results.values()], 0.4, color="#2f9e6e", label="as the teacher")
-    axes.axhline(100 * judge(teacher)[0], color="#d6453d", linestyle="--", label="accuracy of the teacher")
+    axes.axhline(100 * of_teacher, color="#d6453d", linestyle="--", label="accuracy of the teacher")
     axes.set_xticks(places, [name.replace(" ", "\n", 1) for name in results])
     axes.set(ylabel="% of the test reviews", ylim=(40, 100))
 
@@ -201,7 +202,7 @@ figure("A pruned student before healing, and after one epoch with labels, with a
 # %% [markdown] lang="en"
 # Before healing the student answers {{before:.1%}} right; the teacher {{teacher:.1%}}. One epoch brings it to
 # {{labels:.1%}} with labels, {{answers:.1%}} with the teacher's answers, and {{states:.1%}} with answers and states.
-# How much of that is chance? With 2,000 test sentences, an accuracy is uncertain by up to {{error:.1f}} points (95
+# How much of that is chance? With 1,000 test sentences, an accuracy is uncertain by up to {{error:.1f}} points (95
 # %), so only larger differences mean something; a second seed tells more than a second decimal.
 #
 # The *agreement* is the more sensitive figure: the share of sentences on which student and teacher give the same
@@ -210,7 +211,7 @@ figure("A pruned student before healing, and after one epoch with labels, with a
 
 # %% [markdown] lang="zh"
 # 修复之前，学生答对 {{before:.1%}}，教师是 {{teacher:.1%}}。训练一轮之后，用标签的达到 {{labels:.1%}}，用教师回答的达
-# 到 {{answers:.1%}}，用回答加状态的达到 {{states:.1%}}。其中有多少是偶然？测试句子有 2,000 条，准确率的不确定范围最多
+# 到 {{answers:.1%}}，用回答加状态的达到 {{states:.1%}}。其中有多少是偶然？测试句子有 1,000 条，准确率的不确定范围最多
 # 是 {{error:.1f}} 个百分点（95 %），只有更大的差别才有意义；换一个随机种子，比多看一位小数更有用。
 #
 # 更灵敏的指标是*一致率*：学生与教师回答相同的句子所占比例，不论对错。三者分别是
@@ -221,7 +222,7 @@ figure("A pruned student before healing, and after one epoch with labels, with a
 error = 196 * float(np.sqrt(0.25 / len(test)))  # of one accuracy, in points, at most
 scores(
     f"{results['answers and states'][0]:.1%} healed, {results['before healing'][0]:.1%} before",
-    teacher=judge(teacher)[0],
+    teacher=of_teacher,
     before=results["before healing"][0],
     labels=results["labels"][0],
     answers=results["teacher's answers"][0],
@@ -234,7 +235,7 @@ scores(
 )
 
 # %% [markdown] lang="en"
-# With {{share:.0%}} of the layers' weights, that is what one epoch on a few thousand sentences gives.
+# With {{share:.0%}} of the layers' weights, that is what one epoch on 1,600 sentences gives.
 # `prunella compress` does the same for longer (`--mode standard`: ten epochs or 40 minutes), and `--texts` adds texts
 # without labels, which help a lot ([measured](../results/compression.md)). To train a *new* model with a teacher
 # instead of a pruned one, `prunella finetune --teacher FOLDER` uses the same loss beside the labels
@@ -254,7 +255,7 @@ scores(
 # Next: [int8](07_int8.py).
 
 # %% [markdown] lang="zh"
-# 只用各层 {{share:.0%}} 的权重，在几千个句子上训练一轮就是这样的结果。`prunella compress` 做的是同一件事，只是更久
+# 只用各层 {{share:.0%}} 的权重，在 1,600 个句子上训练一轮就是这样的结果。`prunella compress` 做的是同一件事，只是更久
 # （`--mode standard`：十轮或 40 分钟）；`--texts` 再加上没有标签的文本，帮助很大
 # （[测量结果](../results/compression.md)）。如果要在教师指导下训练一个*新*模型，而不是剪过的模
 # 型，`prunella finetune --teacher FOLDER` 会在标签之外使用同样的损失（[训练](../training.md)）；教师可以是

@@ -9,7 +9,7 @@
 # four times as many of these numbers in the same time. The price is rounding: there are only 256 different values.
 #
 # We first do it by hand, with numpy, on one matrix of our film classifier: the second matrix of the feed-forward
-# network in layer 3 (counted from 0), with 1,536 inputs and 384 outputs. `observe` runs 256 reviews through the model
+# network in layer 3 (counted from 0), with 1,536 inputs and 384 outputs. `observe` runs 128 reviews through the model
 # and hands over the real inputs of this matrix.
 
 # %% [markdown] lang="zh"
@@ -21,7 +21,7 @@
 # 令（VNNI）的处理器在同样时间里能乘四倍多的这种数。代价是舍入：总共只有 256 个不同的值。
 #
 # 我们先用 numpy 在影评分类器的一个矩阵上手算：第 3 层（从 0 数起）前馈网络的第二个矩阵，1,536 个输入，384 个输
-# 出。`observe` 让 256 条影评流过模型，交出这个矩阵真实的输入。
+# 出。`observe` 让 128 条影评流过模型，交出这个矩阵真实的输入。
 
 # %%
 import numpy as np
@@ -33,7 +33,7 @@ from tools.course.output import figure, fresh_folder, scores, sized
 
 film = film_classifier()
 model, task, tokenizer = open_classifier(film.folder)
-batches = TextBatches(film.train.rows[: sized(256, small=16)], tokenizer)
+batches = TextBatches(film.train.rows[: sized(128, small=16)], tokenizer)
 NAME = "encoder.layers.3.ffn.fall"
 matrix, seen = matrix_inputs(model)[NAME], []
 observe(model, {NAME: matrix}, batches, lambda _name, values, _weights: seen.append(values.copy()))
@@ -112,8 +112,8 @@ print(f"error of the int8 product: {error(product):.2%}")
 # 结果与精确乘积相差其大小的 {{by_hand:.2%}}。我们算的和产品算的一样吗？`Activation` 和 `quantized_weight` 就是
 # `prunella quantize` 写计算图时用的函数；它们给出的缩放系数、零点和权重必须与我们的相同。
 #
-# 接下来看一位值多少。这里只舍入权重，取 3 到 8 位；一次整个矩阵共用一个缩放系数，一次每列各用一个。只要有一个权重特别
-# 大，所有与它共用缩放系数的数，步长都会被拉大。
+# 接下来看每一位值多少。这里只舍入权重，取 3 到 8 位；一次整个矩阵共用一个缩放系数，一次每列各用一个。只要有一个权重特
+# 别大，所有与它共用缩放系数的数，步长都会被拉大。
 
 # %%
 from export.graph_precision import Activation, quantized_weight

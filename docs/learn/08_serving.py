@@ -157,7 +157,7 @@ for body in ({"text": "A quiet, lovely film."}, {"texts": ["Dull.", "I laughed a
 # not at the mean: a single slow answer spoils a mean, and users notice the slow ones.
 
 # %% [markdown] lang="zh"
-# ## 代价是多少？
+# ## 要花多少时间？
 #
 # 我们给三种方式计时，每次回答一条文本：fp32 的 torch；在本进程中运行的 int8 计算图（`Classifier`，同样的代码，只是没
 # 有服务器）；以及经过 HTTP 的 int8。要看*中位数*（p50）和第 95 *百分位数*（p95），不要看平均值：一次很慢的回答就能毁
@@ -220,8 +220,8 @@ figure("How long an answer takes: with torch, with int8 in the same process, and
 #
 # ## 停止
 #
-# 服务器不是被杀掉的，而是被请求结束：信号 SIGTERM。它不再接收新请求，答完手里的请求，然后以退出码 0 结束。Kubernetes
-# 这样的编排系统在每次更新时也是这样做的，一个请求都不会丢。
+# 停止服务器时不是强行杀掉它，而是用信号 SIGTERM 请它结束。它不再接收新请求，答完手里的请求，然后以退出码 0 结束。
+# Kubernetes 这样的编排系统在每次更新时也是这样做的，一个请求都不会丢。
 
 # %%
 server.send_signal(signal.SIGTERM)

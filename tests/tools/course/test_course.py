@@ -196,3 +196,15 @@ def test_running_a_chapter_that_is_not_there_says_which_there_are():
     assert done.returncode == 2
     assert "01_tokens" in done.stderr
     assert json.dumps("01_tokens") not in done.stdout
+
+
+def test_the_table_sums_the_minutes_of_full_runs_and_names_the_processor(ran, tmp_path):
+    _, record = ran
+    path = write(tmp_path)
+    assert "Chapters with a full run" not in table([path], tmp_path)
+    known = record.model_copy(update={"seconds": 90.0, "threads": 2, "processor": "Test CPU"})
+    known.write(tmp_path / "01_sums.json")
+    rows = table([path], tmp_path)
+    assert "| 1.5 | How to add. 怎样做加法，一学就会。 | sum 3 |" in rows
+    assert "Chapters with a full run: 1, 1.5 minutes together, on Test CPU (torch threads: 2)." in rows
+    assert "有完整运行记录的章节：1 个，合计 1.5 分钟，测量环境：Test CPU (torch threads: 2)。" in rows
