@@ -72,7 +72,7 @@ def test_the_chinese_readme_has_the_content_of_the_english_one():
     [
         ("## Limits", "### Limits", "levels of the headings"),
         ("--speedup 4", "--speedup 5", "code blocks"),
-        ("| 89.7% |", "| 89.8% |", "tables"),
+        ("| 86.9% |", "| 86.8% |", "tables"),
         ("336 MB", "400 MB", "lacks ['400'] and adds ['336']"),
         ("(docs/store.md)", "(docs/score.md)", "docs/score.md"),
         ("`/openapi.json`", "`/schema.json`", "schema.json"),
