@@ -39,7 +39,7 @@ def compressed(made, capsys, monkeypatch, byte_clock) -> tuple[Bundle, dict]:
     assert code == 0, err
     stages = ["read", "check", "reference", "trim", "analyse", "teach", "prune", "heal", "bundle", "evaluate"]
     assert list(told["stage_seconds"]) == stages
-    assert 0 < sum(told["stage_seconds"].values()) <= told["seconds"] + 1
+    assert sum(told["stage_seconds"].values()) <= told["seconds"] + 1  # all 0 where every stage is reused
     return Bundle.open(Path(told["folder"])), told
 
 
