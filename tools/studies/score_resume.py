@@ -73,10 +73,10 @@ def check_rows(out: Path, rows: int) -> dict[str, int]:
         table = pyarrow.parquet.read_table(part, columns=["id", "label", "error"])
         ids.append(table.column("id").to_numpy())
         errors += len(table) - table.column("error").null_count
-    found = np.concatenate(ids) if ids else np.array([], dtype=np.int64)
-    kept = found[:rows]
+    written = np.concatenate(ids) if ids else np.array([], dtype=np.int64)
+    kept = written[:rows]
     misplaced = int((kept != np.arange(len(kept))).sum())
-    return {"there": len(found), "distinct": len(np.unique(found)), "misplaced": misplaced, "errors": errors}
+    return {"there": len(written), "distinct": len(np.unique(written)), "misplaced": misplaced, "errors": errors}
 
 
 def main(  # noqa: PLR0913  # its options
