@@ -51,7 +51,7 @@ def make_searches(pairs: Texts, queries: int, documents: int, seed: int) -> Sear
     near = (vectorizer.transform(first) @ vectorizer.transform(second).T).toarray()
     true = np.arange(len(first))
     if pairs.labels is not None:
-        true = np.flatnonzero(np.array([float(label) for label in pairs.require_labels()]) > 0)
+        true = np.flatnonzero(np.array([float(str(label)) for label in pairs.require_labels()]) > 0)
     rows: list[Row] = []
     for query in np.sort(np.random.default_rng(seed).permutation(true)[:queries]):
         others = [
