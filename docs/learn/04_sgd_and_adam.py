@@ -111,7 +111,7 @@ print(f"largest median / smallest: {spread:,.0f}")
 # 每次训练都从同样的权重出发，看同样的批次、同样的被遮词元，在同样的留出数据上测量。因此最后的差别只来自方法和学习率。
 
 # %%
-steps = sized(60, small=6)
+steps = sized(200, small=6)
 makers = {
     "SGD": lambda model, rate: torch.optim.SGD(model.parameters(), lr=rate),
     "SGD with momentum 0.9": lambda model, rate: torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9),
