@@ -1,7 +1,5 @@
 """ERNIE: BERT, with or without the embedding of a task, which goes into the segment embeddings."""
 
-import json
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,17 +11,13 @@ from models.classifier import TensorBatch
 from models.errors import FolderError
 from models.task import Task
 from models.tokenizer import Tokenizer
+from tools.studies.folder_forms import change_config
 
 TABLE = "ernie.embeddings.task_type_embeddings.weight"
 
 
 def batch_of(folder):
     return TensorBatch(Tokenizer.open(folder, 40).batch(tiny_texts(6, pair=True).rows))
-
-
-def change_config(folder, **changes):
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 @pytest.mark.parametrize("uses_task", [False, True])

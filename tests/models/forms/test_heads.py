@@ -22,17 +22,12 @@ from service.model.bundle import Bundle
 from service.model.engine import Engine
 from service.operations.model_slots import meaning
 from service.protocols import Request, predictions
+from tools.studies.folder_forms import change_config
 
 SIGMOID = {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Sigmoid", "version": "5.0"}}
 OLD_SIGMOID = {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Sigmoid"}
 IDENTITY = {"sentence_transformers": {"activation_fn": "torch.nn.modules.linear.Identity"}}
 MULTI, NUMBER = {"problem_type": "multi_label_classification"}, {"problem_type": "regression"}
-
-
-def change_config(folder, drop=(), **changes):
-    path = folder / "config.json"
-    config = {k: v for k, v in json.loads(path.read_text()).items() if k not in drop}
-    path.write_text(json.dumps(config | changes))
 
 
 @pytest.mark.parametrize("family", TINY_FAMILIES)
