@@ -13,13 +13,17 @@ HEAD = "| chapter | minutes | what you will know | score reached |\n| --- | --- 
 
 def table(files: list[Path], records: Path = RECORDS) -> str:
     """Return the table in Markdown, and where its minutes were measured; a chapter without a record has dashes."""
-    rows, records_of_all = [], [recorded(read_chapter(file), records) for file in files]
-    for number, (file, record) in enumerate(zip(files, records_of_all, strict=True), start=1):
+    rows: list[str] = []
+    full_runs: list[ChapterRecord] = []
+    for number, file in enumerate(files, start=1):
         chapter = read_chapter(file)
+        record = recorded(chapter, records)
         minutes, headline = (f"{record.seconds / 60:.1f}", record.headline) if record else ("-", "-")
         titles = f"{number}. [{chapter.title('en')}]({file.name}) · {chapter.title('zh')}"
         rows.append(f"| {titles} | {minutes} | {chapter.aim('en')} {chapter.aim('zh')} | {headline} |\n")
-    return HEAD + "".join(rows) + _where_measured([record for record in records_of_all if record])
+        if record:
+            full_runs.append(record)
+    return HEAD + "".join(rows) + _where_measured(full_runs)
 
 
 def _where_measured(records: list[ChapterRecord]) -> str:
