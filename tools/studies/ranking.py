@@ -110,10 +110,8 @@ def main(  # noqa: PLR0913  # its options
     for path in bundle:
         ours = searches.shaped(bundle_logits(path, searches.rows))
         opened = Bundle.open(path)
-        report = path / "report.json"
-        measured = json.loads(report.read_text(encoding="utf-8")) if report.is_file() else {}
         result["bundles"][path.name] = {
-            "id": opened.id, "speedup": measured.get("speedup"), **compare_rankings(scores, ours, k),
+            "id": opened.id, "speedup": (opened.report() or {}).get("speedup"), **compare_rankings(scores, ours, k),
         }  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
