@@ -55,12 +55,11 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     parts = split_rows(validation.require_labels(), "single", THRESHOLD_SHARE, seed=0)
     choosing, threshold = (validation.take(rows) for rows in parts)
     say(f"2/5 prune to {target.describe()}, heal, quantize, export")
-    result, judgement = compress_and_evaluate(
-        CompressionInputs(teacher.folder, train.take(range(HEALING_ROWS)), choosing, test, on_training_rows=False),
-        target, store,
-    )  # fmt: skip
+    healing = train.take(range(HEALING_ROWS))
+    inputs = CompressionInputs(teacher.folder, healing, choosing, test, on_training_rows=False)
+    result, judgement = compress_and_evaluate(inputs, target, store)
     say(f"3/5 learn a gate for easy sentences; {len(threshold)} other ones decide which it answers")
-    bundle = with_gate(result.folder, CascadeTexts(train, threshold), teacher.folder.path, store)
+    bundle = with_gate(result.folder, CascadeTexts(healing, threshold), teacher.folder.path, store)
     say(f"4/5 report on {len(test)} test sentences")
     out = store / f"report-{bundle.id}"
     if not ((bundle.path / REPORT).is_file() and (out / "report.html").is_file()):
@@ -70,7 +69,7 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     return {
         "folder": str(bundle.path), "id": bundle.id, "reused": result.reused, "tag": tag,
         "report": str(out / "report.html"), "report_json": str(out / REPORT),
-        **json.loads((bundle.path / REPORT).read_text(encoding="utf-8")),
+        **json.loads((bundle.path / REPORT).read_text(encoding="utf-8")), **inputs.summary(),
         **outcome(Report.read(out / REPORT), target), "judgement": judgement,
     }  # fmt: skip
 

@@ -14,9 +14,13 @@ from models.store.folder import REPORT
 LOSS = (
     "rows", "reference", "loss_is", "loss_points", "loss_interval", "loss_is_inside", "max_loss",
     *(f"{prefix}{name}" for prefix in ("", "reference_") for name in ("accuracy", "subset_accuracy", "pearson")),
-    "macro_f1", "micro_f1", "spearman", "rmse",
+    "macro_f1", "micro_f1", "spearman", "rmse", "rows_to_be_sure", "collapsed_labels",
+    "chosen_on_reported_rows", "judged_on_training_rows",
 )  # fmt: skip
-SPEED = ("batch", "threads", "tokens", "grouping", "p50_ms", "speedup", "speedup_of", "text_to_answer", "target_met")
+SPEED = (
+    "batch", "threads", "tokens", "grouping", "p50_ms", "speedup", "speedup_interval", "speedup_of", "text_to_answer",
+    "target_met",
+)  # fmt: skip
 GROUPS = {"loss_points": LOSS, "speedup": SPEED}  # by the key whose presence shows that the group was measured
 
 

@@ -6,8 +6,14 @@ import pytest
 from serving import make_tiny_bundle
 from tiny import tiny_texts
 
+from bench.measure.accuracy.difference import Difference
 from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
-from bench.report.bundle_summary import check_place, merged, renew_report
+from bench.report.bundle_summary import LOSS, SPEED, check_place, merged, renew_report
+from compress.candidate_report import summary
+from compress.candidates import Candidate
+from compress.search.latency_meter import Measured
+from compress.search.search_to_target import Target
+from models.data.roles import RowRoles
 from models.data.texts import Texts
 from models.errors import FolderError
 from models.store.folder import REPORT
@@ -77,6 +83,27 @@ def test_what_was_never_measured_comes_in():
         "variants": ["a"],
         "speedup": {"ort_fp32": 2.0},
     }
+
+
+OF_THE_COMPRESSION = {  # what a later measurement of other rows, or on another machine, does not change
+    "asked", "choosing_loss_points", "choosing_rows", "bytes", "architecture", "embedding_bits", "vocabulary",
+    "teachers",
+}  # fmt: skip
+
+
+def test_each_key_of_a_compression_is_renewed_with_its_group_or_is_of_the_compression():
+    measured = Measured(ours_ms=2.0, reference_ms=8.0, speedup=4.0, bytes=10, interval=(3.9, 4.1))
+    candidate = Candidate(
+        target=Target(kind="speedup", value=4.0), folder="bundle", id="0", architecture="2 layers", measured=measured,
+        score=0.9, reference_score=0.9,
+        difference=Difference(
+            rows=1000, loss_points=0.0, loss_interval=(-1, 1), mcnemar_p=1.0, flips=0, lost=0, won=0
+        ),
+        choosing=Difference(rows=9, loss_points=0.0, loss_interval=(-1, 1), mcnemar_p=1.0, flips=0, lost=0, won=0),
+    )  # fmt: skip
+    roles = RowRoles(tiny_texts(6), None).summary() | {"judged_on_training_rows": "unknown"}
+    keys = {*summary(candidate, 1.0), *roles}
+    assert keys - OF_THE_COMPRESSION <= {*LOSS, *SPEED}
 
 
 def test_a_reference_that_did_not_run_leaves_loss_and_speedup():
