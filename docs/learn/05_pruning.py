@@ -50,9 +50,9 @@ print(model.architecture.summary(), f"accuracy of the full model: {of_full:.1%}"
 #
 # Take the second matrix $W$ of the feed-forward network in layer 2 (counted from 0): 384 outputs, 1,536 inputs, one
 # input for each neuron. Let $X$ be the activations of all neurons on many texts. The layer computes $WX$. If we
-# replace $W$ by a $W'$ in which some columns are zero, the layer's output changes by
+# replace $W$ by a $\hat{W}$ in which some columns are zero, the layer's output changes by
 #
-# $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
+# $$E = \lVert WX - \hat{W}X \rVert^2 = \mathrm{tr}\left((W - \hat{W}) H (W - \hat{W})^\top\right)$$
 #
 # So everything that we need to know about the texts is the *Gram matrix* $H = X X^\top$. It has 1,537 rows: a
 # constant 1 is added to the inputs, so that the bias is one more column of $W$. `collect_grams` sums it over 512
@@ -62,9 +62,9 @@ print(model.architecture.summary(), f"accuracy of the full model: {of_full:.1%}"
 # ## 把一层看成最小二乘问题
 #
 # 取第 2 层（从 0 数起）前馈网络的第二个矩阵 $W$：384 个输出，1,536 个输入，每个神经元一个输入。设 $X$ 是所有神经元在
-# 大量文本上的激活值，这一层计算的就是 $WX$。如果把 $W$ 换成某些列为零的 $W'$，这一层的输出就改变
+# 大量文本上的激活值，这一层计算的就是 $WX$。如果把 $W$ 换成某些列为零的 $\hat{W}$，这一层的输出就改变
 #
-# $$E = \lVert WX - W'X \rVert^2 = \mathrm{tr}\left((W - W') H (W - W')^\top\right)$$
+# $$E = \lVert WX - \hat{W}X \rVert^2 = \mathrm{tr}\left((W - \hat{W}) H (W - \hat{W})^\top\right)$$
 #
 # 也就是说，关于文本，我们只需要知道*格拉姆矩阵* $H = X X^\top$。它有 1,537 行，因为在输入里加了一个常数 1，偏置就成了
 # $W$ 的又一列。`collect_grams` 在 512 条训练影评上累加它，另外也在验证影评上算一份，留作测量用。

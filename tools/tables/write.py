@@ -1,8 +1,8 @@
 """`python -m tools.tables.write`: regenerate the tables of the READMEs and docs/ from the files under docs/results.
 
 A table stands between `<!-- begin results: NAME -->` and `<!-- end results -->`; a test fails if a page is outdated.
-The figures of compressed models and of cascades are drawn again too. Before that, paths of the machine are
-removed from the files.
+The figures of compressed models, of cascades and of the README are drawn again too. Before that, paths of the machine
+are removed from the files.
 """
 
 import json
@@ -23,6 +23,7 @@ from tools.tables.compression_plot import draw_compression
 from tools.tables.families import families_table
 from tools.tables.gpu import gpu_table
 from tools.tables.headline import headline_table
+from tools.tables.report_figure import draw_report_figure
 from tools.tables.training import defaults_table, speed_table, training_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +80,7 @@ def main() -> None:
             sys.stderr.write(f"renewed {page.relative_to(ROOT)}\n")
     draw_compression(RESULTS / "compression", RESULTS / "compression.svg")
     draw_cascades(RESULTS / "cascade", RESULTS / "cascade.svg")
+    draw_report_figure(RESULTS / "film-reviews-8x.json", RESULTS / "film-reviews.svg")
 
 
 if __name__ == "__main__":
