@@ -1,61 +1,33 @@
 """compress(): `prunella compress` as a function."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from bench.measure.accuracy.task_metric import choose_metric
-from compress.candidate_report import summary, write_candidates
-from compress.candidates import Candidate, CandidateEvaluator, missed_target, select_best
-from compress.cascade.add_gate import add_gate
-from compress.cascade.gate_plan import GatePlan, plan_gate
-from compress.config import CompressConfig
+from compress.best_bundle import Compressed, Ending, deliver_best
+from compress.cascade.gate_plan import plan_gate
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.read import Files, LongTexts, read_inputs
 from compress.inputs.source import check_inputs, source_kind
 from compress.modes import make_config, read_targets, read_trim
-from compress.pipeline import compress_all, compress_to, compress_with_fp32_retry, prepare
 from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
-from compress.search.search_to_target import Target
-from compress.student import AUTO, CUT, Outcome, choose_way, distil
-from compress.teachers import check_teaching, open_teachers, ways_of
+from compress.student import distil
+from compress.teachers import check_teaching, open_teachers
+from compress.ways import AUTO, CUT, Compression, choose_way, outcome_of, ways_of
 from models.checkpoint import read_architecture
+from models.data.columns import Columns
 from models.data.label_map import LabelMap
-from models.data.texts import Columns
 from models.distributed import by_main
-from models.errors import DisagreementError, InputError, TargetError
+from models.errors import InputError
 from models.finetuning.finetune_config import Teachers
 from models.forms.adapter import resolve_model
-from models.messages import say
-from models.schema import Record, wrong_values
+from models.schema import wrong_values
 from models.store.delivery import check_target
-from models.store.folder import ModelFolder, identity
-from models.store.results import Delivered, deliver
-from models.store.stage import StageResult
 from models.store.stage_seconds import StageSeconds
 from models.task import MOST_WINDOWS, Combine
-from models.teachers.open_teachers import OpenTeachers
 from service.process.cores import usable_cores
-
-
-class Compressed(Record):
-    """The delivered bundle and its report."""
-
-    delivered: Delivered
-    missed: str | None = None  # message if the final measurement misses the target; None: within the tolerance
-
-    @property
-    def folder(self) -> Path:
-        """The bundle's folder."""
-        return Path(self.delivered.folder)
-
-    @property
-    def report(self) -> dict[str, Any]:
-        """The JSON object that the command prints as its last line."""
-        return self.delivered.summary("compress")
 
 
 def compress(  # noqa: PLR0913 (the options of the command)
@@ -225,101 +197,13 @@ def compress(  # noqa: PLR0913 (the options of the command)
             with seconds.of("distil"):
                 given = distil(inputs, way, learned.named, student_minutes, seed, store)
             check(given)
-        run = _Run(targets, given, config, store, learned, seconds)
-        outcomes.append(_outcome(way, run, alone=student != AUTO))
+        compression = Compression(targets, given, config, store, learned, seconds)
+        outcomes.append(outcome_of(way, compression, alone=student != AUTO))
     results, unreached, choice = choose_way(outcomes, max_loss)
     rows = inputs.summary() | ({"student": {"asked": student, **choice}} if student is not None else {})
-    end = _End(results, unreached, rows, Path(out) if out is not None else None, speedups is not None, gate)
+    end = Ending(results, unreached, rows, Path(out) if out is not None else None, speedups is not None, gate)
     more = {"stage_seconds": seconds.report()}
-    return by_main(lambda: _deliver(end, more, inputs.source.path, config, store), Compressed)
-
-
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """What one way of compressing works with."""
-
-    targets: Sequence[Target]
-    inputs: CompressionInputs
-    config: CompressConfig
-    store: Path
-    teachers: OpenTeachers | None
-    seconds: StageSeconds
-
-
-def _outcome(way: str, run: _Run, alone: bool) -> Outcome:
-    """Compress to all targets in one way; unless it is alone, a way that reaches none is part of the comparison."""
-    distilled = None if way == CUT else str(run.inputs.source.path)
-    try:
-        results, unreached = compress_to_all(
-            run.targets, run.inputs, run.config, run.store, run.teachers, run.seconds
-        )
-    except (TargetError, DisagreementError) as error:
-        if alone:
-            raise
-        say(f"'{way}' reaches no target: {error}")
-        return Outcome(way, (), {target.describe(): str(error) for target in run.targets}, distilled)
-    return Outcome(way, results, unreached, distilled)
-
-
-def compress_to_all(  # noqa: PLR0913
-    targets: Sequence[Target],
-    inputs: CompressionInputs,
-    config: CompressConfig,
-    store: Path,
-    teachers: OpenTeachers | None = None,
-    seconds: StageSeconds | None = None,
-) -> tuple[list[tuple[StageResult, Candidate]], dict[str, str]]:
-    """Return each bundle with its evaluation, and the error message of each target that cannot be reached.
-
-    The time of each stage is added to `seconds`.
-    """
-    seconds = seconds or StageSeconds()
-    context = prepare(inputs, config, store, teachers, seconds)
-    evaluator = cache(lambda: CandidateEvaluator(context, config.metric))  # created in the main process only
-
-    def evaluated(folder: ModelFolder, target: Target) -> Candidate:
-        with seconds.of("evaluate"):
-            return by_main(lambda: evaluator().evaluate(folder, target, config.tolerance), Candidate)
-
-    def compress_one(target: Target) -> tuple[StageResult, Candidate]:
-        return compress_with_fp32_retry(
-            lambda keep_fp32: compress_to(target, replace(context, keep_fp32=keep_fp32), config, store),
-            lambda result: evaluated(result.folder, target),
-        )
-
-    return compress_all(targets, compress_one)
-
-
-@dataclass(frozen=True, slots=True)
-class _End:
-    """What is delivered, and what the report says besides the settings."""
-
-    results: Sequence[tuple[StageResult, Candidate]]
-    unreached: dict[str, str]
-    rows: dict[str, Any]
-    out: Path | None
-    is_family: bool
-    gate: GatePlan | None
-
-
-def _deliver(end: _End, more: dict[str, Any], full_model: Path, config: CompressConfig, store: Path) -> Compressed:
-    """Report the candidates, and deliver the best; `more` are keys of the report."""
-    candidates, max_loss = [candidate for _, candidate in end.results], config.max_loss
-    parents = [candidate.id for candidate in candidates]
-    report = store / f"family-{identity(parents, 'family', 1, {'max_loss': max_loss})}"
-    write_candidates(candidates, None, max_loss, report, end.rows)
-    best = select_best(candidates, max_loss)
-    write_candidates(candidates, best, max_loss, report, end.rows)
-    more = {"report": str(report), **more}
-    if end.is_family:
-        more["family"] = [summary(c, max_loss) | {"folder": c.folder} for c in candidates]
-        more["unreached"] = end.unreached
-    result = end.results[candidates.index(best)][0]
-    if end.gate is not None:
-        cascade = add_gate(result.folder, end.gate.texts, full_model, end.gate.config, store)
-        result, more = cascade.result or result, more | cascade.summary
-    delivered = deliver(result, end.out, more)
-    return Compressed(delivered=delivered, missed=missed_target(candidates, best, config.tolerance))
+    return by_main(lambda: deliver_best(end, more, inputs.source.path, config, store), Compressed)
 
 
 def _paths(given: Sequence[str | Path] | str | Path | None) -> tuple[Path, ...]:

@@ -5,7 +5,6 @@ from typing import Any
 
 from compress.config import CompressConfig
 from compress.inputs.inputs import CompressionInputs
-from compress.student import AUTO, CUT, SMALL
 from models import task as task_file
 from models.errors import InputError
 from models.finetuning.finetune_config import Teachers
@@ -50,10 +49,3 @@ def open_teachers(inputs: CompressionInputs, named: Teachers) -> OpenTeachers:
     teachers = OpenTeachers.open(named, Task.read(source / task_file.FILE), f"the model {source}")
     teachers.check_covered(inputs.splits)
     return teachers
-
-
-def ways_of(student: str | None) -> list[str]:
-    """Return the ways to a smaller model: CUT, or the encoder to distil into."""
-    if student is None:
-        return [CUT]
-    return [CUT, SMALL] if student == AUTO else [student]

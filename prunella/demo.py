@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.engines.available import Inputs
 from bench.measure.accuracy.task_metric import format_metric
-from bench.report.build import BenchConfig, Inputs, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.report_schema import Report
 from compress.candidate_report import summary
 from compress.candidates import Candidate, CandidateEvaluator

@@ -22,13 +22,15 @@ from tiny import make_tiny_checkpoint, tiny_texts
 from verbs import run
 
 from bench.engines.available import Inputs
+from bench.engines.reference import find_reference
 from bench.measure.accuracy.bootstrap import bca_interval
 from bench.measure.accuracy.difference import Difference, Metric, widened
 from bench.measure.accuracy.paired_interval import unseen_share
 from bench.measure.accuracy.task_metric import CHOICES, NAMES, choose_metric
 from bench.measure.engine_spec import DESCRIPTIONS
 from bench.measure.latency.engine_worker import OPENERS
-from bench.report.build import BenchConfig, find_reference, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.bundle_summary import LOSS
 from bench.report.plots import COLORS
 from compress.quantization import recipes
@@ -69,9 +71,11 @@ from service.model.session import RuntimeSettings, open_session
 from service.protocols import BadRequest, Request
 from service.settings import Settings
 from service.web import dialects
-from service.web.app import App, Route
+from service.web.app import App
+from service.web.classify_routes import ClassifyRoutes
 from service.web.dialects import Dialect, only
 from service.web.openapi import openapi
+from service.web.route import Route
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,7 +193,8 @@ def app(tiny_bundle):
 def test_a_protocol_takes_three_functions_and_a_route(app):
     protocol = make_label_protocol()  # step 1
     dialect = Dialect("label", protocol.read, protocol.write, protocol.error)  # step 2
-    app._routes["/label"] = Route("label", {"POST": app._classify(only(dialect))}, protocol.error)
+    classify = ClassifyRoutes(app.inference)
+    app._routes["/label"] = Route("label", {"POST": classify.handler(only(dialect))}, protocol.error)
     text = "a good film"
     with TestClient(app) as client:
         native = client.post("/v1/classify", json={"text": text}).json()["predictions"]

@@ -15,7 +15,7 @@ import typer
 from verbs import run
 
 import prunella
-from compress.run import Compressed
+from compress.best_bundle import Compressed
 from models.store.results import Delivered
 from models.task import Task
 from prunella.cli import main as cli

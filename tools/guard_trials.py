@@ -34,9 +34,10 @@ def main(
     from dataclasses import replace
 
     from bench.engines.available import Inputs, engine_specs
+    from bench.engines.reference import find_reference
     from bench.measure.latency.interference import InterferenceMonitor
     from bench.measure.latency.process_restarts import Conditions, measure_openings
-    from bench.report.build import BenchConfig, find_reference
+    from bench.report.bench_config import BenchConfig
     from models.data.texts import read_texts
     from models.errors import CheckError
     from service.model.bundle import Bundle

@@ -6,79 +6,37 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import AfterValidator, Field
 
-from bench.engines.available import GRAPHS, Specs, engine_specs
-from bench.engines.available import Inputs as Inputs  # part of this module's interface
+from bench.engines.available import GRAPHS, Inputs, Specs, engine_specs
 from bench.measure.accuracy.difference import Answers, Indices
-from bench.measure.engine_spec import REFERENCES, TIMEOUT, EngineSpec
+from bench.measure.engine_spec import REFERENCES, EngineSpec
 from bench.measure.latency.cpu_affinity import choose_cores
 from bench.measure.latency.operator_profile import operator_times
 from bench.measure.latency.process_restarts import OpeningError, measure_openings, with_headline
-from bench.measure.latency.request_batches import GROUPINGS, choose_rows, distinct, make_requests
+from bench.measure.latency.request_batches import choose_rows, distinct, make_requests
 from bench.measure.latency.timing import machine_card
 from bench.measure.latency.worker_pool import Cell, Fleet, collect_answers, open_fleet, time_cell
+from bench.report.bench_config import BenchConfig, cells
 from bench.report.bundle_summary import check_place, renew_report
 from bench.report.cascade_report import CascadeReport, CascadeResults, cascade_report
 from bench.report.engine_rows import Measured, Rows, engine_report, listed
 from bench.report.findings import verdicts
 from bench.report.html import to_html
 from bench.report.markdown import to_markdown
-from bench.report.report_schema import EngineReport, Openings, Report
+from bench.report.report_schema import Openings, Report
+from bench.report.summary import summary
 from models.checkpoint import read_architecture
 from models.errors import InputError
-from models.schema import Record
 from models.store.atomic import write_text
-from models.store.folder import ModelFolder, find_folder
-from models.store.units import rounded
 from models.tokenizer import Row
 from service.model.bundle import Bundle
 from service.settings import Settings
 
-CLASSIFIERS = ("finetune", "import")  # stages whose result is an unpruned classifier
 PROFILED = 32  # texts that are profiled
-WEEK = 604_800.0  # seconds
-MOST = 1024  # largest batch size and number of threads: more is a typing mistake
-
-
-def _in_order(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return each value once, the smallest first (None before all), so that the order of the input has no effect."""
-    return tuple(sorted(set(values), key=lambda value: -1 if value is None else value))
-
-
-Count = Annotated[int, Field(ge=1, le=MOST)]
-Counts = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_in_order)]
-Lengths = Annotated[tuple[Annotated[int, Field(ge=1)] | None, ...], Field(min_length=1), AfterValidator(_in_order)]
-
-
-class BenchConfig(Record):
-    """What to measure. The headline is for the smallest batch size, length and number of threads."""
-
-    against: tuple[str, ...] = Field(
-        ("pytorch", "ort_fp32", "stock_int8", "tfidf"), description="engines to compare with"
-    )
-    batches: Counts = Field((1, 16), description="batch sizes")
-    lengths: Lengths = Field((None,), description="exact length of texts in tokens; None: own lengths")
-    threads: Counts = Field((1,), description="threads inside one operator")
-    texts: int = Field(
-        64, ge=1, description="texts that are timed; accuracy uses all rows. A 95th percentile needs 60 requests"
-    )
-    rounds: int = Field(7, ge=3, description="rounds of interleaved timing")
-    openings: int = Field(
-        8, ge=2, description="starts of fresh processes of ours and its reference, by which runs are compared"
-    )
-    timeout: float = Field(
-        TIMEOUT,
-        gt=0,
-        le=WEEK,
-        description="seconds in which an engine must start, and answer 256 texts; otherwise it is ended",
-    )
-    handicap: float = Field(0, ge=0, description="share of its time by which ours is slowed down, to test the guard")
 
 
 def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Report:
@@ -132,90 +90,6 @@ def run_bench(inputs: Inputs, config: BenchConfig, store: Path, out: Path) -> Re
     return report
 
 
-def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
-    """Return the fine-tuned or imported classifier that the bundle was made from, from the store.
-
-    Of a bundle that was distilled into a small encoder (`compress --student`), it is the large model.
-
-    Raises:
-        InputError: It is not in the store.
-    """
-    lineage = bundle.folder.manifest.lineage
-    steps = [(step.stage, after.parents[0]) for step, after in pairwise(lineage) if step.stage in CLASSIFIERS]
-    if not steps:
-        raise InputError(f"{bundle.folder.path} has no fine-tuned model in its lineage: give --reference FOLDER")
-    large = [
-        (stage, step.config["baseline"]) for step in lineage if "baseline" in step.config for stage in CLASSIFIERS
-    ]
-    places = (store, bundle.folder.path.parent)
-    path = next((path for one in large or steps[-1:] if (path := find_folder(places, *one))), None)
-    if path is None:
-        stage, folder_id = (large or steps)[-1]
-        raise InputError(
-            f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle was made from: "
-            "give --reference FOLDER"
-        )
-    return ModelFolder.open(path)
-
-
-def summary(report: Report) -> dict[str, Any]:
-    """Return the result of a measured bundle: the JSON that every command prints and /info returns."""
-    ours = report.engine("ours")
-    result: dict[str, Any] = {"rows": report.rows, "reference": report.reference}
-    result["architecture"] = report.architecture.summary()
-    if ours is None:
-        return result
-    result["bytes"] = ours.bytes
-    first, running = report.headline, [e for e in report.engines if e.status == "ok"]
-    if first and ours.at(first):  # the setting of the speed-up below
-        result |= first.model_dump()
-        result["p50_ms"] = {e.name: rounded(t.p50_ms) for e in running if (t := e.at(first))}
-        result["speedup"] = _speedups(report, ours)
-        if ours.speedup_interval:
-            result["speedup_interval"] = [rounded(x) for x in ours.speedup_interval]
-        if result["speedup"]:
-            result["speedup_of"] = "model"  # from token ids to logits
-        if report.openings and report.openings.text and report.reference:
-            result["text_to_answer"] = report.openings.text.summary(report.reference)
-    if report.cascade:
-        result["cascade"] = _cascade_summary(report, report.cascade)
-    base = report.engine(report.reference) if report.reference else None
-    if ours.score:
-        result |= ours.score.model_dump(exclude={"rows", "pearson_interval"})
-    if base and base.score:
-        result[f"reference_{report.metric}"] = base.score.value
-    if ours.difference:
-        result["loss_is"] = report.metric
-        result["loss_points"] = rounded(ours.difference.loss_points)
-        result["loss_interval"] = [rounded(x) for x in ours.difference.loss_interval]
-    return result
-
-
-def _cascade_summary(report: Report, cascade: CascadeReport) -> dict[str, Any]:
-    """Return what the last line says of a cascade; losses are against the reference."""
-    row, added = report.engine("cascade"), cascade.added
-    lost = None if row is None else row.difference
-    return {
-        "share": cascade.stages[0].share, "threshold": cascade.threshold, "bound_points": cascade.bound_points,
-        "confidence": cascade.confidence, "rows": cascade.threshold_rows, "mean_ms": rounded(cascade.mean_ms),
-        "p50_ms": rounded(cascade.p50_ms), "p95_ms": None if cascade.p95_ms is None else rounded(cascade.p95_ms),
-        "speedup_mean": None if cascade.speedup_mean is None else rounded(cascade.speedup_mean),
-        "core_seconds_per_million": rounded(cascade.core_seconds_per_million),
-        "loss_points": None if lost is None else rounded(lost.loss_points),
-        "loss_interval": None if lost is None else [rounded(x) for x in lost.loss_interval],
-        "added_loss_points": None if added is None else rounded(added.loss_points),
-    }  # fmt: skip
-
-
-def _speedups(report: Report, ours: EngineReport) -> dict[str, float]:
-    """Return our speed-up over each other engine: the ratio of the two speed-ups over the reference."""
-    if ours.speedup is None or report.reference is None:
-        return {}
-    # the speed-up of a cascade is one of mean times, which cannot be divided by those of typical times
-    others = {e.name: e.speedup for e in report.engines if e.speedup and e.name not in ("ours", "cascade")}
-    return {name: rounded(ours.speedup / speedup) for name, speedup in {report.reference: 1.0, **others}.items()}
-
-
 def _context(inputs: Inputs) -> dict[str, Any]:
     """Return the part of the report that describes the command, the models and the data."""
     pruned = [step.config for step in inputs.bundle.folder.manifest.lineage if step.stage == "prune"]
@@ -265,16 +139,6 @@ def _measure(inputs: Inputs, config: BenchConfig, specs: Specs) -> Measured:
                 measured.times[cell] = time_cell(fleet, requests, cell, config.rounds)
             _note_processes(fleet, measured)
     return measured
-
-
-def cells(config: BenchConfig, threads: int) -> list[Cell]:
-    """Return the settings to time, that of the headline first; larger batches are timed in both groupings."""
-    return [
-        Cell(batch, tokens, threads, grouping)
-        for tokens in config.lengths
-        for batch in config.batches
-        for grouping in (GROUPINGS if batch > 1 else ("as received",))
-    ]
 
 
 def _requests(inputs: Inputs, config: BenchConfig, cell: Cell) -> list[list[list[Row]]]:

@@ -7,8 +7,9 @@ from compress.inputs.inputs import CompressionInputs
 from compress.inputs.provenance import judged_on_training_rows, split_train
 from compress.inputs.source import open_source, source_kind, with_windows
 from models import task as task_file
+from models.data.columns import Columns
 from models.data.roles import RowRoles
-from models.data.texts import Columns, Texts, read_texts
+from models.data.texts import Texts, read_texts
 from models.retrieval.nearest_texts import nearest_texts
 from models.task import Combine, Kind, Task
 

@@ -1,8 +1,7 @@
 """read_texts(): read and validate files, Hub data sets and built-in sets.
 
 A row is one text, or two texts for pair tasks. It may have a label: one name, several names or a number, depending on
-the kind of task. Files must be UTF-8; a text must not be empty. check_labels() checks that a model can be trained on
-one set and evaluated on another.
+the kind of task. Files must be UTF-8; a text must not be empty.
 """
 
 import hashlib
@@ -12,22 +11,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
 
 from models.data.builtin import read_builtin
+from models.data.columns import Columns
 from models.data.csv_jsonl import READERS, LocatedRecord, read_lines, read_records
 from models.data.label_map import LabelMap, label_problem
 from models.data.labels import SURROGATE, Label, check_missing, label_names, label_positions, parse_label
-from models.data.other_formats import column_remedy, suffix_remedy
+from models.data.other_formats import suffix_remedy
 from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
 from models.errors import InputError
 from models.messages import progress, say
-from models.schema import Record
 from models.task import Kind, Task
 from models.tokenizer import Row
 
@@ -36,44 +34,6 @@ PARQUET = ".parquet"
 LINES = ".txt"  # one text a line, for texts without labels
 TEXT_CELLS = (".csv", ".tsv")  # formats whose cells are strings, also those of lists and numbers
 Targets = NDArray[np.int64] | NDArray[np.float32]
-
-
-class Columns(Record):
-    """Names of the columns (CSV, TSV, Parquet) or keys (JSONL) of the texts and the label."""
-
-    text: str = Field("text", description="column of the text, or of the first text of a pair")
-    text_pair: str = Field("text_pair", description="column of the second text of a pair")
-    label: str = Field("label", description="column of the label")
-    labels: dict[str, str] | None = Field(None, description="label of the file → label of the model; None: the same")
-    ignores_label: bool = Field(False, description="whether the column of the label is not read")
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        if len({self.text, self.text_pair, self.label}) < 3:
-            raise ValueError("text, second text and label are three columns: wanted three names")
-        return self
-
-    def unlabelled(self) -> "Columns":
-        """Return the same columns for a file whose labels, if it has any, do not count."""
-        return Columns(text=self.text, text_pair=self.text_pair, ignores_label=True)
-
-    def find(self, source: str, names: Sequence[str]) -> list[str]:
-        """Return those of the three columns that are in `names`, in this order: text, second text, label.
-
-        Raises:
-            InputError: the text column is missing, or a column whose name was set by the user (is not the default).
-        """
-        present = []
-        for field, column in (("text", self.text), ("text_pair", self.text_pair), ("label", self.label)):
-            if field == "label" and self.ignores_label:
-                continue
-            if column in names:
-                present.append(column)
-            elif field == "text" or column != Columns.model_fields[field].default:
-                raise InputError(
-                    f"{source} has no column {column!r}: it has {', '.join(names)}{column_remedy(names)}"
-                )
-        return present
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,42 +187,6 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set"
         f"{suffix_remedy(suffix)}"
     )
-
-
-def check_labels(train: Texts, held_out: Texts, labels: Sequence[str] | None = None) -> None:
-    """Check that a model trained on `train` can be evaluated on `held_out`.
-
-    If `labels` are given, they are those of the task, and `Texts.targets` checks the names.
-
-    Raises:
-        InputError: one of the two has no rows or no labels, the kinds or the numbers of texts per row differ, `train`
-            has fewer than two labels or numbers (`multi`: no label), or `held_out` has a label that `train` lacks.
-    """
-    for part in (train, held_out):
-        if not len(part):
-            raise InputError(f"{part.source} has no rows in one part: wanted rows for training and for evaluation")
-        part.require_labels()
-    if train.kind != held_out.kind:
-        raise InputError(f"{train.source} has {train.kind} labels, {held_out.source} {held_out.kind} labels")
-    if train.pair != held_out.pair:
-        pairs, single = (train, held_out) if train.pair else (held_out, train)
-        raise InputError(f"{pairs.source} has pairs, {single.source} single texts: wanted the same in both")
-    if labels is not None:
-        return
-    _check_distinct(train)
-    unknown = set(held_out.label_names()) - set(train.label_names())
-    if unknown:
-        raise InputError(f"{held_out.source} has labels that {train.source} has not: {', '.join(sorted(unknown))}")
-
-
-def _check_distinct(train: Texts) -> None:
-    labels = set(train.require_labels())
-    if train.kind == "multi":
-        if not train.label_names():
-            raise InputError(f"{train.source} has no row with a label: wanted one label or more")
-    elif len(labels) < 2:
-        noun = "number" if train.kind == "regression" else "label"
-        raise InputError(f"{train.source} has one {noun} only ({labels.pop()}): wanted two or more")
 
 
 def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:

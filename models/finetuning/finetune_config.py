@@ -10,8 +10,10 @@ from pydantic import Field
 from models.architecture import Architecture, Pooling
 from models.checkpoint import read_architecture
 from models.compatibility import check_tokenizer
+from models.data.check_labels import check_labels
+from models.data.columns import Columns
 from models.data.roles import FEWEST_ROWS
-from models.data.texts import Columns, Texts, check_labels
+from models.data.texts import Texts
 from models.distributed import world_size
 from models.errors import InputError
 from models.finetuning.losses import LossConfig, check_loss

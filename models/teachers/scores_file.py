@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from models.data.columns import Columns
 from models.data.csv_jsonl import READERS, read_records
 from models.data.parquet_hub import read_parquet
-from models.data.texts import PARQUET, Columns
+from models.data.texts import PARQUET
 from models.errors import InputError
 from models.messages import progress
 from models.task import Task

@@ -90,7 +90,8 @@ def plan(
         need("tqdm", "score")
     from bench.capacity.plan import PlanConfig
     from bench.capacity.plan import plan as plan_capacity
-    from models.data.texts import Columns, read_texts
+    from models.data.columns import Columns
+    from models.data.texts import read_texts
     from models.schema import wrong_values
     from service.model.bundle import Bundle
     from service.process.publish import resolve
@@ -157,8 +158,12 @@ def bench(
 ) -> None:
     """Compare accuracy or correlation, and latency, of a bundle with other engines: report.html, .md and .json."""
     need("torch", "train")
-    from bench.report.build import BenchConfig, Inputs, find_reference, run_bench, summary
+    from bench.engines.available import Inputs
+    from bench.engines.reference import find_reference
+    from bench.report.bench_config import BenchConfig
+    from bench.report.build import run_bench
     from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
+    from bench.report.summary import summary
     from models.data.texts import read_texts
     from models.store.folder import ModelFolder
     from service.model.bundle import Bundle

@@ -105,7 +105,7 @@ def cascade(**options: Any) -> None:
 
 def _full_model(bundle: "Bundle", store: Path) -> Path | None:
     """Return the classifier that the bundle was made from, if the store has it."""
-    from bench.report.build import find_reference
+    from bench.engines.reference import find_reference
 
     try:
         return find_reference(bundle, store).path

@@ -8,7 +8,7 @@ import typer
 from models.store.delivery import check_target
 
 if TYPE_CHECKING:
-    from models.data.texts import Columns
+    from models.data.columns import Columns
 
 STORE = Path("store")
 Store = Annotated[Path, typer.Option(envvar="PRUNELLA_STORE", help="folder that keeps finished stages for reuse")]
@@ -51,8 +51,8 @@ def read_columns(text: str, pair: str, label: str, labels: str | None = None) ->
     Raises:
         InputError: `labels` is not the value of --labels.
     """
+    from models.data.columns import Columns
     from models.data.label_map import LabelMap
-    from models.data.texts import Columns
 
     label_map = LabelMap.parse(labels)
     return Columns(text=text, text_pair=pair, label=label, labels=label_map and label_map.names)

@@ -24,7 +24,7 @@ from prunella.cli.output import need
 
 if TYPE_CHECKING:
     from compress.quantization.calibration_texts import BundleTexts
-    from models.data.texts import Columns
+    from models.data.columns import Columns
     from models.task import Kind
 
 Model = Annotated[Path, typer.Argument(help="a classifier folder, or a fine-tuned Hugging Face folder")]
@@ -153,7 +153,7 @@ def export(
     from compress.make_bundle import BundleConfig, make_bundle
     from compress.quantization.calibration_texts import CALIBRATION_ROWS, BundleTexts
     from models import task as task_file
-    from models.data.texts import Columns
+    from models.data.columns import Columns
     from models.task import Task
 
     variants = set(variant or ["cpu-fp32"])
@@ -214,8 +214,9 @@ def read_rows(
     import numpy as np
 
     from compress.quantization.calibration_texts import BundleTexts
+    from models.data.columns import Columns
     from models.data.roles import RowRoles
-    from models.data.texts import Columns, Texts, read_texts
+    from models.data.texts import Texts, read_texts
 
     labelled = columns or Columns()
     unlabelled = labelled.unlabelled()

@@ -130,7 +130,8 @@ def finetune(
 ) -> Delivered:
     """Fine-tune a classifier from an encoder. A killed run resumes when the same command is run again."""
     need("torch", "train")
-    from models.data.texts import Columns, read_texts
+    from models.data.columns import Columns
+    from models.data.texts import read_texts
     from models.finetuning.finetune import FinetuneConfig, Splits
     from models.finetuning.finetune import finetune as finetune_stage
     from models.finetuning.seeds import finetune_seeds

@@ -31,9 +31,9 @@ class Supervisor(Protocol):
 class ModelSlots:
     """The loaded engines. A change is one assignment, so that each request sees one model, the old or the new one.
 
-    If there is a supervisor, it decides which model all workers serve: service/process/lifecycle.py orders `prepare`
-    and `activate` through service/process/channel.py. Without a supervisor (`bentoml serve --reload`, tests), `swap`
-    and `roll_back` do both.
+    If there is a supervisor, it decides which model all workers serve: service/process/model_changes.py orders
+    `prepare` and `activate` through service/process/channel.py. Without a supervisor (`bentoml serve --reload`,
+    tests), `swap` and `roll_back` do both.
 
     Args:
         engine: the current model.

@@ -1,14 +1,13 @@
 """App: the ASGI application with every route.
 
-It checks the key, reads the request, calls the inference service and writes the response. The modules in
-service/protocols parse and format the JSON of each protocol, and service/web/dialects.py chooses among them.
+It finds the route of a request, checks the key, and turns errors into responses. service/web/classify_routes.py reads
+texts and writes answers: service/web/dialects.py chooses the protocol, whose module in service/protocols parses and
+formats JSON.
 """
 
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -16,26 +15,24 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.types import Receive, Scope, Send
 
 from service.inference.inference_service import InferenceService
-from service.inference.request_context import RequestContext
 from service.operations.admin import Admin
 from service.operations.info import info
 from service.operations.tracing import Tracer
 from service.process.service_links import log_service_links
-from service.protocols import BadRequest, hf, native, oip, openai, tei
+from service.protocols import BadRequest, hf, oip, openai, tei
 from service.settings import PREFIX
-from service.web import cascade_header, dialects, pages
+from service.web import dialects, pages
 from service.web.access import check_key, cors_headers, preflight
-from service.web.cascade_header import asks_for_student, stage_headers
+from service.web.classify_routes import ClassifyRoutes
 from service.web.dialects import Choose, only
 from service.web.http import Call, ClientGone, Reply, json_reply, refusal, with_replaced_surrogates
 from service.web.oip_routes import OipRoutes
 from service.web.openapi import openapi
+from service.web.route import Handler, Route, constant, openai_route
 from service.web.token_routes import TokenRoutes
 
 log = logging.getLogger("prunella")
-Handler = Callable[[Call], Awaitable[Reply]]
 BENTOML_PATHS = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
-
 VLLM_KEYS = ("input", "messages")  # of requests to /classify that are not from BentoML's clients
 
 
@@ -49,17 +46,6 @@ class BentoApp(Protocol):
         """Shut the application down."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """A route: a handler for each HTTP method, and the format of its errors."""
-
-    label: str  # in the metrics: the protocol, or the purpose of the path
-    methods: dict[str, Handler]
-    error: Callable[[BadRequest], object] = native.error
-    is_open: bool = False  # needs no API key
-    statuses: dict[int, int] = field(default_factory=dict)  # status codes of errors that the protocol replaces
-
-
 class App:
     """The ASGI application."""
 
@@ -68,38 +54,38 @@ class App:
     ) -> None:
         self.inference, self._tracer, self._bentoml = inference, tracer, bentoml_app
         self._settings, self._origins = inference.settings, inference.settings.origins()
-        self._default_seconds = inference.settings.request_timeout_ms / 1e3
         admin = Admin(inference)
         document = openapi(inference.settings)
         with_input = dialects.of_input(inference.settings)
-        tokens = TokenRoutes(inference, self._context)
-        open_inference = OipRoutes(inference, self._context, tracer)
+        classify = ClassifyRoutes(inference, tracer)
+        tokens = TokenRoutes(inference, classify.context)
+        open_inference = OipRoutes(inference, classify.context, tracer)
         self._root = inference.settings.root_path
         probe: dict[str, Handler] = {"GET": self._live}
         self._routes = {
-            "/v1/classify": Route("native", {"POST": self._classify(dialects.native_or(with_input))}),
-            "/predict": Route("tei", {"POST": self._classify(only(dialects.TEI))}, tei.error),
+            "/v1/classify": Route("native", {"POST": classify.handler(dialects.native_or(with_input))}),
+            "/predict": Route("tei", {"POST": classify.handler(only(dialects.TEI))}, tei.error),
             "/": Route(
-                "hf", {"POST": self._classify(only(dialects.HF)), "GET": self._redirect_to_playground}, hf.error
+                "hf", {"POST": classify.handler(only(dialects.HF)), "GET": self._redirect_to_playground}, hf.error
             ),
-            **dict.fromkeys(("/score", "/v1/score"), _openai_route("score", self._classify(only(dialects.SCORE)))),
+            **dict.fromkeys(("/score", "/v1/score"), openai_route("score", classify.handler(only(dialects.SCORE)))),
             **dict.fromkeys(
                 ("/rerank", "/v1/rerank", "/v2/rerank"),
-                _openai_route("rerank", self._classify(dialects.choose_rerank)),
+                openai_route("rerank", classify.handler(dialects.choose_rerank)),
             ),
-            "/tokenize": _openai_route("tokenize", tokens.tokenize),
-            "/detokenize": _openai_route("tokenize", tokens.detokenize),
+            "/tokenize": openai_route("tokenize", tokens.tokenize),
+            "/detokenize": openai_route("tokenize", tokens.detokenize),
             "/v1/models": Route("info", {"GET": tokens.models}, openai.error),
             "/livez": Route("probe", probe, is_open=True),
             "/healthz": Route("probe", probe, is_open=True),
             "/health": Route("probe", {"GET": self._ready}, is_open=True),
             "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
             "/ping": Route("probe", {"GET": self._ready}, is_open=True),
-            "/invocations": Route("sagemaker", {"POST": self._classify(dialects.by_keys(with_input))}, tei.error),
+            "/invocations": Route("sagemaker", {"POST": classify.handler(dialects.by_keys(with_input))}, tei.error),
             "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
             "/info": Route("info", {"GET": self._info}),
-            "/openapi.json": Route("page", {"GET": _constant(json_reply(document))}, is_open=True),
-            "/ui": Route("page", {"GET": _constant(pages.playground())}, is_open=True),
+            "/openapi.json": Route("page", {"GET": constant(json_reply(document))}, is_open=True),
+            "/ui": Route("page", {"GET": constant(pages.playground())}, is_open=True),
             "/v2": Route("oip", {"GET": open_inference.server}, oip.error, is_open=True),
             "/v2/health/live": Route("probe", {"GET": self._live}, oip.error, is_open=True),
             "/v2/health/ready": Route("probe", {"GET": self._ready}, oip.error, is_open=True),
@@ -107,16 +93,16 @@ class App:
             "/admin/rollback": Route("admin", {"POST": admin.roll_back}, is_open=True),
             "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
-        self._add_vertex_routes(dialects.by_keys(with_input))
+        self._add_vertex_routes(classify, dialects.by_keys(with_input))
         self._oip_metadata_route = Route("oip", {"GET": open_inference.model}, oip.error)
         self._oip_infer_route = Route("oip", {"POST": open_inference.infer}, oip.error)
         self._unknown_route = Route("other", {}, is_open=True)
         self._bentoml_route = Route("bentoml", {})
         self._with_input = Route(
-            with_input.label, {"POST": self._classify(only(with_input))}, openai.error, statuses=openai.STATUSES
+            with_input.label, {"POST": classify.handler(only(with_input))}, openai.error, statuses=openai.STATUSES
         )
 
-    def _add_vertex_routes(self, choose: Choose) -> None:
+    def _add_vertex_routes(self, classify: ClassifyRoutes, choose: Choose) -> None:
         """Add the paths that Vertex AI calls; one that is a route already also takes Vertex AI's requests."""
         health, predict = self._settings.health_route, self._settings.predict_route
         if health and health not in self._routes:
@@ -124,7 +110,9 @@ class App:
         if predict:
             if predict == "/predict":
                 choose = only(dialects.TEI)
-            self._routes[predict] = Route("vertex", {"POST": self._classify(dialects.instances_or(choose))}, hf.error)
+            self._routes[predict] = Route(
+                "vertex", {"POST": classify.handler(dialects.instances_or(choose))}, hf.error
+            )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's start and shutdown."""
@@ -150,7 +138,7 @@ class App:
                     return
                 route = self._with_input
             if reply is None:
-                reply = await self._handler(call, route)(call)
+                reply = await route.handler(call.method)(call)
         except BadRequest as problem:
             form = call.dialect or route
             problem.status = form.statuses.get(problem.status, problem.status)
@@ -190,62 +178,6 @@ class App:
         if self._bentoml is not None:
             return self._bentoml_route
         return self._with_input if path == "/classify" else self._unknown_route
-
-    def _handler(self, call: Call, route: Route) -> Handler:
-        handler = route.methods.get(call.method)
-        if handler is None and call.method == "HEAD":
-            handler = route.methods.get("GET")
-        if handler is not None:
-            return handler
-        if route is self._unknown_route:
-            raise BadRequest(404, "Not Found", "NotFound")
-        return _constant(_not_allowed(route))
-
-    def _classify(self, choose: Choose) -> Handler:
-        """Return the handler that classifies texts, in the protocol that `choose` returns for a request."""
-
-        async def handle(call: Call) -> Reply:
-            context = self._context(call)
-            document = await call.document(self._settings.max_body_bytes)
-            dialect = call.dialect = choose(document)
-            request = dialect.read(document)
-            answer = await self.inference.answer(request, context)
-            if self._tracer is not None:
-                self._tracer.span(dialect.label, answer, call.header(b"traceparent"))
-            headers = dialect.headers(answer) if dialect.headers is not None else None
-            if answer.stages is not None:
-                headers = [*(headers or []), *stage_headers(answer, request)]
-            if answer.windows is not None and dialect is not dialects.NATIVE:
-                most = max((count for count in answer.windows if count is not None), default=1)
-                headers = [*(headers or []), (b"x-windows", b"%d" % most)]
-            return json_reply(dialect.write(answer, request), 200, headers)
-
-        return handle
-
-    def _context(self, call: Call) -> RequestContext:
-        """Return the deadline of a request that arrives now, and the state of its connection."""
-        arrived = time.perf_counter()
-        deadline = arrived + self._timeout_seconds(call)
-        return RequestContext(
-            arrived,
-            deadline,
-            call.is_gone(),
-            call.is_alone(),
-            lambda: asks_for_student(call.header(cascade_header.REQUEST)),
-        )
-
-    def _timeout_seconds(self, call: Call) -> float:
-        """Return how long the client waits for an answer."""
-        header = call.header(b"x-request-timeout-ms")
-        if header is None:
-            return self._default_seconds
-        try:
-            milliseconds = float(header)
-        except ValueError:
-            milliseconds = 0.0
-        if not 1 <= milliseconds <= 3_600_000:
-            raise BadRequest(422, "X-Request-Timeout-Ms must be a number of milliseconds from 1 to 3600000")
-        return milliseconds / 1e3
 
     async def _live(self, _: Call) -> Reply:
         trouble = self.inference.trouble()
@@ -304,22 +236,3 @@ class App:
         if self._tracer is not None:
             self._tracer.close()
         await send({"type": "lifespan.shutdown.complete"})
-
-
-def _openai_route(label: str, handler: Handler) -> Route:
-    """Return a route whose errors have OpenAI's form, whatever the request is."""
-    return Route(label, {"POST": handler}, openai.error, statuses=openai.STATUSES)
-
-
-def _constant(reply: Reply) -> Handler:
-    """Return a handler that always answers with a copy of `reply`."""
-
-    async def handle(_: Call) -> Reply:
-        return Reply(reply.body, reply.status, reply.headers, reply.content_type)
-
-    return handle
-
-
-def _not_allowed(route: Route) -> Reply:
-    problem = BadRequest(405, "Method Not Allowed", "MethodNotAllowed")
-    return json_reply(route.error(problem), 405, [(b"allow", ", ".join(route.methods).encode())])

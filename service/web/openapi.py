@@ -10,10 +10,20 @@ from pydantic import BaseModel
 from service.operations.admin import Swap, Try
 from service.protocols import hf, native, oip, pair_scores, rerank, tei, tokens, vertex, vllm
 from service.settings import Settings
+from service.web.openapi_operations import (
+    ERROR,
+    REFUSALS,
+    TEXT,
+    Document,
+    add_schema,
+    get,
+    post,
+    response,
+    with_cascade,
+)
 from service.web.pages import version
 
-Document = dict[str, Any]
-TEXT, NUMBER = {"type": "string"}, {"type": "number"}
+NUMBER = {"type": "number"}
 LABEL = {
     "type": "object",
     "required": ["label", "score"],
@@ -21,16 +31,6 @@ LABEL = {
 }
 LABELS = {"type": "array", "items": LABEL, "description": "best first"}
 BATCH = {"type": "array", "items": LABELS}
-ERROR = {
-    "type": "object",
-    "required": ["error"],
-    "properties": {
-        "error": {"anyOf": [TEXT, {"type": "object"}]},
-        "kind": TEXT,
-        "error_type": TEXT,
-        "index": {"type": "integer", "description": "the text with the error, where there are several"},
-    },
-}
 TIMES = {"type": "object", "additionalProperties": NUMBER, "description": "milliseconds of each step"}
 STAGE = {"type": "string", "enum": ["gate", "student"]}
 NATIVE_ANSWER = {
@@ -80,37 +80,6 @@ BENTOML_BODY = {
 ANYTHING = {"type": "object"}
 INTEGER = {"type": "integer"}
 USAGE = {"type": "object", "additionalProperties": {"anyOf": [INTEGER, {"type": "null"}]}}
-REFUSALS = {
-    400: "not JSON, or not this protocol",
-    401: "the key is missing or wrong",
-    408: "the request did not come in time",
-    413: "body, text or batch over the limit",
-    415: "not application/json, or compressed",
-    422: "valid JSON, not a valid request: the error says where",
-    429: "too many texts are queued: Retry-After says when to try again",
-    500: "the model failed on this request",
-    503: "the server is shutting down",
-    504: "the deadline passed while the request was in the model",
-}
-DEADLINE = {
-    "name": "X-Request-Timeout-Ms",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "number", "minimum": 1, "maximum": 3_600_000},
-    "description": "how long the client waits; a request that cannot be answered by then is refused or dropped",
-}
-CASCADE = {
-    "name": "X-Cascade",
-    "in": "header",
-    "required": False,
-    "schema": {"type": "string", "enum": ["true", "false"]},
-    "description": "false: the student answers, also what the bundle's gate could answer",
-}
-CASCADE_STAGE = {
-    "schema": TEXT,
-    "description": "bundles with a gate: which model answered, gate or student; of a list, g or s for each text, "
-    "- for an error, and the counts for more than 1024 texts",
-}
 
 
 def openapi(settings: Settings) -> Document:
@@ -141,16 +110,19 @@ def openapi(settings: Settings) -> Document:
 def _protocols(schemas: Document, secured: list[Any]) -> Document:
     name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
     model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
-    infer = _with_cascade(
-        _post("Open Inference Protocol v2", _schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
+    infer = with_cascade(
+        post("Open Inference Protocol v2", add_schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
     )
-    ready = _get("readiness of the model", ANYTHING, secured, missing=True)
-    metadata = _get("metadata of the model", ANYTHING, secured, missing=True)
+    ready = get("readiness of the model", ANYTHING, secured, missing=True)
+    metadata = get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
-        "/predict": _post(
-            "text-embeddings-inference", _schema(schemas, "TeiRequest", tei.Body), {"anyOf": [LABELS, BATCH]}, secured
+        "/predict": post(
+            "text-embeddings-inference",
+            add_schema(schemas, "TeiRequest", tei.Body),
+            {"anyOf": [LABELS, BATCH]},
+            secured,
         ),
-        "/": _post("Hugging Face Inference API", _schema(schemas, "HfRequest", hf.Body), BATCH, secured),
+        "/": post("Hugging Face Inference API", add_schema(schemas, "HfRequest", hf.Body), BATCH, secured),
         "/v2/models/{name}": {**metadata, "parameters": [name]},
         "/v2/models/{name}/ready": {**ready, "parameters": [name]},
         "/v2/models/{name}/infer": {**infer, "parameters": [name]},
@@ -159,7 +131,7 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
         "/v2/models/{name}/versions/{version}/infer": {**infer, "parameters": [name, model_version]},
     }
     for path in ("/predict", "/"):
-        _with_cascade(paths[path])
+        with_cascade(paths[path])
     paths["/"]["get"] = {
         "summary": "redirect to the playground",
         "responses": {"307": {"description": "redirect to /ui"}},
@@ -171,8 +143,8 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
     """Return the paths that clients of several protocols use; the keys of a request say which one it is in."""
 
     def forms(summary: str, answer: Document, **bodies: type[BaseModel]) -> Document:
-        known = [_schema(schemas, name, body) for name, body in bodies.items()]
-        return _post(summary, known[0] if len(known) == 1 else {"anyOf": known}, answer, secured)
+        known = [add_schema(schemas, name, body) for name, body in bodies.items()]
+        return post(summary, known[0] if len(known) == 1 else {"anyOf": known}, answer, secured)
 
     infinity = settings.classify_dialect == "infinity"
     with_input: dict[str, type[BaseModel]] = (
@@ -206,17 +178,17 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
         **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), ranks),
         "/tokenize": forms("token ids of a text", token_ids, TokenizeRequest=tokens.TokenizeBody),
         "/detokenize": forms("text of token ids", _answer(prompt=TEXT), DetokenizeRequest=tokens.DetokenizeBody),
-        "/v1/models": _get(
+        "/v1/models": get(
             "the served model, in OpenAI's form", _answer(object=TEXT, data={"type": "array"}), secured
         ),
         "/invocations": forms("SageMaker: every protocol, by its keys", anything, **every),
     }
     if settings.predict_route and settings.predict_route != "/predict":
-        paths[settings.predict_route] = _with_cascade(forms("Vertex AI", predictions, VertexRequest=vertex.Body))
+        paths[settings.predict_route] = with_cascade(forms("Vertex AI", predictions, VertexRequest=vertex.Body))
     if settings.health_route:
-        paths[settings.health_route] = _get("probe", ANYTHING, [])
+        paths[settings.health_route] = get("probe", ANYTHING, [])
     for path in ("/v1/classify", "/classify", "/invocations"):
-        _with_cascade(paths[path])
+        with_cascade(paths[path])
     return paths
 
 
@@ -227,14 +199,14 @@ def _answer(**properties: Document) -> Document:
 
 def _operations(secured: list[Any]) -> Document:
     paths: Document = {
-        "/info": _get("the served model, its measured loss and speed-up, and the limits", ANYTHING, secured),
-        "/schema.json": _get("schema for BentoML's clients", ANYTHING, secured, missing=True),
+        "/info": get("the served model, its measured loss and speed-up, and the limits", ANYTHING, secured),
+        "/schema.json": get("schema for BentoML's clients", ANYTHING, secured, missing=True),
     }
     for path in ("/livez", "/healthz", "/readyz", "/health", "/ping", "/v2/health/live", "/v2/health/ready"):
-        paths[path] = _get("probe", ANYTHING, [])
-        paths[path]["get"]["responses"]["503"] = _response("not live, or not ready", ANYTHING)
+        paths[path] = get("probe", ANYTHING, [])
+        paths[path]["get"]["responses"]["503"] = response("not live, or not ready", ANYTHING)
     for path in ("/v2", "/openapi.json"):
-        paths[path] = _get("about this server", ANYTHING, [])
+        paths[path] = get("about this server", ANYTHING, [])
     for path, content_type, summary in (
         ("/metrics", "text/plain", "Prometheus metrics"),
         ("/ui", "text/html", "the playground"),
@@ -246,16 +218,16 @@ def _operations(secured: list[Any]) -> Document:
 
 def _admin(schemas: Document) -> Document:
     secured: list[Any] = [{"bearer": []}, {"key": []}]
-    refusals = {"404": _response("no admin token is set", ERROR), "409": _response("refused", ERROR)}
-    swap = _post("load, check and swap a bundle", _schema(schemas, "Swap", Swap), ANYTHING, secured)["post"]
-    shadow = _post("start a shadow candidate", _schema(schemas, "Try", Try), ANYTHING, secured)["post"]
+    refusals = {"404": response("no admin token is set", ERROR), "409": response("refused", ERROR)}
+    swap = post("load, check and swap a bundle", add_schema(schemas, "Swap", Swap), ANYTHING, secured)["post"]
+    shadow = post("start a shadow candidate", add_schema(schemas, "Try", Try), ANYTHING, secured)["post"]
     rollback = {
         "summary": "switch back to the previous model",
         "security": secured,
-        "responses": {"200": _response("ok", ANYTHING)},
+        "responses": {"200": response("ok", ANYTHING)},
     }
     end_shadow = {**rollback, "summary": "stop the shadow candidate"}
-    models = _get("current, previous and candidate model", ANYTHING, secured)["get"]
+    models = get("current, previous and candidate model", ANYTHING, secured)["get"]
     paths: Document = {
         "/admin/models": {"get": models, "post": swap},
         "/admin/rollback": {"post": rollback},
@@ -263,51 +235,6 @@ def _admin(schemas: Document) -> Document:
     }
     for path in paths.values():
         for operation in path.values():
-            codes = {"401": _response(REFUSALS[401], ERROR), "422": _response(REFUSALS[422], ERROR), **refusals}
+            codes = {"401": response(REFUSALS[401], ERROR), "422": response(REFUSALS[422], ERROR), **refusals}
             operation["responses"] = {**operation["responses"], **codes}
     return paths
-
-
-def _post(summary: str, body: Document, answer: Document, secured: list[Any]) -> Document:
-    responses = {"200": _response("the answer", answer)}
-    error = {"anyOf": [ERROR, {"type": "array"}]}
-    responses |= {str(code): _response(description, error) for code, description in REFUSALS.items()}
-    responses["429"]["headers"] = {"Retry-After": {"schema": {"type": "integer"}, "description": "seconds"}}
-    responses["404"] = _response("no such model", ERROR)
-    return {
-        "post": {
-            "summary": summary,
-            "security": secured,
-            "parameters": [DEADLINE],
-            "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-            "responses": responses,
-        }
-    }
-
-
-def _with_cascade(path: Document) -> Document:
-    """Add the headers of a cascade to a path that classifies; scores and ranks of pairs have no gate."""
-    path["post"]["parameters"].append(CASCADE)
-    path["post"]["responses"]["200"]["headers"] = {"X-Cascade-Stage": CASCADE_STAGE}
-    return path
-
-
-def _get(summary: str, answer: Document, secured: list[Any], missing: bool = False) -> Document:
-    responses = {"200": _response("the answer", answer)}
-    if secured:
-        responses["401"] = _response(REFUSALS[401], ERROR)
-    if missing:
-        responses["404"] = _response("no such model", ERROR)
-    return {"get": {"summary": summary, "security": secured, "responses": responses}}
-
-
-def _response(description: str, schema: Document) -> Document:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _schema(schemas: Document, name: str, record: type[BaseModel]) -> Document:
-    """Add a record's JSON schema to `schemas`, and return a reference to it."""
-    schema = record.model_json_schema(ref_template="#/components/schemas/{model}")
-    schemas.update(schema.pop("$defs", {}))
-    schemas[name] = schema
-    return {"$ref": f"#/components/schemas/{name}"}

@@ -12,9 +12,9 @@ from labelled import compress_learned, make_learned, make_texts, write_csv
 from tiny import make_tiny_checkpoint
 from verbs import run
 
+from bench.engines.reference import find_reference
 from bench.measure.accuracy.evaluate import bundle_logits
 from bench.measure.accuracy.task_metric import paired_loss
-from bench.report.build import find_reference
 from models.checkpoint import load_checkpoint
 from models.data.texts import read_texts
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune

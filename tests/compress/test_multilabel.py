@@ -10,10 +10,12 @@ from sklearn.metrics import accuracy_score, f1_score
 from starlette.testclient import TestClient
 from verbs import run
 
+from bench.engines.available import Inputs
 from bench.measure.accuracy.difference import compare
 from bench.measure.accuracy.evaluate import bundle_logits, evaluate
 from bench.measure.accuracy.task_metric import score_of
-from bench.report.build import BenchConfig, Inputs, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.compare_reports import compare_reports
 from models.store.folder import ModelFolder
 from models.task import Task

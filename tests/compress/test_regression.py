@@ -12,8 +12,10 @@ from starlette.testclient import TestClient
 from tiny import make_tiny_checkpoint
 from verbs import run
 
+from bench.engines.available import Inputs
 from bench.measure.accuracy.evaluate import bundle_logits, evaluate
-from bench.report.build import BenchConfig, Inputs, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import check_inputs, open_source
 from compress.pruning.fisher import fisher

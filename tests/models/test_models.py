@@ -7,7 +7,8 @@ from transformers import AutoModel, AutoModelForSequenceClassification
 from models.checkpoint import load_checkpoint, save_checkpoint
 from models.classifier import TensorBatch
 from models.data.builtin import minilm_folder
-from models.data.texts import Columns, read_texts
+from models.data.columns import Columns
+from models.data.texts import read_texts
 from models.errors import FolderError, InputError
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, run_stage

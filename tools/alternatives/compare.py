@@ -20,7 +20,8 @@ import typer
 
 from bench.measure.latency.timing import machine_card, rotated
 from models.data.builtin import minilm_folder
-from models.data.texts import Columns, Texts, read_texts
+from models.data.columns import Columns
+from models.data.texts import Texts, read_texts
 from service.model.bundle import Bundle
 from service.model.engine import Engine
 from service.model.session import RuntimeSettings

@@ -26,7 +26,8 @@ from compress.cascade.add_gate import CascadeModels
 from compress.cascade.cascade_answers import FullModel, Student
 from compress.cascade.learn_gate import LearnConfig, Learned, Lesson, answers, learn_gate
 from compress.cascade.threshold import STEPS, Chosen, GateRows, Thresholds, choose_threshold, path_of
-from models.data.texts import Columns, Texts, read_texts
+from models.data.columns import Columns
+from models.data.texts import Texts, read_texts
 from models.messages import say
 from models.store.atomic import write_text
 from models.store.folder import sha256_of

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from bench.measure.accuracy.difference import mean_interval
 from bench.measure.accuracy.evaluate import bundle_logits, classifier_logits, read_task
 from bench.measure.latency.timing import machine_card
-from models.data.texts import Columns, Texts, read_texts
+from models.data.columns import Columns
+from models.data.texts import Texts, read_texts
 from models.errors import InputError
 from models.store.atomic import write_text
 from models.tokenizer import Row

@@ -20,7 +20,8 @@ import numpy as np
 import typer
 
 from bench.measure.latency.timing import machine_card
-from models.data.texts import Columns, read_texts
+from models.data.columns import Columns
+from models.data.texts import read_texts
 from tools.score_speed import resident
 
 POLL_SECONDS = 0.2

@@ -7,9 +7,11 @@ import pytest
 from serving import make_tiny_bundle
 from tiny import tiny_texts
 
-from bench.engines.available import engine_specs
+from bench.engines.available import Inputs, engine_specs
+from bench.engines.reference import find_reference
 from bench.measure.latency.worker_pool import open_fleet
-from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from export.baseline.other_engines import CALIBRATION_ROWS, CalibrationTexts
 from models.data.texts import Texts
 from models.tokenizer import Tokenizer

@@ -12,6 +12,7 @@ from serving import make_tiny_bundle
 from tiny import make_tiny_checkpoint, tiny_texts
 
 from bench.engines.available import Inputs, engine_specs
+from bench.engines.reference import find_reference
 from bench.measure.engine_spec import EngineSpec
 from bench.measure.latency import engine_worker as module
 from bench.measure.latency.cpu_affinity import choose_cores
@@ -19,7 +20,6 @@ from bench.measure.latency.engine_worker import PIECE, Worker, WorkerError
 from bench.measure.latency.process_restarts import Conditions, OpeningError, measure_openings
 from bench.measure.latency.request_batches import make_requests
 from bench.measure.latency.worker_pool import Cell, collect_answers, open_fleet, time_cell
-from bench.report.build import find_reference
 from export.baseline import stock_export
 from models.data.texts import Texts
 from models.store.folder import Manifest, ModelFolder

@@ -7,9 +7,9 @@ from serving import make_tiny_bundle
 from tiny import tiny_texts
 from verbs import run
 
+from bench.engines.reference import find_reference
 from bench.measure.accuracy import evaluate as module
 from bench.measure.accuracy.evaluate import evaluate, evaluate_on
-from bench.report.build import find_reference
 from models.errors import InputError
 from service.model.bundle import Bundle
 from service.model.engine import Engine

@@ -10,7 +10,7 @@ from verbs import run
 
 from bench.measure.latency.request_batches import GROUPINGS, choose_rows, distinct, make_requests, resolved
 from bench.measure.latency.worker_pool import Cell, Times
-from bench.report.build import MOST, BenchConfig, cells
+from bench.report.bench_config import MOST, BenchConfig, cells
 from bench.report.engine_rows import _timing
 from bench.report.report_schema import PERCENTS
 from models.data.texts import Texts

@@ -7,9 +7,9 @@ from compressing import openings_of
 from bench.measure.latency.process_restarts import with_headline
 from bench.measure.latency.timing import speedup, time_texts, typical_seconds
 from bench.measure.latency.worker_pool import Cell
-from bench.report.build import summary
 from bench.report.findings import verdicts
 from bench.report.report_schema import Report
+from bench.report.summary import summary
 from tools.tables.write import RESULTS
 
 ONE = Cell(1, None, 1)

@@ -9,6 +9,8 @@ from serving import make_tiny_bundle
 from sklearn.metrics import f1_score
 from tiny import tiny_texts
 
+from bench.engines.available import Inputs
+from bench.engines.reference import find_reference
 from bench.measure.accuracy.difference import compare, score
 from bench.measure.accuracy.error_analysis import quality
 from bench.measure.accuracy.evaluate import evaluate
@@ -17,7 +19,8 @@ from bench.measure.latency.cpu_affinity import pinning
 from bench.measure.latency.operator_profile import operator_times
 from bench.measure.latency.process_restarts import combine
 from bench.measure.latency.timing import interleave, median_interval, speedup
-from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.findings import verdicts
 from bench.report.html import to_html
 from bench.report.markdown import to_markdown

@@ -6,8 +6,11 @@ import pytest
 from serving import make_tiny_bundle
 from tiny import tiny_texts
 
+from bench.engines.available import Inputs
+from bench.engines.reference import find_reference
 from bench.measure.accuracy.difference import Difference
-from bench.report.build import BenchConfig, Inputs, find_reference, run_bench
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.bundle_summary import LOSS, SPEED, check_place, merged, renew_report
 from compress.candidate_report import summary
 from compress.candidates import Candidate

@@ -8,10 +8,14 @@ from bundles import make_tiny_bundle
 from gates import add_gate, make_gate
 from tiny import tiny_texts
 
+from bench.engines.available import Inputs
+from bench.engines.reference import find_reference
 from bench.measure.latency.timing import mean_seconds, speedup
-from bench.report.build import BenchConfig, Inputs, find_reference, run_bench, summary
+from bench.report.bench_config import BenchConfig
+from bench.report.build import run_bench
 from bench.report.cascade_report import CascadeResults, cascade_report
 from bench.report.report_schema import Report
+from bench.report.summary import summary
 from models.task import Task
 from models.tokenizer import Encoded
 from prunella import Classifier

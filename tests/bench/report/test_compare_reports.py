@@ -16,7 +16,7 @@ from bench.measure.latency.cpu_affinity import choose_cores, pinned, pinning, us
 from bench.measure.latency.interference import Interference, InterferenceMonitor, mean_noise
 from bench.measure.latency.process_restarts import combine
 from bench.measure.latency.timing import typical_seconds
-from bench.report.build import BenchConfig
+from bench.report.bench_config import BenchConfig
 from bench.report.compare_reports import (
     BUSY,
     STOLEN,

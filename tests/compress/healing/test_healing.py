@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from tiny import make_tiny_checkpoint, tiny_texts
 from watching import steps_saved
 
+from bench.engines.reference import find_reference
 from bench.measure.accuracy.evaluate import bundle_logits
-from bench.report.build import find_reference
 from compress.candidate_report import summary
 from compress.candidates import CandidateEvaluator, missed_target
 from compress.config import ENOUGH_TEXTS, CompressConfig, DistillConfig

@@ -13,7 +13,8 @@ import pytest
 from pydantic import ValidationError
 
 from models.data import csv_jsonl as reading
-from models.data.texts import Columns, read_texts
+from models.data.columns import Columns
+from models.data.texts import read_texts
 from models.errors import InputError, MissingExtraError
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -257,7 +258,8 @@ needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None
 READ = """
 import sys
 from models.errors import InputError
-from models.data.texts import Columns, read_texts
+from models.data.columns import Columns
+from models.data.texts import read_texts
 for name, kind in zip(sys.argv[1::2], sys.argv[2::2]):
     try:
         found = read_texts(name, Columns(text="sentence"), kind)

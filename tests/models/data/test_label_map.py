@@ -6,8 +6,9 @@ import pytest
 from tiny import make_tiny_checkpoint, tiny_texts
 from verbs import run
 
+from models.data.columns import Columns
 from models.data.label_map import LabelMap
-from models.data.texts import Columns, Texts, read_texts
+from models.data.texts import Texts, read_texts
 from models.errors import InputError
 from models.task import Task
 

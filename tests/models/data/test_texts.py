@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tiny import tiny_texts
 
+from models.data.check_labels import check_labels
 from models.data.labels import OUTPUT
-from models.data.texts import Texts, check_labels
+from models.data.texts import Texts
 from models.errors import InputError
 from models.task import Task
 

@@ -8,7 +8,8 @@ import torch
 from labelled import make_texts
 from tiny import BAD, GOOD, make_tiny_checkpoint
 
-from models.data.texts import Columns, Texts, read_texts
+from models.data.columns import Columns
+from models.data.texts import Texts, read_texts
 from models.errors import InputError
 from models.retrieval import nearest_texts as module
 from models.retrieval.nearest_texts import nearest_texts

@@ -109,7 +109,11 @@ class Machine:
         order = worker.orders.popleft()
         match order["do"]:
             case "serve":
-                assert key in self.terminated or worker.model is self.fleet.accepted or self.fleet._change
+                assert (
+                    key in self.terminated
+                    or worker.model is self.fleet.changes.accepted
+                    or self.fleet.changes.current
+                )
                 self.serving.add(key)
                 self.fleet.message_received(key, {"is": "ready"}, self.now)
             case "prepare":
@@ -167,11 +171,11 @@ class Machine:
         """Exactly one worker a slot serves, the accepted model, and nothing else runs."""
         assert self.serving == set(self.workers)
         assert sorted(self.slots.values()) == list(range(self.fleet.count))
-        assert {worker.model for worker in self.workers.values()} == {self.fleet.accepted}
-        assert {worker.model for worker in self.fleet.workers.values()} == {self.fleet.accepted}
+        assert {worker.model for worker in self.workers.values()} == {self.fleet.changes.accepted}
+        assert {worker.model for worker in self.fleet.workers.values()} == {self.fleet.changes.accepted}
         assert {worker.state for worker in self.fleet.workers.values()} == {State.SERVING}
         if model is not None:
-            assert self.fleet.accepted.id == model
+            assert self.fleet.changes.accepted.id == model
 
 
 def started(count=3, seed=0):
@@ -210,11 +214,11 @@ def test_any_order_of_events_ends_with_the_right_workers_and_model(seed):
     machine.settle().check()
     living = {worker.pid for worker in machine.workers.values()}
     assert machine.forgotten == set(range(1, machine.pids + 1)) - living
-    before = machine.fleet.accepted
+    before = machine.fleet.changes.accepted
     machine.bundles["spec"] = ("last", WHOLE)
     machine.hang_up()
     machine.settle().check("last")
-    assert machine.fleet.previous is before
+    assert machine.fleet.changes.previous is before
     machine.fleet.stop(machine.now)
     machine.perform()
     machine.settle()
@@ -311,7 +315,7 @@ def test_a_change_during_a_restart_comes_after_it():
     machine.ask("swap", "other")
     machine.settle().check("swapped")
     assert [answer["id"] for answer in machine.answers] in ([], ["swapped"])  # none: its worker had been replaced
-    assert machine.fleet.previous.id == "moved"
+    assert machine.fleet.changes.previous.id == "moved"
 
 
 def test_a_client_that_waits_for_a_restart_is_told_of_the_end():
@@ -330,7 +334,7 @@ def test_a_client_that_waits_for_a_restart_is_told_of_the_end():
 
 def test_one_worker_that_cannot_start_does_not_end_the_others():
     machine = started()
-    machine.models[machine.fleet.accepted] = REFUSED
+    machine.models[machine.fleet.changes.accepted] = REFUSED
     lost = next(key for key in machine.workers if machine.slots[key] == 1)
     machine.die(lost, -9)
     for _ in range(20):  # five attempts and more, with pauses of up to a minute
@@ -342,13 +346,13 @@ def test_one_worker_that_cannot_start_does_not_end_the_others():
     assert not machine.fleet.ending
     assert machine.fleet._roster.failures[1] > FAILED_STARTS
     assert len(machine.serving) == 2
-    machine.models[machine.fleet.accepted] = WHOLE
+    machine.models[machine.fleet.changes.accepted] = WHOLE
     machine.settle().check("first")
 
 
 def test_a_server_with_no_worker_left_that_cannot_start_ends():
     machine = started(count=2)
-    machine.models[machine.fleet.accepted] = REFUSED
+    machine.models[machine.fleet.changes.accepted] = REFUSED
     for key in list(machine.workers):
         machine.die(key, -9)
     machine.perform()
