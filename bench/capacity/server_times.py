@@ -10,10 +10,6 @@ import http.client
 import json
 import math
 import os
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +18,8 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
-from bench.measure.latency.cpu_affinity import can_pin, pinned, usable_core_numbers
+from bench.capacity.server_process import server_process
+from bench.measure.latency.cpu_affinity import can_pin, usable_core_numbers
 from models.errors import CheckError
 from models.tokenizer import Encoded, Row
 from service.model.bundle import Bundle
@@ -31,7 +28,7 @@ from service.model.engine import Engine
 ROUNDS, ROUND_SECONDS = 5, 0.3  # of one client, each followed by the same texts without a server
 FEWEST, MOST = 20, 1000  # texts of a round
 BUSY_SECONDS, CLIENTS = 3.0, 16  # with several clients, for the time of the event loop under load
-START_SECONDS, END_SECONDS = 60.0, 10.0
+ANSWER_SECONDS = 60.0  # for one request
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -99,30 +96,10 @@ def measure_server(bundle: Bundle, engine: Engine, rows: Sequence[Row], cores: i
 @contextmanager
 def serving(bundle: Bundle, cores: int) -> Iterator[Server]:
     """Serve a bundle in another process, all texts in runners, on the first `cores` cores of this machine."""
-    port, usable = _free_port(), usable_core_numbers()
-    cores = min(cores, len(usable))
-    command = [sys.executable, "-P", "-m", "service.process.launch", "--host", "127.0.0.1", "--port", str(port)]
-    variables = {key: value for key, value in os.environ.items() if not key.startswith("PRUNELLA_")}
-    variables |= {
-        "PRUNELLA_BUNDLE": str(bundle.folder.path.resolve()), "PRUNELLA_DEVICE": "cpu", "PRUNELLA_LOG": "text",
-        "PRUNELLA_RUNNERS": str(cores), "PRUNELLA_INLINE_MS": "0",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }  # fmt: skip
-    with tempfile.TemporaryFile() as log:
-        with pinned(usable[:cores] if can_pin() else ()):
-            process = subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        try:
-            if not _is_ready(process, port):
-                log.seek(0)
-                raise CheckError(f"the server of the measurement did not start: {log.read()[-2000:].decode()}")
-            yield Server(port, _worker_of(process.pid))
-        finally:
-            process.terminate()
-            try:
-                process.wait(END_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    usable = usable_core_numbers()[:cores]
+    settings = {"PRUNELLA_DEVICE": "cpu", "PRUNELLA_RUNNERS": str(len(usable)), "PRUNELLA_INLINE_MS": "0"}
+    with server_process(bundle.folder.path, settings, usable if can_pin() else ()) as server:
+        yield Server(server.port, _worker_of(server.pid))
 
 
 def _worker_of(supervisor: int) -> int:
@@ -141,23 +118,6 @@ def _fields(stat: Path) -> list[str]:
     return stat.read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
 
 
-def _is_ready(process: subprocess.Popen[bytes], port: int) -> bool:
-    end = time.monotonic() + START_SECONDS
-    while process.poll() is None and time.monotonic() < end:
-        try:
-            with socket.create_connection(("127.0.0.1", port), timeout=1.0):
-                return True
-        except OSError:
-            time.sleep(0.02)
-    return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _body(row: Row) -> bytes:
     return json.dumps({"text": row[0]} if len(row) == 1 else {"pairs": [list(row)]}).encode()
 
@@ -169,7 +129,7 @@ def _send(port: int, bodies: Iterable[bytes], seconds: float = math.inf) -> int:
         CheckError: an answer is not 200.
     """
     end, answered = time.monotonic() + seconds, 0
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=START_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
     try:
         for body in bodies:
             if time.monotonic() > end:
