@@ -16,7 +16,7 @@ from compress.config import CompressConfig, DistillConfig
 from compress.context import CompressionContext
 from compress.healing.heal import heal, taught_by, teach_texts
 from compress.inputs.inputs import CompressionInputs
-from compress.inputs.length_matching import choose_texts, pad_texts
+from compress.inputs.length_matching import pad_texts
 from compress.make_bundle import BundleConfig, make_bundle
 from compress.pruning.analysis import analyse
 from compress.quantization.calibration_texts import CALIBRATION_ROWS, JUDGED_ROWS, BundleTexts
@@ -28,6 +28,7 @@ from export.baseline.stock_export import FP32, stock_export
 from models.checkpoint import read_architecture
 from models.classifier_folder import open_classifier
 from models.data.roles import RowRoles
+from models.data.sampling import choose_texts
 from models.data.texts import Texts
 from models.errors import DisagreementError, FallBackError, NoEffectError, TargetError, UntrimmableError
 from models.finetuning.finetune_config import TeachingConfig

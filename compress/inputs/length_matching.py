@@ -1,13 +1,12 @@
-"""Sample rows whose lengths follow the length distribution of the served texts, and pad rows to batches.
+"""draw_texts(): sample rows, with repetitions, whose lengths follow those of the served texts; pad rows to batches.
 
-choose_texts() samples without replacement, draw_texts() with replacement. Both are seeded.
+`models.data.sampling.choose_texts` samples without replacement.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from models.data.sampling import choose_texts as choose_texts  # re-exported: callers need both ways of sampling
 from models.tokenizer import Encoded, TokenBatch, Tokenizer
 from models.train.batches import length_batches
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from compress.config import CompressConfig
 from compress.context import CompressionContext
-from compress.inputs.length_matching import choose_texts, pad_texts
+from compress.inputs.length_matching import pad_texts
 from compress.pruning.analysis import Analysis
 from compress.pruning.hidden_width import CHANNELS, Channels, choose_channels, narrow, narrowed, refit_narrow
 from compress.pruning.obs import Units
@@ -32,6 +32,7 @@ from models.architecture import Architecture
 from models.checkpoint import save_checkpoint
 from models.classifier import Classifier, TensorBatch
 from models.classifier_folder import copy_texts, open_classifier
+from models.data.sampling import choose_texts
 from models.messages import say
 
 LENGTHS = 5  # number of quantiles of the served lengths at which sublayers are timed

@@ -5,40 +5,22 @@ live text waits for at most one of them. If too many texts wait already, new one
 """
 
 import logging
-import math
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from functools import partial
 
 from models.tokenizer import Encoded
 from service.cascade.drift_detector import DriftDetector, disagreement_bound
-from service.inference.runners import Outcome, Runners
-from service.inference.scheduler import Job
+from service.inference.background import answer_in_background
+from service.inference.runners import Runners
 from service.model.engine import Engine
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
-from service.protocols import BadRequest
 
 log = logging.getLogger("prunella")
 MOST = 64  # texts that wait in the background; further texts are not checked
 RECENT = 1000  # texts of the running estimate
-
-
-@dataclass(slots=True)
-class _Comparison:
-    """Receives the student's answer to one text; a job has it in the place of a PendingRequest."""
-
-    check: "GateCheck"
-    label: int  # the gate's best
-    serial: int  # of the engine
-
-    def fail(self, problem: BadRequest) -> None:
-        """Ignore the text: no client waits for its answer."""
-
-    def take(self, job: Job, outcome: Outcome, row: list[float] | None) -> None:  # noqa: ARG002
-        """Compare the best labels; None: the student failed on the text."""
-        self.check.compare(self.serial, self.label, row)
 
 
 class GateCheck:
@@ -77,14 +59,12 @@ class GateCheck:
         for text, row in zip(encoded, rows, strict=True):
             if row is None or self._random.random() >= self._share:
                 continue
-            pending = _Comparison(self, _best(row), engine.serial)
-            tokens = len(text.ids)
-            job = Job(engine, text, tokens, engine.latency.expect(tokens), 0.0, math.inf, _never, pending)
-            if not self._runners.put_in_background(job, MOST):
+            compare = partial(self.compare, engine.serial, _best(row))
+            if not answer_in_background(self._runners, engine, text, MOST, compare):
                 self._telemetry.gate_skipped.inc()
 
     def compare(self, serial: int, label: int, row: list[float] | None) -> None:
-        """Compare the gate's best label of a text with the student's logits, and count."""
+        """Compare the gate's best label of a text with the student's logits, and count; None: the student failed."""
         if serial != self._serial:
             return  # an answer of a model that has been replaced
         if row is None:
@@ -126,7 +106,3 @@ class GateCheck:
 
 def _best(row: Sequence[float]) -> int:
     return max(range(len(row)), key=row.__getitem__)
-
-
-def _never() -> bool:
-    return False

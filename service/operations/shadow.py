@@ -7,44 +7,24 @@ new ones are skipped.
 
 import asyncio
 import logging
-import math
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from functools import partial
 
 from models.tokenizer import Encoded, Row
-from service.inference.runners import Outcome, Runners
-from service.inference.scheduler import Job
+from service.inference.background import answer_in_background
+from service.inference.runners import Runners
 from service.inference.tokenizer_queue import count_chars
 from service.model.engine import Engine
 from service.operations.model_slots import ModelSlots
 from service.operations.prometheus_metrics import Telemetry
-from service.protocols import BadRequest, Request, score
+from service.protocols import Request, score
 
 log = logging.getLogger("prunella")
 MOST = 256  # texts that wait in the background; further texts are not compared
 # of a request, 20 ms in the tokenizer; longer requests are not compared, because that takes a core from live ones
 MOST_CHARS = 40_000
-
-
-@dataclass(slots=True)
-class _Comparison:
-    """Receives the candidate's answer to one text; a job has it in the place of a PendingRequest."""
-
-    shadow: "Shadow"
-    live: list[float]  # logits of the live model
-    serial: int  # of the candidate's engine
-
-    def fail(self, problem: BadRequest) -> None:
-        """Ignore the text: no client waits for its answer."""
-
-    def take(self, job: Job, outcome: Outcome, row: list[float] | None) -> None:  # noqa: ARG002
-        """Compare the candidate's logits with the live ones; None: the candidate failed on the text."""
-        if row is None:
-            self.shadow.fail(1)
-        else:
-            self.shadow.compare(self.serial, self.live, row)
 
 
 class Shadow:
@@ -86,8 +66,11 @@ class Shadow:
         work = asyncio.get_running_loop().run_in_executor(self._pool, _tokenize, candidate, texts, request)
         work.add_done_callback(lambda done: self._enqueue(candidate, live, done))
 
-    def compare(self, serial: int, live_logits: list[float], candidate_logits: list[float]) -> None:
-        """Compare the logits of the live model with those of the candidate, and count the differences."""
+    def compare(self, serial: int, live_logits: list[float], candidate_logits: list[float] | None) -> None:
+        """Compare the logits of the live model with those of the candidate, and count; None: the candidate failed."""
+        if candidate_logits is None:
+            self.fail(1)
+            return
         candidate = self._model_slots.candidate
         if candidate is None or candidate.serial != serial:
             return  # the candidate that gave this answer has been removed
@@ -134,10 +117,8 @@ class Shadow:
             self.fail(len(live))
             return
         for text, row in zip(encoded, live, strict=True):
-            pending = _Comparison(self, row, candidate.serial)
-            tokens = len(text.ids)
-            job = Job(candidate, text, tokens, candidate.latency.expect(tokens), 0.0, math.inf, _never, pending)
-            if not self._runners.put_in_background(job, MOST):
+            compare = partial(self.compare, candidate.serial, row)
+            if not answer_in_background(self._runners, candidate, text, MOST, compare):
                 self._skip(1)
 
     def _skip(self, texts: int) -> None:
@@ -152,7 +133,3 @@ def _tokenize(candidate: Engine, texts: Sequence[Row], request: Request) -> list
     except Exception:
         log.exception("the candidate's tokenizer failed on a request")
         return None
-
-
-def _never() -> bool:
-    return False

@@ -7,11 +7,11 @@ them share, is in this file.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import FailFast, ValidationError
+from pydantic import BaseModel, FailFast, ValidationError
 
 from models.schema import explain
 from models.task import Task
@@ -20,6 +20,7 @@ from models.tokenizer import Row
 Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # {"label": …, "score": …}
 Stage = Literal["gate", "student"]  # which of the two models of a cascade answered a text
+Form = TypeVar("Form", bound=BaseModel)
 TEXT_KEYS = ("inputs", "input", "texts", "pairs", "documents", "queries", "instances")  # lists of texts in requests
 
 
@@ -114,6 +115,18 @@ def invalid(problem: ValidationError, status: int = 422) -> BadRequest:
                 if isinstance(part, int):
                     return error.at(part)
     return error
+
+
+def validated(form: type[Form], document: object, status: int = 422) -> Form:
+    """Return the body of a request as a record of the class `form`.
+
+    Raises:
+        BadRequest: the parsed JSON `document` is not valid: HTTP status `status`.
+    """
+    try:
+        return form.model_validate(document)
+    except ValidationError as problem:
+        raise invalid(problem, status) from None
 
 
 def with_index(document: dict[str, Any], problem: BadRequest) -> dict[str, Any]:

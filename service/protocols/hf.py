@@ -6,7 +6,8 @@ it is that of `zero_shot_classification`. The keys of transformers' pipelines ar
 answer, or change it as they do there; the others are refused by name.
 """
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -94,23 +95,55 @@ class Body(Record):
     options: dict[str, Any] | None = Field(None, description="options of the hosted service; accepted and ignored")
 
 
+class HasParameters(Protocol):
+    """JSON of a request with the parameters of a pipeline."""
+
+    @property
+    def parameters(self) -> Parameters | None:
+        """The parameters; None: the default ones."""
+
+
+Form = TypeVar("Form", bound=HasParameters)
+
+
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
+    return read_as(Body.model_validate, _rows, document)
+
+
+def read_as(
+    validate: Callable[[object], Form], rows_of: Callable[[Form], tuple[list[Row], bool]], document: object
+) -> Request:
+    """Convert a parsed JSON document to a request with the parameters of a Hugging Face pipeline.
+
+    Args:
+        validate: returns the validated body.
+        rows_of: returns the rows of the body, and whether the answer is for one text that is in no list.
+        document: the JSON.
+
+    Raises:
+        BadRequest: the body or its parameters are invalid.
+    """
     try:
-        body = Body.model_validate(document)
+        body = validate(document)
         parameters = body.parameters or Parameters()
         labels = parameters.zero_shot()
     except ValidationError as problem:
         raise invalid(problem) from None
-    items = body.inputs if isinstance(body.inputs, list) else [body.inputs]
-    if not items:
+    rows, single = rows_of(body)
+    return _request(rows, single, parameters, labels)
+
+
+def _rows(body: Body) -> tuple[list[Row], bool]:
+    """Return the rows, and whether there is one that is in no list."""
+    if not isinstance(body.inputs, list):
+        return [_row(body.inputs)], True
+    if not body.inputs:
         raise BadRequest(422, "`inputs` cannot be empty", "Empty")
-    single = not isinstance(body.inputs, list)
-    return read_items([_row(item) for item in items], single, parameters, labels)
+    return [_row(item) for item in body.inputs], False
 
 
-def read_items(rows: list[Row], single: bool, parameters: Parameters, labels: ZeroShot | None) -> Request:
-    """Return the request for rows with the parameters of a Hugging Face pipeline."""
+def _request(rows: list[Row], single: bool, parameters: Parameters, labels: ZeroShot | None) -> Request:
     if labels is None:
         return Request(
             rows,

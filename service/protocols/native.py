@@ -12,10 +12,10 @@ import math
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from models.schema import Record
-from service.protocols import Answer, BadRequest, Prediction, Request, StopAtFirst, invalid, with_index, zero_shot
+from service.protocols import Answer, BadRequest, Prediction, Request, StopAtFirst, validated, with_index, zero_shot
 from service.protocols.zero_shot import ZeroShot
 
 
@@ -48,10 +48,7 @@ def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
     if isinstance(document, dict) and len(document) == 1 and isinstance(text := document.get("text"), str):
         return Request([(text,)], single=True)  # the most frequent request skips the validation
-    try:
-        body = Body.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem) from None
+    body = validated(Body, document)
     if body.text is not None:
         rows: list[tuple[str, ...]] = [(body.text,)]
     else:

@@ -8,9 +8,9 @@ as in vLLM and text-embeddings-inference; with `use_activation: false` it is the
 
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, Field, ValidationError
+from pydantic import AliasChoices, Field
 
-from service.protocols import Answer, BadRequest, Request, StopAtFirst, invalid
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated
 from service.protocols.openai import TokenLimits, listed, needs_one_output
 
 Texts = str | Annotated[list[str], StopAtFirst()]
@@ -29,10 +29,7 @@ class Body(TokenLimits):
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    try:
-        body = Body.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem, 400) from None
+    body = validated(Body, document, 400)
     for key in ("max_tokens_per_query", "max_tokens_per_doc"):
         if getattr(body, key):
             raise BadRequest(400, f"{key} is not supported: use truncate_prompt_tokens, which cuts the pair")

@@ -8,10 +8,10 @@ text-embeddings-inference: {"query", "texts": […], "raw_scores"?, "return_text
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from models.schema import Record
-from service.protocols import Answer, BadRequest, Request, StopAtFirst, invalid
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated
 from service.protocols.openai import TokenLimits, make_id, needs_one_output
 
 
@@ -49,10 +49,7 @@ def read(document: object) -> Request:
 
     Long documents are truncated, as by the services of Cohere and Jina.
     """
-    try:
-        body = Body.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem, 400) from None
+    body = validated(Body, document, 400)
     if body.rank_fields not in (None, ["text"]):
         raise BadRequest(400, 'rank_fields is not supported: documents are ranked by their "text"')
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
@@ -100,10 +97,7 @@ def write(answer: Answer, request: Request) -> object:
 
 def read_tei(document: object) -> Request:
     """Convert a parsed JSON document in the form of text-embeddings-inference to a request."""
-    try:
-        body = TeiBody.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem) from None
+    body = validated(TeiBody, document)
     if not body.texts or not body.query.strip():
         raise BadRequest(400, "`query` and `texts` cannot be empty", "Empty")
     return Request(

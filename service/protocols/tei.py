@@ -5,10 +5,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from models.schema import Record
-from service.protocols import Answer, BadRequest, Request, StopAtFirst, invalid, with_index
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated, with_index
 
 
 class Body(Record):
@@ -25,10 +25,7 @@ class Body(Record):
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    try:
-        body = Body.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem) from None
+    body = validated(Body, document)
     inputs = body.inputs
     single = isinstance(inputs, str) or (bool(inputs) and isinstance(inputs[0], str))
     groups: list[Any] = [[inputs]] if isinstance(inputs, str) else [inputs] if single else list(inputs)

@@ -6,10 +6,10 @@
 
 from typing import Annotated
 
-from pydantic import Field, StrictInt, ValidationError
+from pydantic import Field, StrictInt
 
 from models.tokenizer import Tokenizer
-from service.protocols import BadRequest, StopAtFirst, invalid
+from service.protocols import BadRequest, StopAtFirst, validated
 from service.protocols.openai import Body
 
 
@@ -31,10 +31,7 @@ def read(document: object) -> TokenizeBody:
     """Convert a parsed JSON document of /tokenize."""
     if isinstance(document, dict) and document.get("messages") is not None:
         raise BadRequest(400, "`messages` is for chat models: send the text as `prompt`")
-    try:
-        return TokenizeBody.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem, 400) from None
+    return validated(TokenizeBody, document, 400)
 
 
 def write(ids: list[int], body: TokenizeBody, tokenizer: Tokenizer, max_tokens: int) -> object:
@@ -54,10 +51,7 @@ def read_ids(document: object, table: int, most: int) -> DetokenizeBody:
     Raises:
         BadRequest: 400, an id is not in the table; 413, there are too many.
     """
-    try:
-        body = DetokenizeBody.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem, 400) from None
+    body = validated(DetokenizeBody, document, 400)
     if len(body.tokens) > most:
         raise BadRequest(413, f"{len(body.tokens)} token ids, at most {most} are accepted")
     check_ids(body.tokens, table)

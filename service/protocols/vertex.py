@@ -5,11 +5,11 @@ An instance is a text, or an object with `inputs` or `text` (and `text_pair`); `
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from models.schema import Record
 from models.tokenizer import Row
-from service.protocols import Answer, BadRequest, Request, StopAtFirst, hf, invalid
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, hf
 from service.protocols.hf import Parameters
 
 
@@ -39,19 +39,18 @@ class Body(BaseModel):
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    try:
-        body = Body.model_validate(document)
-        parameters = body.parameters or Parameters()
-        labels = parameters.zero_shot()
-    except ValidationError as problem:
-        raise invalid(problem) from None
+    return hf.read_as(Body.model_validate, _rows, document)
+
+
+def _rows(body: Body) -> tuple[list[Row], bool]:
+    """Return the rows; the answer is always a list."""
     rows: list[Row] = []
     for i, instance in enumerate(body.instances):
         row = (instance,) if isinstance(instance, str) else instance.row()
         if row is None:
             raise BadRequest(422, "an instance has one of `inputs` and `text`").at(i)
         rows.append(row)
-    return hf.read_items(rows, False, parameters, labels)
+    return rows, False
 
 
 def write(answer: Answer, request: Request) -> dict[str, Any]:

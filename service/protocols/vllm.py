@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import Field, StrictInt, ValidationError
 
 from models.tokenizer import Row
-from service.protocols import Answer, BadRequest, Request, StopAtFirst, in_label_order, invalid
+from service.protocols import Answer, BadRequest, Request, StopAtFirst, in_label_order, invalid, validated
 from service.protocols.openai import Body as OpenAiBody
 from service.protocols.openai import TokenLimits, created, listed, make_id
 
@@ -98,10 +98,7 @@ def write(answer: Answer, request: Request) -> object:
 
 def read_infinity(document: object) -> Request:
     """Convert a parsed JSON document in infinity's form to a request."""
-    try:
-        body = InfinityBody.model_validate(document)
-    except ValidationError as problem:
-        raise invalid(problem, 400) from None
+    body = validated(InfinityBody, document, 400)
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not texts:
         raise BadRequest(400, "`input` cannot be empty", "Empty")

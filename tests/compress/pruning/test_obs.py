@@ -5,13 +5,14 @@ import pytest
 import torch
 from cutting import plain_rung, tiny_batches
 
-from compress.inputs.length_matching import choose_texts, draw_texts
+from compress.inputs.length_matching import draw_texts
 from compress.pruning.fisher import fisher, fisher_order, open_gates
 from compress.pruning.gram import collect_grams, output_matrix
 from compress.pruning.obs import CHUNK, damped, least_squares, prune_to_each_width, removal_order
 from compress.pruning.quality_loss import measure_costs
 from compress.pruning.refit import refit
 from compress.pruning.surgery import choose_pruned_sublayers, cut
+from models.data.sampling import choose_texts
 from models.errors import NoEffectError
 from models.sublayer import SublayerId
 from models.train.divergence import divergence
