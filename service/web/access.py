@@ -21,9 +21,9 @@ REQUEST_HEADERS = b"authorization, content-type, traceparent, tracestate, x-api-
 # every response header that scripts cannot read by default
 # (https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name)
 EXPOSED = (
-    b"allow, date, retry-after, retry-after-ms, www-authenticate, x-cascade-stage, x-compute-characters, "
-    b"x-compute-time, x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, x-tokenization-time, "
-    b"x-total-time"
+    b"allow, date, inference-header-content-length, retry-after, retry-after-ms, www-authenticate, x-cascade-stage, "
+    b"x-compute-characters, x-compute-time, x-compute-tokens, x-compute-type, x-inference-time, x-queue-time, "
+    b"x-tokenization-time, x-total-time, x-windows"
 )
 
 

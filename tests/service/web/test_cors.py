@@ -19,6 +19,8 @@ ORIGIN, OTHER = "https://a.example", "https://c.example"
 KEY, TOKEN = "secret-key-1", "admin-token-1"
 WITH_KEY = {"Origin": ORIGIN, "X-API-Key": KEY}
 TEXT = {"text": "good film"}
+TENSOR = {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["good film"]}
+BINARY = {"inputs": [TENSOR], "parameters": {"binary_data_output": True}}
 # readable without Access-Control-Expose-Headers: https://fetch.spec.whatwg.org/#cors-safelisted-response-header-name
 SAFE = {"cache-control", "content-language", "content-length", "content-type", "expires", "last-modified", "pragma"}
 NEVER = {
@@ -115,6 +117,7 @@ def test_any_header_may_be_sent_because_unknown_ones_have_no_effect(client):
         ("/v1/classify", TEXT, {"X-API-Key": "wrong"}, 401), ("/classify", TEXT, {"X-API-Key": "wrong"}, 401),
         ("/nowhere", TEXT, {}, 404), ("/info", TEXT, {}, 405), ("/v1/classify", {"text": "a" * 1000}, {}, 413),
         ("/v1/classify", {"texts": ["a", "b"]}, {}, 413), ("/v1/classify", TEXT, {"Content-Type": "text/x"}, 415),
+        ("/v2/models/prunella/infer", BINARY, {}, 200),
         ("/v1/classify", {}, {}, 422), ("/v1/classify", TEXT, {"X-Request-Timeout-Ms": "soon"}, 422),
         ("/admin/models", {}, {"X-API-Key": TOKEN}, 422),
     ],
@@ -124,6 +127,15 @@ def test_a_page_can_read_every_answer_and_its_headers(client, path, body, header
     assert answer.status_code == code, answer.text
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     assert "origin" in listed(answer, "vary")
+    may, there_are = readable(answer)
+    assert there_are <= may
+
+
+def test_a_page_can_read_the_number_of_windows(tiny_bundle):
+    engine = Engine.open(Bundle.open(tiny_bundle), RuntimeSettings(device="cpu", windows=2))
+    with serving(engine, cors_origins=ORIGIN) as client:
+        answer = client.post("/predict", json={"inputs": "good film " * 30}, headers={"Origin": ORIGIN})
+    assert answer.headers["x-windows"] == "2"
     may, there_are = readable(answer)
     assert there_are <= may
 
