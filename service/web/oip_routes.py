@@ -32,7 +32,8 @@ class OipRoutes:
         engine = self._inference.model_slots.current
         name = self._inference.name(engine)
         if self._check_model(call, "/ready", "") == "/ready":
-            return json_reply({"ready": not self._inference.draining, "name": name})
+            ready = not self._inference.draining and not self._inference.trouble()
+            return json_reply({"ready": ready, "name": name}, 200 if ready else 503)
         return json_reply(oip.metadata(engine.bundle.task, name, engine.bundle.id))
 
     async def infer(self, call: Call) -> Reply:

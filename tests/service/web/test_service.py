@@ -377,6 +377,19 @@ def test_probes(client, path):
     assert client.get(path).status_code == 200
 
 
+def test_a_server_that_shuts_down_or_cannot_answer_has_no_model_that_is_ready(client, monkeypatch):
+    path = "/v2/models/prunella/ready"
+    assert client.get(path).json() == {"ready": True, "name": "prunella"}
+    inference = client.app.inference
+    for name, value in (("draining", True), ("trouble", lambda: "a runner has ended")):
+        with monkeypatch.context() as patch:
+            patch.setattr(inference, name, value)
+            for probe in (path, "/v2/health/ready"):
+                answer = client.get(probe)
+                assert (answer.status_code, answer.json()["ready"]) == (503, False)
+    assert client.get(path).status_code == 200
+
+
 @pytest.mark.parametrize(("kind", "labels"), [("single", 3), ("multi", 3), ("regression", 1)])
 def test_scores_of_a_text_are_those_of_the_task(kind, labels):
     logits = np.random.default_rng(0).normal(0, 9, (20, labels)).astype(np.float32)
