@@ -38,7 +38,7 @@ class RequestedOutput(BaseModel):
     """A requested output."""
 
     name: str
-    parameters: OipParameters = OipParameters()
+    parameters: OipParameters | None = None  # some clients send null for what they leave out
 
 
 class Wanted(NamedTuple):
@@ -56,7 +56,7 @@ class Body(BaseModel):
     id: str | None = None
     inputs: list[Tensor] = Field(min_length=1)
     outputs: list[RequestedOutput] | None = None
-    parameters: OipParameters = OipParameters()
+    parameters: OipParameters | None = None
 
 
 def read(document: object) -> Request:
@@ -67,7 +67,8 @@ def read(document: object) -> Request:
         raise BadRequest(400, explain(problem)) from None
     requested = body.outputs or []
     outputs = tuple(output.name for output in requested)
-    if any(output.parameters.classification for output in requested):
+    parameters = {output.name: output.parameters or OipParameters() for output in requested}
+    if any(one.classification for one in parameters.values()):
         raise BadRequest(400, "the parameter 'classification' is not supported: use the outputs scores and label")
     if unknown := [name for name in outputs if name not in OUTPUTS]:
         raise BadRequest(400, f"unknown output {unknown[0]!r}: choose from {', '.join(OUTPUTS)}")
@@ -82,8 +83,9 @@ def read(document: object) -> Request:
         rows = list(zip(texts["text"], texts["text_pair"], strict=True))
     else:
         raise BadRequest(400, f"inputs are {', '.join(sorted(texts))}: wanted text, or text and text_pair")
-    by_name = {o.name: o.parameters.binary_data for o in requested if o.parameters.binary_data is not None}
-    wanted = Wanted(body.id, outputs, body.parameters.binary_data_output is True, by_name)
+    by_name = {name: one.binary_data for name, one in parameters.items() if one.binary_data is not None}
+    binary = body.parameters is not None and body.parameters.binary_data_output is True
+    wanted = Wanted(body.id, outputs, binary, by_name)
     return Request(rows, single=False, raw_scores="logits" in outputs, extra=wanted)
 
 
@@ -112,7 +114,7 @@ def _texts(tensor: Tensor) -> list[str]:
     size = 1
     for n in tensor.shape:
         size *= n
-    if size != len(flat):
+    if size != len(flat) or min(tensor.shape, default=1) < 0:
         raise BadRequest(400, f"input {tensor.name!r} has {len(flat)} texts and the shape {tensor.shape}")
     return flat
 

@@ -195,6 +195,20 @@ def test_triton_gets_errors_that_say_which_text(topics):
             client.infer(NAMES["topics"], [tensor])
 
 
+def test_null_of_the_open_inference_protocol_is_a_key_that_is_left_out(topics):
+    """As the models of MLServer's client write it."""
+    url = f"{topics}/v2/models/{NAMES['topics']}/infer"
+    tensor = {"name": "text", "shape": [2], "datatype": "BYTES", "data": ["good film", "plot"]}
+    null = {"id": None, "parameters": None, "inputs": [{**tensor, "parameters": None}]}
+    plain = requests.post(url, json={"inputs": [tensor]}, timeout=20)
+    assert plain.status_code == 200
+    assert requests.post(url, json={**null, "outputs": None}, timeout=20).json() == plain.json()
+    outputs = [{"name": name, "parameters": None} for name in ("scores", "label")]
+    assert requests.post(url, json={**null, "outputs": outputs}, timeout=20).json() == plain.json()
+    wrong = requests.post(url, json={"inputs": [{**tensor, "shape": [-1, -2]}]}, timeout=20)
+    assert (wrong.status_code, "shape" in wrong.json()["error"]) == (400, True)
+
+
 def test_behind_a_path(topics):
     """As a proxy sends it, with the path and without."""
     for url in (topics, topics + "/nlp"):
