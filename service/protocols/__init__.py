@@ -21,7 +21,11 @@ Function = Literal["softmax", "sigmoid", "none"]
 Prediction = dict[str, Any]  # {"label": …, "score": …}
 Stage = Literal["gate", "student"]  # which of the two models of a cascade answered a text
 Form = TypeVar("Form", bound=BaseModel)
-TEXT_KEYS = ("inputs", "input", "texts", "pairs", "documents", "queries", "instances")  # lists of texts in requests
+# the keys of requests that have lists of texts, under every name that a protocol accepts
+TEXT_KEYS = (
+    "inputs", "input", "texts", "pairs", "instances",
+    "queries", "text_1", "data_1", "documents", "text_2", "data_2", "items",
+)  # fmt: skip
 
 
 class StopAtFirst(FailFast):

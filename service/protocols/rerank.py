@@ -30,6 +30,7 @@ class Body(TokenLimits):
     return_documents: bool = Field(True, description="whether the answer has the texts of the documents")
     max_tokens_per_doc: int | None = Field(None, description="refused unless 0 or more than the model takes")
     max_tokens_per_query: int | None = Field(None, description="the same")
+    logits: bool = Field(False, alias="raw_scores", description="infinity's name of use_activation: false")
     rank_fields: list[str] | None = Field(None, description='only ["text"]: the documents have no other field')
 
 
@@ -69,7 +70,7 @@ def read(document: object) -> Request:
         single=False,
         top_k=None,
         function="sigmoid",
-        raw_scores=body.raw_scores(),
+        raw_scores=body.raw_scores() or body.logits,
         direction="left" if body.truncation_side == "left" else "right",
         model=body.named_model(),
         check=check,

@@ -135,6 +135,28 @@ def test_the_bodies_of_text_embeddings_inference(topics, ranker):
     assert ranked[0]["score"] >= ranked[1]["score"]
 
 
+@pytest.mark.parametrize(
+    ("query", "document"),
+    [("queries", "documents"), ("queries", "items"), ("text_1", "text_2"), ("data_1", "data_2")],
+)
+def test_the_error_of_a_score_says_which_text_under_every_name(ranker, query, document):
+    for wrong, index in (
+        ({query: "good film", document: ["plot", 5]}, 1), ({query: "good film", document: ["plot", "a", ""]}, 2),
+        ({query: ["good", None], document: ["plot", "film"]}, 1), ({query: [["good"]], document: ["plot"]}, 0),
+    ):  # fmt: skip
+        answer = requests.post(ranker + "/score", json=wrong, timeout=20)
+        assert (answer.status_code, answer.json()["error"].get("index")) == (400, index), wrong
+
+
+def test_infinitys_name_of_logits_in_a_ranking(ranker):
+    answers = [
+        requests.post(ranker + "/v1/rerank", json={**RERANK, **more}, timeout=20).json()["results"]
+        for more in ({}, {"raw_scores": False}, {"raw_scores": True}, {"use_activation": False})
+    ]
+    assert answers[0] == answers[1]
+    assert answers[0] != answers[2] == answers[3]
+
+
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_the_bodies_of_rerankers(ranker, path):
     found = httpx.post(ranker + path, json=RERANK, timeout=20).json()
