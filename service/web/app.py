@@ -33,7 +33,6 @@ from service.web.token_routes import TokenRoutes
 
 log = logging.getLogger("prunella")
 BENTOML_PATHS = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
-VLLM_KEYS = ("input", "messages")  # of requests to /classify that are not from BentoML's clients
 
 
 class BentoApp(Protocol):
@@ -203,10 +202,9 @@ class App:
             return False
         call.check_json()  # BentoML also accepts other content types, and answers some of them with 500
         body = await call.body(self._settings.max_body_bytes)
-        if not any(b'"%s"' % key.encode() in body for key in VLLM_KEYS):
+        if not any(b'"%s"' % key.encode() in body for key in dialects.VLLM_KEYS):
             return False
-        document = await call.document(self._settings.max_body_bytes)
-        return isinstance(document, dict) and any(key in document for key in VLLM_KEYS)
+        return dialects.is_of_vllm(await call.document(self._settings.max_body_bytes))
 
     async def _forward_to_bentoml(self, call: Call, send: Send) -> None:
         body = await call.body(self._settings.max_body_bytes)

@@ -25,6 +25,7 @@ class Dialect:
 
 
 Choose = Callable[[Any], Dialect]
+VLLM_KEYS = ("input", "messages")  # only requests of vLLM's and infinity's clients have one of these
 
 
 def tei_headers(answer: Answer) -> Headers:
@@ -63,11 +64,16 @@ def of_input(settings: Settings) -> Dialect:
     return INFINITY if settings.classify_dialect == "infinity" else VLLM
 
 
+def is_of_vllm(document: Any) -> bool:
+    """Whether a request to a path of several protocols is one of vLLM's or infinity's clients."""
+    return type(document) is dict and ("input" in document or "messages" in document)
+
+
 def native_or(with_input: Dialect) -> Choose:
-    """Return the choice for /v1/classify: `with_input` for requests that have the key `input`."""
+    """Return the choice for /v1/classify: `with_input` for requests of vLLM's clients."""
 
     def choose(document: Any) -> Dialect:
-        return with_input if type(document) is dict and "input" in document else NATIVE
+        return with_input if is_of_vllm(document) else NATIVE
 
     return choose
 
@@ -77,11 +83,16 @@ def choose_rerank(document: Any) -> Dialect:
     return TEI_RERANK if type(document) is dict and "texts" in document else RERANK
 
 
+def is_of_vertex(document: Any) -> bool:
+    """Whether a request is in Vertex AI's form."""
+    return type(document) is dict and "instances" in document
+
+
 def instances_or(choose: Choose) -> Choose:
     """Return the choice for Vertex AI's path: its own form for requests that have the key `instances`."""
 
     def with_instances(document: Any) -> Dialect:
-        return VERTEX if type(document) is dict and "instances" in document else choose(document)
+        return VERTEX if is_of_vertex(document) else choose(document)
 
     return with_instances
 
@@ -93,7 +104,7 @@ def by_keys(with_input: Dialect) -> Choose:
     """
     by_key = {
         "instances": VERTEX,
-        "input": with_input,
+        **dict.fromkeys(VLLM_KEYS, with_input),
         **dict.fromkeys(("text", "texts", "pairs"), NATIVE),
         **dict.fromkeys(("queries", "text_1", "data_1"), SCORE),
     }

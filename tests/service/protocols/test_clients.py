@@ -116,6 +116,14 @@ def test_the_bodies_of_vllm(topics):
     assert model["id"] == NAMES["topics"]
 
 
+def test_messages_of_chat_models_are_refused_in_the_form_of_vllm(topics):
+    document = {"messages": [{"role": "user", "content": "good film"}]}
+    for path in ("/classify", "/v1/classify", "/invocations"):
+        answer = requests.post(topics + path, json=document, timeout=20)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (400, "BadRequestError")
+        assert "send the text as `input`" in answer.json()["error"]["message"]
+
+
 def test_text_and_its_token_ids_have_the_same_answer(topics):
     ids = requests.post(topics + "/tokenize", json={"prompt": "good film"}, timeout=20).json()["tokens"]
     texts = [
