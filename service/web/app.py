@@ -8,6 +8,7 @@ formats JSON.
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import Any, Protocol
 
 import orjson
@@ -106,12 +107,15 @@ class App:
         health, predict = self._settings.health_route, self._settings.predict_route
         if health and health not in self._routes:
             self._routes[health] = Route("probe", {"GET": self._ready}, is_open=True)
-        if predict:
-            if predict == "/predict":
-                choose = only(dialects.TEI)
-            self._routes[predict] = Route(
-                "vertex", {"POST": classify.handler(dialects.instances_or(choose))}, hf.error
-            )
+        if not predict:
+            return
+        route = self._routes.get(predict)
+        if route is None or route.is_open or "POST" not in route.methods:
+            post, methods = classify.handler(dialects.instances_or(choose)), {} if route is None else route.methods
+            self._routes[predict] = Route("vertex", {**methods, "POST": post}, hf.error)
+        else:  # its own clients get the answers and errors that they have without Vertex AI
+            post = classify.instances_or(route.methods["POST"])
+            self._routes[predict] = replace(route, methods={**route.methods, "POST": post})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's start and shutdown."""

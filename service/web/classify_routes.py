@@ -8,7 +8,7 @@ from service.operations.tracing import Tracer
 from service.protocols import BadRequest
 from service.web import cascade_header, dialects
 from service.web.cascade_header import asks_for_student, stage_headers
-from service.web.dialects import Choose
+from service.web.dialects import Choose, only
 from service.web.http import Call, Reply, json_reply
 from service.web.route import Handler
 
@@ -38,6 +38,16 @@ class ClassifyRoutes:
                 most = max((count for count in answer.windows if count is not None), default=1)
                 headers = [*(headers or []), (b"x-windows", b"%d" % most)]
             return json_reply(dialect.write(answer, request), 200, headers)
+
+        return handle
+
+    def instances_or(self, handler: Handler) -> Handler:
+        """Return the handler that takes Vertex AI's requests, and leaves the others to `handler`."""
+        of_vertex = self.handler(only(dialects.VERTEX))
+
+        async def handle(call: Call) -> Reply:
+            document = await call.document(self._inference.settings.max_body_bytes)
+            return await (of_vertex if dialects.is_of_vertex(document) else handler)(call)
 
         return handle
 

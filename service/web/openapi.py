@@ -114,6 +114,7 @@ def _protocols(schemas: Document, secured: list[Any]) -> Document:
         post("Open Inference Protocol v2", add_schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
     )
     ready = get("readiness of the model", ANYTHING, secured, missing=True)
+    ready["get"]["responses"]["503"] = response("not ready", ANYTHING)
     metadata = get("metadata of the model", ANYTHING, secured, missing=True)
     paths: Document = {
         "/predict": post(
@@ -183,7 +184,7 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
         ),
         "/invocations": forms("SageMaker: every protocol, by its keys", anything, **every),
     }
-    if settings.predict_route and settings.predict_route != "/predict":
+    if settings.predict_route and settings.predict_route not in {*paths, "/predict"}:
         paths[settings.predict_route] = with_cascade(forms("Vertex AI", predictions, VertexRequest=vertex.Body))
     if settings.health_route:
         paths[settings.health_route] = get("probe", ANYTHING, [])

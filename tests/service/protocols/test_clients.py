@@ -64,7 +64,8 @@ def topics(tiny_bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ranker(tiny_bundle, tmp_path_factory):
-    with serve(tiny_bundle, tmp_path_factory.mktemp("ranker"), "ranker") as (_, url):
+    """URL of a server of a ranker; Vertex AI calls a path that other clients use too."""
+    with serve(tiny_bundle, tmp_path_factory.mktemp("ranker"), "ranker", AIP_PREDICT_ROUTE="/rerank") as (_, url):
         yield url
 
 
@@ -163,6 +164,21 @@ def test_infinitys_name_of_logits_in_a_ranking(ranker):
     ]
     assert answers[0] == answers[1]
     assert answers[0] != answers[2] == answers[3]
+
+
+def test_a_path_of_vertex_keeps_the_clients_that_it_has(ranker):
+    instance = {"text": "good film", "text_pair": "plot"}
+    answer = requests.post(ranker + "/rerank", json={"instances": [instance]}, timeout=20)
+    assert answer.json()["predictions"][0][0]["label"] == "relevance"
+    for body in (b'{"query": ', b"{}", b'{"query": "a", "documents": [5]}'):
+        answers = [
+            requests.post(ranker + path, data=body, headers={"Content-Type": "application/json"}, timeout=20)
+            for path in ("/rerank", "/v1/rerank")
+        ]
+        assert answers[0].json() == answers[1].json()
+        assert answers[0].status_code == answers[1].status_code == 400
+    paths = requests.get(ranker + "/openapi.json", timeout=20).json()["paths"]
+    assert paths["/rerank"] == paths["/v1/rerank"]
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
