@@ -188,6 +188,12 @@ def write(answer: Answer, request: Request) -> object:
     return documents[0] if request.single else documents
 
 
+def write_lists(answer: Answer, request: Request) -> object:
+    """Return the same as `write`, with a list of labels and scores for each text of a zero-shot request too."""
+    rows = ranked(answer, request)
+    return rows[0] if request.extra is not None and request.single else rows
+
+
 def ranked(answer: Answer, request: Request) -> Any:
     """Return the ranked labels of each text, whichever labels the request is about."""
     if request.extra is None:

@@ -56,7 +56,8 @@ class App:
         self._settings, self._origins = inference.settings, inference.settings.origins()
         admin = Admin(inference)
         document = openapi(inference.settings)
-        with_input = dialects.of_input(inference.settings)
+        with_input, with_inputs = dialects.of_input(inference.settings), dialects.of_inputs(inference.settings)
+        by_keys = dialects.by_keys(with_input, with_inputs)
         classify = ClassifyRoutes(inference, tracer)
         tokens = TokenRoutes(inference, classify.context)
         open_inference = OipRoutes(inference, classify.context, tracer)
@@ -66,7 +67,7 @@ class App:
             "/v1/classify": Route("native", {"POST": classify.handler(dialects.native_or(with_input))}),
             "/predict": Route("tei", {"POST": classify.handler(only(dialects.TEI))}, tei.error),
             "/": Route(
-                "hf", {"POST": classify.handler(only(dialects.HF)), "GET": self._redirect_to_playground}, hf.error
+                "hf", {"POST": classify.handler(only(with_inputs)), "GET": self._redirect_to_playground}, hf.error
             ),
             **dict.fromkeys(("/score", "/v1/score"), openai_route("score", classify.handler(only(dialects.SCORE)))),
             **dict.fromkeys(
@@ -81,7 +82,7 @@ class App:
             "/health": Route("probe", {"GET": self._ready}, is_open=True),
             "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
             "/ping": Route("probe", {"GET": self._ready}, is_open=True),
-            "/invocations": Route("sagemaker", {"POST": classify.handler(dialects.by_keys(with_input))}, tei.error),
+            "/invocations": Route("sagemaker", {"POST": classify.handler(by_keys)}, tei.error),
             "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
             "/info": Route("info", {"GET": self._info}),
             "/openapi.json": Route("page", {"GET": constant(json_reply(document))}, is_open=True),
@@ -93,7 +94,7 @@ class App:
             "/admin/rollback": Route("admin", {"POST": admin.roll_back}, is_open=True),
             "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
-        self._add_vertex_routes(classify, dialects.by_keys(with_input))
+        self._add_vertex_routes(classify, by_keys)
         self._oip_metadata_route = Route("oip", {"GET": open_inference.model}, oip.error)
         self._oip_infer_route = Route("oip", {"POST": open_inference.infer}, oip.error)
         self._unknown_route = Route("other", {}, is_open=True)

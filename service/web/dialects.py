@@ -46,6 +46,7 @@ def tei_headers(answer: Answer) -> Headers:
 NATIVE = Dialect("native", native.read, native.write, native.error)
 TEI = Dialect("tei", tei.read, tei.write, tei.error, tei_headers)
 HF = Dialect("hf", hf.read, hf.write, hf.error)
+HF_LISTS = Dialect("hf", hf.read, hf.write_lists, hf.error)
 VERTEX = Dialect("vertex", vertex.read, vertex.write, vertex.error)
 VLLM = Dialect("vllm", vllm.read, vllm.write, openai.error, statuses=openai.STATUSES)
 INFINITY = Dialect("infinity", vllm.read_infinity, vllm.write_infinity, openai.error, statuses=openai.STATUSES)
@@ -62,6 +63,11 @@ def only(dialect: Dialect) -> Choose:
 def of_input(settings: Settings) -> Dialect:
     """Return the dialect of classification requests with `input`."""
     return INFINITY if settings.classify_dialect == "infinity" else VLLM
+
+
+def of_inputs(settings: Settings) -> Dialect:
+    """Return the dialect of Hugging Face's requests."""
+    return HF_LISTS if settings.zero_shot_answer == "list" else HF
 
 
 def is_of_vllm(document: Any) -> bool:
@@ -97,7 +103,7 @@ def instances_or(choose: Choose) -> Choose:
     return with_instances
 
 
-def by_keys(with_input: Dialect) -> Choose:
+def by_keys(with_input: Dialect, with_inputs: Dialect) -> Choose:
     """Return the choice for a path where every protocol is accepted, as SageMaker's /invocations.
 
     `inputs` is text-embeddings-inference's, and Hugging Face's where `parameters` are beside it.
@@ -115,7 +121,7 @@ def by_keys(with_input: Dialect) -> Choose:
         if "query" in document:
             return choose_rerank(document)
         if "inputs" in document:
-            return HF if "parameters" in document else TEI
+            return with_inputs if "parameters" in document else TEI
         return next((dialect for key, dialect in by_key.items() if key in document), TEI)
 
     return choose
