@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from models.errors import InputError
 from service.grpc import tensors
@@ -102,15 +103,16 @@ class GrpcServer:
 
     def _handler(self, name: str, method: Call) -> Any:
         """Return gRPC's handler of a method: with the key, the errors and the counts that all methods share."""
+        kind = message(f"{name}Request")
 
-        async def handle(request: Any, grpc_context: Any) -> Any:
+        async def handle(data: bytes, grpc_context: Any) -> Any:
             arrived = time.perf_counter()
             context = Context(grpc_context)
             status = 499  # until there is an answer or an error: the client has gone, or its deadline has passed
             try:
                 if name not in OPEN:
                     check_key(context, self._settings.api_key)
-                response = await method(request, context)
+                response = await method(_parsed(kind, data), context)
                 status = 200
             except BadRequest as problem:
                 status = problem.status
@@ -128,7 +130,7 @@ class GrpcServer:
 
         return grpc.unary_unary_rpc_method_handler(
             handle,
-            request_deserializer=message(f"{name}Request").FromString,
+            request_deserializer=None,  # gRPC would answer a broken message with UNKNOWN, and log a traceback
             response_serializer=message(f"{name}Response").SerializeToString,
         )
 
@@ -186,6 +188,18 @@ class GrpcServer:
         served = self._inference.name(engine)
         if name != served or version not in ("", engine.bundle.id):
             raise BadRequest(404, f"no such model: this server has {served}, version {engine.bundle.id}", "NotFound")
+
+
+def _parsed(kind: Any, data: bytes) -> Any:
+    """Return the message of a request.
+
+    Raises:
+        BadRequest: 400, the data is not a message of this kind, or has a string that is not UTF-8.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        raise BadRequest(400, f"the request is not a message of the kind {kind.DESCRIPTOR.name}") from None
 
 
 async def _abort(context: Any, problem: BadRequest) -> NoReturn:

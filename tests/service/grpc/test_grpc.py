@@ -200,6 +200,15 @@ def test_what_is_refused_says_why(server, request_, code, message_):
     assert re.search(message_, refused.details())
 
 
+@pytest.mark.parametrize("data", [b"\xff\xff\xff", b"\x0a\x7fprunella", b"\x0a\x01\xff"])
+def test_what_is_no_message_of_the_protocol_is_the_clients_error(server, data):
+    """Broken bytes, a field that is longer than the message, a name that is not UTF-8."""
+    with grpc.insecure_channel(server[1]) as channel, pytest.raises(grpc.RpcError) as refused:
+        channel.unary_unary(f"/{NAME}/ModelInfer")(data, timeout=20)
+    assert refused.value.code() is Code.INVALID_ARGUMENT
+    assert "is not a message of the kind ModelInferRequest" in refused.value.details()
+
+
 def test_another_type_of_data_is_refused(server):
     request = message("ModelInferRequest")(model_name="prunella")
     request.inputs.add(name="text", datatype="INT64", shape=[1]).contents.int64_contents.append(7)
