@@ -11,9 +11,7 @@ message says how many there are.
 """
 
 import json
-import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,16 +23,13 @@ from torch import Tensor
 from models.classifier import Classifier, TensorBatch
 from models.distributed import join
 from models.errors import CheckError
-from models.messages import progress, say
-from models.store.answer_files import AnswerFile, check_space
-from models.store.atomic import write_text
-from models.store.stage import scratch_folder
+from models.messages import say
+from models.store.answer_files import AnswerFile
+from models.teachers.answer_batches import Outputs, answer_batches, write_answers
 from models.tokenizer import Encoded, Tokenizer
-from models.train.batches import length_batches
 
 LOGITS, STATES, INFO = "logits.bin", "states.bin", "teacher.json"
 LARGEST = float(np.finfo(np.float16).max)
-KEEP_EVERY = 32  # batches after which the progress is saved: a killed run continues from there
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,42 +81,28 @@ def teach(
         CheckError: the disk has no room for all outputs, or an output is not a finite number.
         OSError: an output cannot be written; the same call continues from the last saved progress.
     """
-    scratch = scratch_folder(target)
-    scratch.mkdir(parents=True, exist_ok=True)
     device = join().device
     model.to(device).eval()
     starts, width = _starts(encoded), model.architecture.width
-    state_bytes = len(layers) * width * 2  # per token
-    batches = list(length_batches(encoded, 32, seed=0))
-    done_file = scratch / "taught.json"
-    done = json.loads(done_file.read_text(encoding="utf-8")) if done_file.is_file() else 0
-    logits = AnswerFile(scratch / LOGITS, len(encoded) * model.labels * 4)
-    states = AnswerFile(scratch / STATES, int(starts[-1]) * state_bytes)
+    logit_bytes, state_bytes = model.labels * 4, len(layers) * width * 2  # of a text, and of a token
     clamped = 0
-    with closing(logits), closing(states):
-        check_space([logits, states], scratch)
-        bar = progress(total=len(encoded), desc="run the teacher", unit="text")
-        for number, rows in enumerate(batches):
-            if number >= done:
-                batch_logits, batch_states = _outputs(model, [encoded[i] for i in rows], tokenizer, layers)
-                for place, row in enumerate(rows):
-                    values = batch_states[place, : int(starts[row + 1] - starts[row])]  # the rest is padding
-                    clamped += int((np.abs(values) > LARGEST).sum())
-                    clipped = np.clip(values, -LARGEST, LARGEST).astype(np.float16)
-                    states.put(int(starts[row]) * state_bytes, clipped)
-                    logits.put(row * model.labels * 4, batch_logits[place])
-            bar.update(len(rows))
-            if (number + 1) % KEEP_EVERY == 0 and number >= done:
-                states.sync()
-                logits.sync()
-                write_text(done_file, str(number + 1))
-        bar.close()
+
+    def compute(_: int, rows: Sequence[int], files: Mapping[str, AnswerFile]) -> None:
+        nonlocal clamped
+        logits, states = _outputs(model, [encoded[i] for i in rows], tokenizer, layers)
+        for place, row in enumerate(rows):
+            values = states[place, : int(starts[row + 1] - starts[row])]  # the rest is padding
+            clamped += int((np.abs(values) > LARGEST).sum())
+            clipped = np.clip(values, -LARGEST, LARGEST).astype(np.float16)
+            files[STATES].put(int(starts[row]) * state_bytes, clipped)
+            files[LOGITS].put(row * logit_bytes, logits[place])
+
+    sizes = {LOGITS: len(encoded) * logit_bytes, STATES: int(starts[-1]) * state_bytes}
+    outputs = Outputs(sizes, "the full model's answers", "run the teacher")
+    write_answers(answer_batches(encoded), outputs, target, compute)
     model.to("cpu")
     if clamped:
         say(f"{clamped} values of the teacher's hidden states are beyond {LARGEST:.0f} and were clamped to it")
-    done_file.unlink(missing_ok=True)  # before the files are moved: a run that is killed from here on starts again
-    for name in (LOGITS, STATES):
-        shutil.move(scratch / name, target / name)
     info = {"labels": model.labels, "layers": list(layers), "width": width}
     (target / INFO).write_text(json.dumps(info) + "\n", encoding="utf-8")
 

@@ -42,7 +42,7 @@ class AnswerFile:
         os.close(self._descriptor)
 
 
-def check_space(files: list[AnswerFile], folder: Path, answers: str = "the full model's answers") -> None:
+def check_space(files: list[AnswerFile], folder: Path, answers: str) -> None:
     """Print the total size of the files, and check before the work that the disk has room for them.
 
     Args:

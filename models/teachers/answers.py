@@ -7,9 +7,7 @@ continues where it stopped.
 
 import hashlib
 import json
-import shutil
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 
@@ -17,21 +15,18 @@ import numpy as np
 import torch
 
 from models.errors import CheckError, FolderError
-from models.messages import progress, say
-from models.store.answer_files import AnswerFile, check_space
-from models.store.atomic import write_text
-from models.store.stage import Stage, run_stage, scratch_folder
+from models.messages import say
+from models.store.answer_files import AnswerFile
+from models.store.stage import Stage, run_stage
 from models.store.units import duration
+from models.teachers.answer_batches import Outputs, answer_batches, write_answers
 from models.teachers.teacher import Logits, Teacher
 from models.tokenizer import Encoded, Row
-from models.train.batches import length_batches
 from models.train.precision import computed_on
 
 VERSION = 1
-FILE, DONE = "logits.bin", "done.json"
-BATCH = 32
+FILE = "logits.bin"
 TIMED = 4  # batches from whose time that of the others is estimated
-KEEP_EVERY = 32  # batches after which the progress is saved
 
 
 def answers_of(teacher: Teacher, rows: Sequence[Row], store: Path) -> Logits:
@@ -78,35 +73,24 @@ def _padded(encoded: Sequence[Encoded], numbers: Sequence[int]) -> int:
 @torch.inference_mode()
 def _answer(teacher: Teacher, rows: Sequence[Row], target: Path) -> None:
     """Write the logits into the folder `target`."""
-    scratch = scratch_folder(target)
-    scratch.mkdir(parents=True, exist_ok=True)
     encoded, answer = teacher.load(rows)
     width = len(teacher.task.labels) * 4  # bytes of a row
-    done = json.loads((scratch / DONE).read_text(encoding="utf-8")) if (scratch / DONE).is_file() else 0
-    file = AnswerFile(scratch / FILE, len(rows) * width)
-    bar = progress(total=len(rows), desc=f"answers of {teacher.folder}", unit="text")
-    with closing(file), closing(bar):
-        check_space([file], scratch, f"the answers of {teacher.folder} to {len(rows):,} texts (logits, float32)")
-        batches = list(length_batches(encoded, BATCH, seed=0))
-        clock = _Clock([_padded(encoded, numbers) for numbers in batches])
-        for number, numbers in enumerate(batches):
-            if number >= done:
-                clock.before(number)
-                logits = answer([encoded[i] for i in numbers])
-                if logits.shape[1] != len(teacher.task.labels):
-                    raise FolderError(
-                        f"the teacher {teacher.folder} has {logits.shape[1]} outputs, and its config names "
-                        f"{len(teacher.task.labels)} labels"
-                    )
-                if not np.isfinite(logits).all():
-                    raise CheckError(
-                        f"an answer of the teacher {teacher.folder} is not a number: nothing can learn it"
-                    )
-                for place, row in enumerate(numbers):
-                    file.put(row * width, logits[place])
-            bar.update(len(numbers))
-            if (number + 1) % KEEP_EVERY == 0 and number >= done:
-                file.sync()
-                write_text(scratch / DONE, str(number + 1))
-    (scratch / DONE).unlink(missing_ok=True)  # before the file is moved: a run killed from here on starts again
-    shutil.move(scratch / FILE, target / FILE)
+    batches = answer_batches(encoded)
+    clock = _Clock([_padded(encoded, numbers) for numbers in batches])
+
+    def compute(number: int, numbers: Sequence[int], files: Mapping[str, AnswerFile]) -> None:
+        clock.before(number)
+        logits = answer([encoded[i] for i in numbers])
+        if logits.shape[1] != len(teacher.task.labels):
+            raise FolderError(
+                f"the teacher {teacher.folder} has {logits.shape[1]} outputs, and its config names "
+                f"{len(teacher.task.labels)} labels"
+            )
+        if not np.isfinite(logits).all():
+            raise CheckError(f"an answer of the teacher {teacher.folder} is not a number: nothing can learn it")
+        for place, row in enumerate(numbers):
+            files[FILE].put(row * width, logits[place])
+
+    contents = f"the answers of {teacher.folder} to {len(rows):,} texts (logits, float32)"
+    outputs = Outputs({FILE: len(rows) * width}, contents, f"answers of {teacher.folder}")
+    write_answers(batches, outputs, target, compute)

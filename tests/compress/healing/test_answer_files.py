@@ -74,10 +74,11 @@ from compress.healing import teacher_cache
 from models.checkpoint import load_checkpoint
 from models.errors import CheckError
 from models.store.stage import Stage, run_stage
+from models.teachers import answer_batches
 from models.tokenizer import Tokenizer
 from tiny import tiny_texts
 
-teacher_cache.KEEP_EVERY = 2
+answer_batches.KEEP_EVERY = 2
 tokenizer = Tokenizer.open(Path(sys.argv[1]), 32)
 subject = load_checkpoint(Path(sys.argv[1])), tokenizer.encode(tiny_texts(300).rows), tokenizer
 if room := int(sys.argv[3]):

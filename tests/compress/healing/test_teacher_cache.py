@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import make_tiny_checkpoint, tiny_texts
 
-from compress.healing import teacher_cache as module
 from compress.healing.teacher_cache import Teacher, teach
 from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.errors import CheckError
+from models.teachers import answer_batches
 from models.tokenizer import Tokenizer
 from models.train.precision import AUTO
 
@@ -23,7 +23,7 @@ class Killed(BaseException):
 
 @pytest.fixture
 def subject(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "KEEP_EVERY", 2)
+    monkeypatch.setattr(answer_batches, "KEEP_EVERY", 2)
     make_tiny_checkpoint(tmp_path / "model")
     tokenizer = Tokenizer.open(tmp_path / "model", 32)
     return load_checkpoint(tmp_path / "model"), tokenizer.encode(tiny_texts(300).rows), tokenizer

@@ -150,7 +150,7 @@ def test_answers_are_computed_once(given, student):
 def test_a_killed_teacher_goes_on_where_it_stopped(given, tmp_path, monkeypatch):
     (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
     rows = make_texts(count=300, seed=11).rows
-    monkeypatch.setattr("models.teachers.answers.KEEP_EVERY", 2)
+    monkeypatch.setattr("models.teachers.answer_batches.KEEP_EVERY", 2)
     batches = []
 
     def broken(self, rows):
