@@ -8,7 +8,7 @@ model other than the accepted one.
 
 from typing import Any
 
-from service.process.actions import Action, Kill, Log, Model, Ready, Send, State, Worker
+from service.process.actions import Action, Change, Kill, Log, Model, Ready, Send, State, Worker
 from service.process.model_changes import ModelChanges
 from service.process.worker_restarts import Roster
 
@@ -77,10 +77,7 @@ class Lifecycle:
         self._roster.now = now
         change = self.changes.current
         if change is not None and change.number == number:
-            if change.kind == "start":
-                self._cannot_start(reason, exit_code)
-            else:
-                self.changes.abort(change, reason, 422)
+            self._abort(change, reason, 422, exit_code)
         self._settle()
 
     def message_received(self, key: int, message: dict[str, Any], now: float) -> None:
@@ -132,11 +129,7 @@ class Lifecycle:
             for key in change.waiting:
                 self._do(Kill(key))
         elif change is not None and now - change.since > CHANGE_SECONDS:
-            reason = f"the change took longer than {CHANGE_SECONDS:.0f} s"
-            if change.kind == "start":
-                self._cannot_start(reason, 1)
-            else:
-                self.changes.abort(change, reason, 409)
+            self._abort(change, f"the change took longer than {CHANGE_SECONDS:.0f} s", 409)
         self._roster.kill_late()
         self._settle()
 
@@ -152,10 +145,13 @@ class Lifecycle:
         else:
             self.changes.replace_model(worker, message)
 
-    def _cannot_start(self, reason: str, exit_code: int) -> None:
-        """End the server, because the bundle that it was started with is not staged."""
-        self._do(Log(reason, "fatal"))
-        self._end(exit_code)
+    def _abort(self, change: Change, reason: str, status: int, exit_code: int = 1) -> None:
+        """Abort a change; if it is the start, there is no model to serve, and the server ends."""
+        if change.kind == "start":
+            self._do(Log(reason, "fatal"))
+            self._end(exit_code)
+        else:
+            self.changes.abort(change, reason, status)
 
     # workers
 
