@@ -13,13 +13,11 @@ from typing import Any
 import numpy as np
 
 from models.data.columns import Columns
-from models.data.csv_jsonl import READERS, read_records
-from models.data.parquet_hub import read_parquet
-from models.data.texts import PARQUET
 from models.errors import InputError
 from models.messages import progress
 from models.task import Task
 from models.teachers.matching import match_labels
+from models.teachers.score_records import score_records
 from models.teachers.teacher import Logits
 from models.tokenizer import Row
 
@@ -42,7 +40,7 @@ def read_scores(  # noqa: PLR0913 (what the file must fit)
     Probabilities become logits: their logarithm (single), or the logarithm of p / (1 - p) (multi).
 
     Args:
-        path: a CSV, TSV, JSONL or Parquet file.
+        path: a CSV, TSV, JSONL or Parquet file, or a folder that `prunella score --scores` wrote.
         task: task of the student; its labels are the columns.
         columns: names of the columns of the texts and, if the file has one, of the label, which is ignored; its map
             of labels renames the columns of the scores too.
@@ -54,13 +52,7 @@ def read_scores(  # noqa: PLR0913 (what the file must fit)
         InputError: the file cannot be read, its columns are not the labels, a cell is not a number, the numbers are
             not probabilities, or two rows give one text different scores; the message names the file and the line.
     """
-    suffix = path.suffix.lower()
-    if suffix == PARQUET:
-        records = read_parquet(path, list)
-    elif suffix in READERS:
-        records = read_records(path)
-    else:
-        raise InputError(f"{path} ends in {suffix or 'nothing'!r}: wanted {', '.join([*READERS, PARQUET])}")
+    records = score_records(path, columns)
     first = next(records, None)
     if first is None:
         raise InputError(f"{path} has no rows: wanted the scores of one text or more")

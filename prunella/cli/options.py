@@ -40,7 +40,9 @@ TextColumn = Annotated[str, typer.Option(help="column of the text, or of the fir
 PairColumn = Annotated[str, typer.Option(help="column of the second text of a pair")]
 LabelColumn = Annotated[str, typer.Option(help="column of the label")]
 LABELS_HELP = "the model's name for each label of the files, such as 0=negative,1=positive, or a JSON object"
-SCORES_HELP = "scores of a teacher: a file with columns text (or row) and one column for each label"
+SCORES_HELP = (
+    "scores of a teacher: a file with columns text (or row) and one for each label, or the output of score --scores"
+)
 NEAREST_HELP = "take only so many of --texts: those nearest to --train, without repetitions and held-out rows"
 Labels = Annotated[str | None, typer.Option(help=LABELS_HELP)]
 
