@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from models.data.other_formats import file_problem
+from models.data.other_formats import file_problem, separator_remedy
 from models.errors import InputError
 
 LocatedRecord = tuple[str, dict[str, Any]]  # the location of a record ("a.csv, line 3"), and its cells by column
 LINE_LIMIT = 16 * 2**20  # characters, about 4 M tokens: a file with a longer line probably has no line ends
+ONE_PER_LINE = "each line is one object (of an array: jq -c '.[]'; of indented objects: jq -c .)"
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what errors="surrogateescape" decodes invalid bytes to
 
 
@@ -86,17 +87,25 @@ def _table(path: Path, reader: Any) -> Iterator[LocatedRecord]:
         for cells in reader:
             where = f"{path}, line {start}"
             start = reader.line_num + 1
-            if not cells:
+            if not cells or (header is not None and _is_blank(cells, header)):
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                check_header(where, header)
+                check_header(where, [name for name in header if name])  # spreadsheets leave columns without a name
             elif len(cells) != len(header):
-                raise InputError(f"{where}: the row has {len(cells)} columns, the header {len(header)}")
+                raise InputError(
+                    f"{where}: the row has {len(cells)} columns, the header {len(header)}{separator_remedy(header)}"
+                )
             else:
                 yield where, dict(zip(header, cells, strict=True))
     except csv.Error as error:
-        raise InputError(f"{path}, line {start}: not valid {path.suffix[1:].upper()} ({error})") from None
+        remedy = separator_remedy(header or ()) or "; wanted quotation marks inside a quoted cell doubled"
+        raise InputError(f"{path}, line {start}: not valid {path.suffix[1:].upper()} ({error}){remedy}") from None
+
+
+def _is_blank(cells: list[str], header: list[str]) -> bool:
+    """Whether a line has nothing but spaces; in a table of one column that is an empty cell."""
+    return len(cells) == 1 < len(header) and not cells[0].strip()
 
 
 def _jsonl_records(path: Path) -> Iterator[LocatedRecord]:
@@ -121,11 +130,11 @@ def json_object(where: str, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON ({error.msg})") from None
+        raise InputError(f"{where}: not valid JSON ({error.msg}): {ONE_PER_LINE}") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; thousands of nested brackets
         raise InputError(f"{where}: not readable as JSON ({error})") from None
     if not isinstance(record, dict):
-        raise InputError(f"{where}: found {type(record).__name__}, wanted an object")
+        raise InputError(f"{where}: found {type(record).__name__}, wanted an object: {ONE_PER_LINE}")
     return record
 
 

@@ -7,6 +7,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from models.data.labels import Label, is_whole_number
 from models.errors import InputError
@@ -62,6 +63,13 @@ class LabelMap:
                 "wanted another name for one of them"
             )
 
+    def cell(self, value: Any) -> Any:
+        """Return `true` or `false` in JSONL or Parquet as the map spells it, in lower case if it has neither."""
+        if not isinstance(value, bool):
+            return value
+        small = str(value).lower()
+        return str(value) if small not in self.names and str(value) in self.names else small
+
     def apply(self, label: Label) -> Label:
         """Return a label, or several labels, of the file as the model names them.
 
@@ -88,7 +96,8 @@ def label_problem(unknown: str, names: Sequence[str], labels: Sequence[str]) -> 
     """
     problem = f"label {unknown!r} is not the model's ({', '.join(labels)})"
     if all(map(is_whole_number, names)) and {int(name) for name in names} <= set(range(len(labels))):
-        pairs = [(str(i), label) for i, label in enumerate(labels)]
+        spelled = {int(name): name for name in names}  # such as 01
+        pairs = [(spelled.get(i, str(i)), label) for i, label in enumerate(labels)]
         return f"{problem}; if the numbers are positions in that order, add --labels {_command(pairs)}"
     pairs = [(name, "NAME") for name in names if name not in labels]
     pairs += [(name, name) for name in names if name in labels]

@@ -61,7 +61,12 @@ def check_missing(source: str, labels: Iterable[Label]) -> None:
 
 def _name(value: Any) -> str:
     """Return a label without spaces around it, which spreadsheets leave."""
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+    if isinstance(value, bool):
+        raise ValueError(
+            "wanted a label (a text or a whole number): write true and false as texts, or name them with "
+            "--labels true=NAME,false=NAME"
+        )
+    if not isinstance(value, str | int) or not str(value).strip():
         raise ValueError("wanted a label (a text or a whole number)")
     if SURROGATE.search(str(value)):
         raise ValueError("wanted a label without unpaired surrogates, which are not valid Unicode")

@@ -46,7 +46,13 @@ def suffix_remedy(suffix: str) -> str:
 
 def column_remedy(names: Sequence[str]) -> str:
     """Return why a table may have no column of a name, as the end of a sentence."""
+    flags = "--text-column, --pair-column, --label-column"
+    return separator_remedy(names) or f"; the first line names the columns, and {flags} choose others"
+
+
+def separator_remedy(names: Sequence[str]) -> str:
+    """Return what separates the columns of a table whose header seems to be one column; empty for other headers."""
     for separator, called in ((";", "semicolons"), ("\t", "tabs"), ("|", "vertical bars"), (",", "commas")):
         if len(names) == 1 and separator in names[0]:
             return f"; its columns seem to be separated by {called}: .csv files have commas, .tsv files tabs"
-    return "; the first line names the columns, and --text-column, --pair-column, --label-column choose others"
+    return ""

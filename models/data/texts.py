@@ -111,22 +111,31 @@ class Texts:
             return np.array(labels, dtype=np.float32)
         if self.label_map is not None:
             self.label_map.check(task.labels)
-        index_of = {name.strip(): index for index, name in enumerate(task.labels)}  # as `parse_label` strips names
-        if len(index_of) < len(task.labels):
-            raise InputError(f"two labels of the model differ in spaces only: {', '.join(map(repr, task.labels))}")
-        names = label_names(labels, self.kind)
-        if (positions := label_positions(task.labels)) and not index_of.keys() & set(names):
-            index_of = positions
-            _say_positions(self.source, len(positions))
-        for name in names:
-            if name not in index_of:
-                raise InputError(f"{self.source}: {label_problem(name, names, task.labels)}")
+        index_of = self._indices(task, label_names(labels, self.kind))
         if task.kind == "single":
             return np.array([index_of[str(label)] for label in labels], dtype=np.int64)
         targets = np.zeros((len(labels), len(index_of)), dtype=np.float32)
         for row, given in enumerate(labels):
             targets[row, [index_of[name] for name in given]] = 1  # type: ignore[union-attr]
         return targets
+
+    def _indices(self, task: Task, names: tuple[str, ...]) -> dict[str, int]:
+        """Return the number of each label of a model by its name, or by its position as text if it has no names.
+
+        Raises:
+            InputError: one of `names` is not the model's, or two of its labels differ in spaces only.
+        """
+        index_of = {name.strip(): index for index, name in enumerate(task.labels)}  # as `parse_label` strips names
+        if len(index_of) < len(task.labels):
+            raise InputError(f"two labels of the model differ in spaces only: {', '.join(map(repr, task.labels))}")
+        positions = label_positions(task.labels)
+        if positions and not index_of.keys() & set(names):
+            index_of = positions
+        if unknown := next((name for name in names if name not in index_of), None):
+            raise InputError(f"{self.source}: {label_problem(unknown, names, task.labels)}")
+        if index_of is positions and names:
+            _say_positions(self.source, len(positions))
+        return index_of
 
     def take(self, indices: Iterable[int]) -> "Texts":
         """Return the rows at `indices`, in that order."""
@@ -210,7 +219,8 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
         rows.append(tuple(_text(where, column, record[column]) for column in text_columns))
         if columns.label in present:
             try:
-                label = parse_label(record[columns.label], kind, as_text)
+                cell = record[columns.label] if label_map is None else label_map.cell(record[columns.label])
+                label = parse_label(cell, kind, as_text)
                 labels.append(label if label_map is None else label_map.apply(label))
             except ValueError as error:
                 excerpt = repr(record[columns.label])[:80]

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny import make_tiny_checkpoint, tiny_texts
 from verbs import run
@@ -90,6 +92,21 @@ def test_rows_without_a_label_and_unknown_names_are_refused(tmp_path, labels, me
         read(path, labels).targets(TASK)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+@pytest.mark.parametrize("names", ["true=positive,false=negative", "True=positive,False=negative"])
+def test_true_and_false_have_the_names_of_the_map_only(tmp_path, suffix, names):
+    path = tmp_path / f"rows.{suffix}"
+    if suffix == "jsonl":
+        write(path, [True, False])
+    else:
+        pq.write_table(pa.table({"text": ["a", "b"], "label": [True, False]}), path)
+    assert read(path, names).targets(TASK).tolist() == [1, 0]
+    with pytest.raises(InputError, match=r"holds True, wanted a label .*--labels true=NAME,false=NAME"):
+        read_texts(path)
+    with pytest.raises(InputError, match="--labels has no name for 'true': add true=NAME"):
+        read(path, "1=positive")
+
+
 def test_a_regression_has_no_labels_to_name(tmp_path):
     with pytest.raises(InputError, match="answers with a number"):
         read(write(tmp_path / "rows.jsonl", [1, 2]), "1=a", "regression")
@@ -100,6 +117,7 @@ def test_a_regression_has_no_labels_to_name(tmp_path):
     [
         (["0", "1"], TASK, "positions in that order, add --labels 0=negative,1=positive"),
         (["1"], TASK, "--labels 0=negative,1=positive"),
+        (["00", "01"], TASK, "--labels 00=negative,01=positive"),
         (["1", "2"], TASK, "--labels 1=NAME,2=NAME"),
         (["neg", "positive"], TASK, "--labels neg=NAME,positive=positive"),
         (["0", "2"], NEWS, """--labels '{"0": "world, politics", "1": "a=b", "2": "sport"}'"""),
