@@ -21,6 +21,7 @@ from models.encoders.layered import LayeredEncoder
 from models.errors import CheckError, FolderError, InputError
 from models.families import FAMILIES
 from models.families.config_forms import ALIASES, canonical_config
+from models.families.family import POSITIONS
 from models.families.stored_names import family_names
 from models.families.unread import check_unread
 from models.forms.config_refusals import has_other_head, refuse_config, without_head
@@ -102,9 +103,22 @@ def refuse_adapter(folder: Path) -> None:
         )
 
 
-def label_names(config: dict[str, Any], count: int) -> tuple[str, ...]:
-    """Return the names of `count` outputs from a `config.json`; the default names of transformers if it has none."""
+def read_names(config: dict[str, Any], source: str) -> dict[str, Any]:
+    """Return `id2label` of a `config.json`, whose path is `source`; an empty object if it has none.
+
+    Raises:
+        FolderError: it is not an object.
+    """
     names = config.get("id2label") or {}
+    if not isinstance(names, dict):
+        raise FolderError(
+            f'{source} has id2label = {str(names)[:80]}: wanted an object such as {{"0": "no", "1": "yes"}}'
+        )
+    return names
+
+
+def label_names(names: dict[str, Any], count: int) -> tuple[str, ...]:
+    """Return the names of `count` outputs from `id2label`; the default names of transformers for others."""
     return tuple(str(names.get(str(i), f"LABEL_{i}")) for i in range(count))
 
 
@@ -252,15 +266,25 @@ def _initialize_head(head: Head, whole: bool) -> None:
             nn.init.zeros_(matrix.bias)
 
 
-def _load_state(module: nn.Module, state: dict[str, Tensor], folder: Path) -> None:
+REMEDY = "correct config.json, or save the model again (model.save_pretrained)"
+
+
+def _load_state(module: Classifier | LayeredEncoder, state: dict[str, Tensor], folder: Path) -> None:
     expected = module.state_dict()
+    shape, prefix = module.architecture, "" if isinstance(module, Classifier) else "encoder."
+
+    def stored(name: str) -> str:
+        return FAMILIES[shape.family].names.stored_name(prefix + name, len(shape.layers))
+
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     for problem, names in (("lacks", missing), ("has too many", unexpected)):
         if names:
-            raise FolderError(f"{folder} {problem} weights, the first of {len(names)} is {min(names)}")
+            raise FolderError(
+                f"{folder} {problem} weights, the first of {len(names)} is {min(map(stored, names))}: {REMEDY}"
+            )
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
-            raise FolderError(
-                f"{folder}: {name} has shape {tuple(state[name].shape)}, the config says {tuple(tensor.shape)}"
-            )
+            unused = FAMILIES[shape.family].unused_positions(shape.pad_id) if prefix + name == POSITIONS else 0
+            held, wanted = ((size[0] + unused, *size[1:]) for size in (state[name].shape, tensor.shape))
+            raise FolderError(f"{folder}: {stored(name)} has shape {held}, the config says {wanted}: {REMEDY}")
     module.load_state_dict(state)

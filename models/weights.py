@@ -76,7 +76,7 @@ def _shards(index: Path) -> list[Path]:
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise FolderError(f"{index} cannot be read as an index of weights: {error!r}") from None
     for name in names:
-        if Path(name).name != name:
+        if not isinstance(name, str) or Path(name).name != name:
             raise FolderError(f"{index} lists {name!r}: wanted names of files in the same folder")
         if not (index.parent / name).is_file():
             raise FolderError(f"{index.parent} lacks {name}, which {index.name} lists ({len(names)} files)")

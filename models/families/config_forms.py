@@ -82,11 +82,10 @@ def _say_default(source: str, key: str, value: Any) -> None:
 
 def _modernbert(config: dict[str, Any], source: str) -> dict[str, Any]:
     """Return the keys of transformers 4 for those of 5: rope_parameters and layer_types."""
-    thetas = config.get("rope_parameters") or {}
     for part, key in ((GLOBAL, "global_rope_theta"), (LOCAL, "local_rope_theta")):
-        rope = thetas.get(part) or {}
-        if rope.get("rope_type", "default") != "default":
-            raise InputError(f"{source}: rope_type {rope['rope_type']!r} of {part}: only 'default' is supported")
+        rope = _rope_of(config, part, source)
+        if (kind := rope.get("rope_type", rope.get("type", "default"))) != "default":  # `type`: before rope_type
+            raise InputError(f"{source}: rope_type {kind!r} of {part}: only 'default' is supported")
         if "rope_theta" in rope:
             config[key] = rope["rope_theta"]
     if "local_attention" not in config and "sliding_window" in config:
@@ -94,6 +93,21 @@ def _modernbert(config: dict[str, Any], source: str) -> dict[str, Any]:
     if "global_attn_every_n_layers" not in config and config.get("layer_types"):
         config["global_attn_every_n_layers"] = _period_of(config["layer_types"], source)
     return config
+
+
+def _rope_of(config: dict[str, Any], part: str, source: str) -> dict[str, Any]:
+    """Return the rotary settings of one kind of layer; an empty object if the config has none.
+
+    Raises:
+        FolderError: they are not one object for each kind of layer, such as one for all: transformers ignores it.
+    """
+    kinds = config.get("rope_parameters") or {}
+    if not isinstance(kinds, dict) or not all(isinstance(kinds.get(kind) or {}, dict) for kind in kinds):
+        raise FolderError(
+            f"{source} has rope_parameters = {str(kinds)[:80]}: wanted an object with {GLOBAL} and {LOCAL}, and in "
+            "each an object with rope_theta"
+        )
+    return kinds.get(part) or {}
 
 
 def _deberta(config: dict[str, Any], source: str) -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Family:
         if fields["head_size"] * heads != fields["width"]:
             raise InputError(f"{source}: hidden size {fields['width']} is not a multiple of {heads} attention heads")
         try:
-            fields["positions"] -= self._unused_positions(fields["pad_id"])
+            fields["positions"] -= self.unused_positions(fields["pad_id"])
             return Architecture.model_validate(fields | self.read_extra(config))
         except ValidationError as error:
             raise FolderError(f"{source} does not describe a valid {self.name}: {explain(error)}") from None
@@ -91,7 +91,7 @@ class Family:
         """Return config.json for a shape; for a pruned one, without the keys whose value differs between layers."""
         uniform = shape.is_in_transformers()
         fields = shape.model_dump(exclude={"layers"})
-        fields |= {"depth": len(shape.layers), "positions": shape.positions + self._unused_positions(shape.pad_id)}
+        fields |= {"depth": len(shape.layers), "positions": shape.positions + self.unused_positions(shape.pad_id)}
         if uniform:
             fields |= {"heads": shape.layers[0].heads, "ffn": shape.layers[0].ffn}
         return {
@@ -110,22 +110,28 @@ class Family:
         if not shape.has_position_table:  # files of a DeBERTa can hold one that the model does not use
             state.pop(POSITIONS, None)
         if POSITIONS in state:
-            state[POSITIONS] = state[POSITIONS][self._unused_positions(shape.pad_id) :]
+            state[POSITIONS] = state[POSITIONS][self.unused_positions(shape.pad_id) :]
         return state
 
     def write_tensors(self, state: dict[str, Tensor], shape: Architecture) -> dict[str, Tensor]:
         """Return the state dict of a classifier as tensors of a checkpoint, none of which share memory."""
         if POSITIONS in state:
             table = state[POSITIONS]
-            unused = table.new_zeros(self._unused_positions(shape.pad_id), table.shape[1])
+            unused = table.new_zeros(self.unused_positions(shape.pad_id), table.shape[1])
             state = {**state, POSITIONS: torch.cat((unused, table))}
         named = self.names.to_theirs(state, len(shape.layers))
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
 
-    def _unused_positions(self, pad_id: int) -> int:
+    def uncounted_id(self, pad_id: int) -> int | None:
+        """Return the token id for which no position is counted; None: all tokens have a position (BERT)."""
         if not self.padding_first:
-            return 0
-        return 1 + (pad_id if self.padding_row is None else self.padding_row)
+            return None
+        return pad_id if self.padding_row is None else self.padding_row
+
+    def unused_positions(self, pad_id: int) -> int:
+        """Return the number of first rows of the position table that no text uses."""
+        uncounted = self.uncounted_id(pad_id)
+        return 0 if uncounted is None else 1 + uncounted
 
     @staticmethod
     def _read_activation(config: dict[str, Any], key: str, source: str) -> Activation:

@@ -57,8 +57,9 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
         remedy = ""
         if any(name.endswith(".model") for name in files) and find_spec("sentencepiece") is None:
             remedy = "; a SentencePiece file needs the package sentencepiece (pip install sentencepiece)"
+        reason = " ".join(str(error).split())[:300]
         raise FolderError(
-            f"{folder}: transformers cannot make a tokenizer of {', '.join(files)}: {error}{remedy}"
+            f"{folder}: transformers cannot make a tokenizer of {', '.join(files)}: {reason}{remedy}"
         ) from None
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

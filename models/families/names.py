@@ -75,6 +75,12 @@ class TensorNames:
         head = {name for name in self.head.values() if not name.startswith(prefix)}
         return [name if name.rpartition(".")[0] in head else prefix + name for name in names]
 
+    def stored_name(self, ours: str, depth: int) -> str:
+        """Return the name in a checkpoint of our tensor, for messages; of joined matrices that of the first."""
+        module, _, suffix = ours.rpartition(".")
+        theirs = dict(self._modules(depth)).get(module)
+        return ours if theirs is None else f"{theirs[0]}.{suffix}"
+
     def read_names(self, depth: int) -> set[str]:
         """Return the names of all tensors that are read from a checkpoint with `depth` layers."""
         return {f"{name}.{suffix}" for _, theirs in self._modules(depth) for name in theirs for suffix in SUFFIXES}

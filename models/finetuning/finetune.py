@@ -14,7 +14,16 @@ import numpy as np
 from torch import nn
 
 from models import task as task_file
-from models.checkpoint import PROBLEMS, label_names, load_checkpoint, read_architecture, read_config, save_checkpoint
+from models.checkpoint import (
+    CONFIG,
+    PROBLEMS,
+    label_names,
+    load_checkpoint,
+    read_architecture,
+    read_config,
+    read_names,
+    save_checkpoint,
+)
 from models.classifier import Classifier
 from models.data.roles import RowRoles
 from models.data.texts import Texts
@@ -188,7 +197,8 @@ def _predict(model: Classifier, encoded: list[Encoded], tokenizer: Tokenizer) ->
 def _has_same_outputs(folder: Path, task: Task) -> bool:
     """Return whether the checkpoint has the outputs of this task; prints a message if only their number is equal."""
     config = read_config(folder)
-    labels = label_names(config, len(config.get("id2label") or {}))
+    names = read_names(config, str(folder / CONFIG))
+    labels = label_names(names, len(names))
     problem = config.get("problem_type")
     if problem == PROBLEMS[task.kind] and (labels == task.labels or task.kind == "regression"):
         return True

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from models.checkpoint import CONFIG, PROBLEMS, label_names, read_architecture, read_config
+from models.checkpoint import CONFIG, PROBLEMS, label_names, read_architecture, read_config, read_names
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
 from models.families.stored_names import family_names
@@ -96,7 +96,7 @@ def _kind(config: dict[str, Any], outputs: int, source: str) -> Kind:
 
 def _labels(config: dict[str, Any], outputs: int, source: str) -> tuple[str, ...]:
     """Return the names of the outputs; the default names of transformers if the config has none."""
-    names = config.get("id2label") or {}
+    names = read_names(config, source)
     if outputs == 1 and len(names) != 1:  # of a head with one output transformers writes none, or its default of two
         names = {}
     positions = [str(i) for i in range(outputs)]
@@ -105,7 +105,7 @@ def _labels(config: dict[str, Any], outputs: int, source: str) -> tuple[str, ...
             f"{source} names the labels {', '.join(sorted(map(str, names)))} in id2label, and the head has {outputs} "
             f"outputs: wanted names for {positions[0]} to {positions[-1]}"
         )
-    labels = label_names({"id2label": names}, outputs)
+    labels = label_names(names, outputs)
     if len(set(labels)) < outputs:
         raise FolderError(f"{source} gives two labels the same name in id2label: wanted {outputs} different names")
     return labels

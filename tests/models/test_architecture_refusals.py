@@ -74,13 +74,24 @@ def test_weights_that_do_not_fit_the_config_are_refused(tmp_path):
     make_tiny_family(tmp_path, "modernbert", mlp_bias=True)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"mlp_bias": False}))
-    with pytest.raises(FolderError, match="too many weights"):
+    with pytest.raises(FolderError, match=r"too many weights, .* is model\.layers\.0\.mlp\.Wi\.bias: correct config"):
         load_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 5}))
     with pytest.raises(FolderError, match="lacks weights"):
         load_checkpoint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
     with pytest.raises(FolderError, match="the config says"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_table_of_another_size_is_named_as_in_the_file(tmp_path):
+    make_tiny_family(tmp_path, "roberta")
+    config = json.loads((tmp_path / "config.json").read_text()) | {"max_position_embeddings": 60}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    name = r"roberta\.embeddings\.position_embeddings\.weight"
+    with pytest.raises(
+        FolderError, match=rf"{name} has shape \(48, 64\), the config says \(60, 64\): correct config"
+    ):
         load_checkpoint(tmp_path)
 
 

@@ -102,6 +102,19 @@ def test_a_padding_id_of_the_config_beyond_the_table_is_refused(checkpoint):
         check_fit(checkpoint, shape_of(checkpoint, pad_id=500), TASK)
 
 
+def test_a_padding_id_in_every_text_is_refused_where_positions_skip_it(tmp_path):
+    make_tiny_family(tmp_path, "roberta")
+    check_fit(tmp_path, shape_of(tmp_path, pad_id=1), TASK)
+    with pytest.raises(InputError, match=r"no position for tokens with the padding id 0, .*'<s>'.*padding is 1"):
+        check_fit(tmp_path, shape_of(tmp_path, pad_id=0), TASK)
+
+
+@pytest.mark.parametrize(("family", "pad_id"), [("mpnet", 0), ("bert", 2)])
+def test_a_padding_id_in_every_text_is_harmless_where_positions_do_not_depend_on_it(tmp_path, family, pad_id):
+    make_tiny_family(tmp_path, family)
+    check_fit(tmp_path, shape_of(tmp_path, pad_id=pad_id), TASK)
+
+
 @pytest.mark.parametrize(("family", "positions"), [("bert", 48), ("roberta", 46), ("xlm-roberta", 46)])
 def test_no_more_tokens_than_positions(tmp_path, family, positions):
     """RoBERTa's first two positions are never used: 48 of them are 46 tokens."""

@@ -88,6 +88,12 @@ def test_modernbert_of_transformers_5_gives_the_same_answers(tmp_path, capsys, c
             "no pattern",
         ),
         ({"layer_types": ["sliding_attention"] * 4}, "no pattern"),
+        (
+            {"rope_parameters": {"full_attention": {"type": "linear", "rope_theta": 1.0}}},
+            "rope_type 'linear' of full_attention",
+        ),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 9.0}}, "wanted an object with full_attention"),
+        ({"rope_parameters": [9.0]}, r"rope_parameters = \[9\.0\]: wanted an object with full_attention"),
     ],
 )
 def test_positions_and_patterns_that_are_not_computed_are_refused_by_name(tmp_path, parts, message):
@@ -120,6 +126,7 @@ def test_weights_in_several_files(tmp_path, safe):
     [
         ("{", "cannot be read as an index"),
         ('{"weight_map": {"a": "../secret.safetensors"}}', "names of files in the same"),
+        ('{"weight_map": {"a": null}}', "lists None: wanted names of files"),
     ],
 )
 def test_a_broken_index_is_refused(tmp_path, index, message):
@@ -201,14 +208,16 @@ def test_whole_numbers_are_positions_where_the_model_names_nothing(capsys, label
 @pytest.mark.parametrize(
     ("labels", "task"),
     [
-        (["0", "3"], GENERIC), (["0", "LABEL_1"], GENERIC), (["00", "1"], GENERIC), (["-1", "1"], GENERIC),
+        (["0", "3"], GENERIC), (["0", "LABEL_1"], GENERIC), (["bad", "good"], GENERIC),
+        (["00", "1"], GENERIC), (["-1", "1"], GENERIC),
         (["0", "1"], Task(labels=("negative", "positive"))), (["0", "1"], Task(labels=("LABEL_0", "positive"))),
         (["0", "1"], Task(labels=("LABEL_1", "LABEL_0"))),
     ],
 )  # fmt: skip
-def test_nothing_is_guessed(labels, task):
+def test_nothing_is_guessed(capsys, labels, task):
     with pytest.raises(InputError, match="is not the model's"):
-        Texts([("a",)] * 2, labels, "rows").targets(task)
+        Texts([("a",)] * 2, labels, f"rows of {labels}").targets(task)
+    assert "are taken for" not in capsys.readouterr().err
 
 
 def test_keys_that_nobody_reads_may_differ(tmp_path):

@@ -71,6 +71,8 @@ def test_kind_and_labels_follow_from_head_and_config(tmp_path, outputs, drop, ch
         (3, {"id2label": {"0": "a", "1": "b"}}, "names the labels 0, 1 in id2label, and the head has 3 outputs"),
         (2, {"id2label": {"1": "a", "2": "b"}}, "wanted names for 0 to 1"),
         (2, {"id2label": {"0": "a", "1": "a"}}, "two labels the same name"),
+        (2, {"id2label": ["0", "1"]}, r"id2label = \['0', '1'\]: wanted an object such as"),
+        (1, {"id2label": 2}, "id2label = 2: wanted an object such as"),
         (3, NUMBER, "answers with 3 numbers"),
         (2, {"problem_type": "ranking"}, "problem_type = 'ranking'"),
         (1, {"sentence_transformers": {"activation_fn": "torch.nn.Tanh"}}, "scores with torch.nn.Tanh: supported"),
