@@ -107,7 +107,8 @@ def _rope_of(config: dict[str, Any], part: str, source: str) -> dict[str, Any]:
             f"{source} has rope_parameters = {str(kinds)[:80]}: wanted an object with {GLOBAL} and {LOCAL}, and in "
             "each an object with rope_theta"
         )
-    return kinds.get(part) or {}
+    rope: dict[str, Any] = kinds.get(part) or {}
+    return rope
 
 
 def _deberta(config: dict[str, Any], source: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ not; then all take turns on the texts of the files, one text at a time on one co
 """
 
 import json
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -40,13 +41,12 @@ EXAMPLES = 5  # texts with other ids that the result quotes
 
 def random_texts(count: int, seed: int) -> Iterator[str]:
     """Draw texts of 1 to 12 words, each word of one script or, one in five, of two."""
-    random = np.random.default_rng(seed)
-    ranges = list(BLOCKS.values())
+    drawn, ranges = random.Random(seed), list(BLOCKS.values())
     for _ in range(count):
         words = []
-        for _ in range(random.integers(1, 13)):
-            blocks = [ranges[i] for i in random.integers(0, len(ranges), 2 if random.random() < 0.2 else 1)]
-            words.append("".join(chr(random.integers(low, high + 1)) for low, high in blocks * random.integers(1, 6)))
+        for _ in range(drawn.randint(1, 12)):
+            blocks = drawn.choices(ranges, k=2 if drawn.random() < 0.2 else 1) * drawn.randint(1, 5)
+            words.append("".join(chr(drawn.randint(low, high)) for low, high in blocks))
         yield " ".join(words)
 
 
@@ -114,7 +114,7 @@ def time_tokenizers(encoders: dict[str, Encode], texts: Sequence[str], rounds: i
 def main(  # noqa: PLR0913  # its options
     folder: Annotated[Path, typer.Argument(help="folder with tokenizer.json")],
     texts: Annotated[list[str], typer.Option(help="file of texts; may be repeated")],
-    random: Annotated[int, typer.Option(help="number of random texts in many scripts")] = 1_000_000,
+    drawn: Annotated[int, typer.Option("--random", help="number of random texts in many scripts")] = 1_000_000,
     timed: Annotated[int, typer.Option(min=1, help="texts that are timed")] = 2000,
     rounds: Annotated[int, typer.Option(min=3)] = 7,
     seed: int = 0,
@@ -124,10 +124,10 @@ def main(  # noqa: PLR0913  # its options
     encoders = open_tokenizers(folder)
     read = [row[0] for source in texts for row in read_texts(source, Columns()).rows]
     real = count_differences(encoders, iter(read), len(read))
-    drawn = count_differences(encoders, random_texts(random, seed), random)
+    in_many_scripts = count_differences(encoders, random_texts(drawn, seed), drawn)
     picked = [read[i] for i in np.random.default_rng(seed).permutation(len(read))[:timed]]
     result = {
-        "texts": len(read), "random_texts": random, "differences": real, "differences_random": drawn,
+        "texts": len(read), "random_texts": drawn, "differences": real, "differences_random": in_many_scripts,
         "microseconds": time_tokenizers(encoders, picked, rounds), "timed_texts": len(picked),
         "characters": round(float(np.mean([len(text) for text in picked])), 1), "machine": machine_card(),
         "versions": {name: _version(name) for name in ("tokenizers", "nanotoken", "tokie")},
