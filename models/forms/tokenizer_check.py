@@ -85,7 +85,8 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
         say(f"{folder}: transformers cuts long texts at the left; here they are cut at the right end")
     if text is None:
         return None
-    changed_by = f"{CONFIG} and the class" if (folder / CONFIG).is_file() else "the class"
+    has_config = (folder / CONFIG).is_file()
+    changed_by, verb = (f"{CONFIG} and the class", "change") if has_config else ("the class", "changes")
     backend = getattr(theirs, "backend_tokenizer", None)
     document = None if backend is None else str(backend.to_str())
     other = text if document is None else first_difference(tokenizers.Tokenizer.from_str(document), theirs)
@@ -95,7 +96,7 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
             f"than {FILE}: save the tokenizer again with transformers (tokenizer.save_pretrained)"
         )
     say(
-        f"{folder}: in transformers, {changed_by} {type(theirs).__name__} change what {FILE} says, for example of "
+        f"{folder}: in transformers, {changed_by} {type(theirs).__name__} {verb} what {FILE} says, for example of "
         f"{text[:SHOWN]!r}: texts are split as transformers splits them"
     )
     return document
