@@ -23,6 +23,7 @@ CLASSES = {  # model type → class, for a folder that does not name its own
     "mpnet": "MPNetTokenizerFast", "ernie": "BertTokenizerFast",
     "deberta-v2": "DebertaV2TokenizerFast", "modernbert": "PreTrainedTokenizerFast",
 }  # fmt: skip
+TOKENIZERS_BACKEND = "TokenizersBackend"  # transformers 5 names so what is tokenizer.json alone
 
 
 def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
@@ -74,9 +75,11 @@ def _say_made(folder: Path, files: str, name: str) -> None:
 
 
 def tokenizer_class(folder: Path, transformers: Any) -> Any:
-    """Return AutoTokenizer, which reads the class from the folder; or the class of the family where it cannot."""
+    """Return AutoTokenizer, which reads the class from the folder; or another class where it cannot."""
     named = _read(folder / "tokenizer_config.json").get("tokenizer_class")
     config = _read(folder / "config.json")
+    if named == TOKENIZERS_BACKEND and not hasattr(transformers, TOKENIZERS_BACKEND):
+        return transformers.PreTrainedTokenizerFast
     if named is None and "model_type" not in config:
         model_type = str(canonical_config(config, str(folder / "config.json")).get("model_type"))
         if model_type in CLASSES:

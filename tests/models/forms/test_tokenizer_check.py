@@ -13,11 +13,13 @@ from tokenizers.processors import TemplateProcessing
 
 from compress.inputs.source import open_source
 from models.errors import FolderError
+from models.families.fast_tokenizer import tokenizer_class
 from models.forms.probe_texts import probe_texts
 from models.forms.tokenizer_check import model_max_length
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.starting_point import copy_tokenizer
+from tools.studies.folder_forms import with_tokenizers_backend
 
 TEXTS = probe_texts()
 
@@ -143,6 +145,18 @@ def test_a_tokenizer_that_transformers_cannot_open_is_used_as_it_is(tmp_path, ca
     folder = make_folder(tmp_path / "in", config=BERT | {"model_max_length": "many"})
     open_source(folder, tmp_path / "store")
     assert "transformers cannot use the tokenizer (" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_the_class_of_transformers_5_is_compared_too(tmp_path, capsys, family):
+    """It stands for tokenizer.json alone, and transformers 4.57 does not have it."""
+    make_tiny_family(tmp_path / "saved", family)
+    with_tokenizers_backend(tmp_path / "saved")
+    theirs = tokenizer_class(tmp_path / "saved", transformers).from_pretrained(str(tmp_path / "saved"))
+    opened = open_source(tmp_path / "saved", tmp_path)
+    assert "WARNING" not in capsys.readouterr().err
+    ours = Tokenizer.open(opened.path, Task.read(opened.path / "task.json").max_tokens)
+    assert [one.ids for one in ours.encode([("a good film",)])] == [theirs("a good film")["input_ids"]]
 
 
 def test_the_texts_are_many_and_distinct():
