@@ -24,6 +24,7 @@ from tools.tables.families import families_table
 from tools.tables.gpu import gpu_table
 from tools.tables.headline import headline_table
 from tools.tables.report_figure import draw_report_figure
+from tools.tables.teachers import teachers_table
 from tools.tables.training import defaults_table, speed_table, training_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,6 +35,8 @@ FOLDERS = {  # by name of the table: the folder of its runs, and the function th
     "defaults": ("defaults", defaults_table),
     "compression": ("compression", compression_table),
     "cascade": ("cascade", cascade_table),
+    "base": ("base", compression_table),
+    "teachers": ("teachers", teachers_table),
     "ablation": ("ablation", ablation_table),
     "families": ("models", families_table),
     "gpu": ("gpu", gpu_table),
