@@ -102,6 +102,20 @@ def test_every_request_gets_the_answer_of_its_file(clients, case):
         same(ask(clients(document["model"], document.get("settings", {})), document["request"]), document["answer"])
 
 
+def test_every_example_of_the_page_on_serving_is_answered(clients):
+    """The one for BentoML's clients needs a server, because BentoML's application is not in the test client."""
+    page = Path(__file__).resolve().parents[3] / "docs" / "serving.md"
+    examples = page.read_text(encoding="utf-8").split("\n## Examples\n")[1].split("\n## ")[0]
+    lines = re.findall(r"^curl -s http://127.0.0.1:3000(\S+) .* -d '(.*)'$", examples, re.MULTILINE)
+    assert len(lines) == 10
+    for path, body in lines:
+        if (path, "texts") == ("/classify", next(iter(json.loads(body)))):
+            continue
+        model = "ranker" if path in ("/score", "/rerank") else "topics"
+        answer = clients(model, {"served_as": "prunella"}).post(path, json=json.loads(body))
+        assert answer.status_code == 200, (path, answer.text)
+
+
 def test_every_route_that_takes_texts_has_a_file(clients):
     """A route is in the OpenAPI document, so none can be forgotten here."""
     recorded = {
