@@ -1,5 +1,6 @@
 """The commands that serve: `prunella publish`, `prunella serve` and `prunella loadtest`."""
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -81,16 +82,22 @@ def run_server(
     """Serve until stopped, with PRUNELLA_ variables; when ready, call `on_ready` and print a curl command."""
     from service.process.launch import serve as launch
 
-    curl = (
-        f"curl -s http://{host}:{port}/v1/classify -H 'Content-Type: application/json' "
-        f"""-d '{{"text": "{example}"}}'"""
-    )
     start = time.perf_counter()
 
     def print_ready() -> None:
         on_ready()
-        sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl}\n")
+        sys.stderr.write(f"serving on http://{host}:{port}; try\n  {curl_command(bundle, host, port, example)}\n")
         show({"verb": "serve", "url": f"http://{host}:{port}", "seconds": round(time.perf_counter() - start, 1)})
 
     environment = {key: value for key, value in settings.items() if value}
     sys.exit(launch(bundle, host, port, environment, print_ready))
+
+
+def curl_command(bundle: str, host: str, port: int, example: str) -> str:
+    """Return a request to try the server with; a folder with a model of pairs gets a pair."""
+    from models.task import FILE, Task
+
+    task = Path(bundle) / FILE
+    takes_pairs = task.is_file() and Task.read(task).pair
+    body = json.dumps({"pairs": [[example, "Two goals were scored."]]} if takes_pairs else {"text": example})
+    return f"curl -s http://{host}:{port}/v1/classify -H 'Content-Type: application/json' -d '{body}'"
