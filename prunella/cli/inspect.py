@@ -13,7 +13,7 @@ from prunella.cli.output import need
 
 T = TypeVar("T")
 Facts = dict[str, Any]
-BUNDLE_USES: tuple[str, ...] = ("serve", "publish", "bench", "evaluate")
+BUNDLE_USES: tuple[str, ...] = ("serve", "score", "evaluate", "bench", "plan", "publish")
 CLASSIFIER_USES = ("compress", "quantize", "export", "evaluate", "finetune --encoder")
 ADAPTER_USES = ("compress", "quantize", "export", "evaluate")
 ENCODER_USES = ("finetune --encoder", "pretrain --encoder")
