@@ -43,7 +43,9 @@ class Settings(Record):
 def explain(error: ValidationError) -> str:
     """Return the first five errors of a pydantic validation as one sentence, without the invalid values."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the document'}: {e['msg']}" for e in errors[:5])
+    messages = ["unknown key" if e["type"] == "extra_forbidden" else e["msg"] for e in errors[:5]]
+    places = [".".join(map(str, e["loc"])) or "the document" for e in errors[:5]]
+    return "; ".join(f"{place}: {message}" for place, message in zip(places, messages, strict=True))
 
 
 @contextmanager

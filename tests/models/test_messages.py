@@ -4,8 +4,10 @@ import json
 import logging
 
 import pytest
+from pydantic import ValidationError
 
 from models import messages
+from models.schema import Record, explain
 
 
 @pytest.fixture(autouse=True)
@@ -80,3 +82,9 @@ def test_whoever_configured_logging_gets_the_records():
     messages.log.setLevel(logging.INFO)
     messages.say("reading")
     assert handler.kept == ["reading"]
+
+
+def test_an_unknown_key_is_called_that():
+    with pytest.raises(ValidationError) as raised:
+        Record.model_validate({"speed": 4})
+    assert explain(raised.value) == "speed: unknown key"
