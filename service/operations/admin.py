@@ -97,7 +97,7 @@ class Admin:
     def _check_token(self, call: Call) -> None:
         if self._inference.settings.admin_token is None:
             raise BadRequest(404, "Not Found", "NotFound")  # as if the route did not exist
-        check_key(call, self._inference.settings.admin_token)
+        check_key(call, self._inference.settings.admin_token, "admin token")
 
     async def _read(self, call: Call, record: type[Record]) -> Record:
         self._check_token(call)

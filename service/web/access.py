@@ -27,12 +27,13 @@ EXPOSED = (
 )
 
 
-def check_key(call: HasHeaders, secret: SecretStr | None) -> None:
+def check_key(call: HasHeaders, secret: SecretStr | None, name: str = "API key") -> None:
     """Check that the request carries the key, as `Authorization: Bearer …` or `X-API-Key: …`.
 
     Args:
         call: the request.
         secret: the key that is required; None: no key is required.
+        name: what the error calls the key.
 
     Raises:
         BadRequest: 401, the key is missing or wrong.
@@ -46,7 +47,7 @@ def check_key(call: HasHeaders, secret: SecretStr | None) -> None:
     if not hmac.compare_digest(key, secret.get_secret_value().encode()):
         raise BadRequest(
             401,
-            "API key missing or wrong: send it as Authorization: Bearer KEY or X-API-Key: KEY",
+            f"{name} missing or wrong: send it as Authorization: Bearer KEY or X-API-Key: KEY",
             "Unauthorized",
             close=True,
         )

@@ -154,7 +154,9 @@ def test_a_model_that_fails_is_500_without_a_stack_and_the_runner_lives_on(engin
 
 
 def test_admin_is_closed_without_its_token(engine, client):
-    assert client.get("/admin/models").status_code == 401
+    refused = client.get("/admin/models")
+    assert refused.status_code == 401
+    assert refused.json()["error"].startswith("admin token missing or wrong")
     assert client.post("/admin/models", json={"bundle": "x"}, headers={"X-API-Key": "secret"}).status_code == 401
     with serving(engine) as closed:
         assert closed.get("/admin/models", headers=ADMIN).status_code == 404
