@@ -62,7 +62,7 @@ def read_inputs(model: Path, files: Files, store: Path, long_texts: LongTexts | 
     if files.test:
         roles.judged.targets(task)
         on_training_rows = judged_on_training_rows(train, roles.judged, source.path, seed)
-    roles.announce("shapes, precisions and points")
+    roles.announce("shapes, precisions and the bundle")
     source = with_windows(source, store, long_texts.windows, long_texts.combine)
     inputs = CompressionInputs(source, train, roles.choosing, roles.reported, on_training_rows, numbered=numbered)
     if not files.texts:

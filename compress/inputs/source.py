@@ -175,7 +175,7 @@ def check_inputs(inputs: CompressionInputs, weak_teacher: bool = False, any_text
     predictions = task.decide(task.scores(inputs.logits(inputs.source)))
     weakness = _weakness(task.kind, truth, predictions)
     if weakness is not None:
-        message = f"{source.path} {weakness} on the {len(labelled)} rows of {labelled.source}"
+        message = f"the full model {weakness} on the {len(labelled)} rows of {labelled.source}"
         if not weak_teacher:
             raise InputError(
                 f"{message}: the loss of a smaller model cannot be measured with these rows. Give more labelled "
