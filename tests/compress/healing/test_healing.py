@@ -170,7 +170,7 @@ def test_a_model_of_several_labels_a_row_is_cut_and_judged_by_whole_rows(tmp_pat
     (tmp_path / "source" / "config.json").write_text(json.dumps(config))
     folder = open_source(tmp_path / "source", tmp_path, max_tokens=32)
     inputs = CompressionInputs(folder, make_texts("multi", 64, 1), make_texts("multi", 48, 2))
-    with pytest.raises(InputError, match="^the full model is not better than guessing"):
+    with pytest.raises(InputError, match=r"^the full model is not better than guessing"):
         check_inputs(inputs)  # it never learned anything
     config = CONFIG.model_copy(update={"heal": None})
     ready = prepare(inputs, config, tmp_path)
