@@ -58,7 +58,8 @@ def _student(name: str, point: Run) -> list[str]:
     against = [one for one in point.get("teachers", []) if "loss_points" in one]
     return [
         name, point["asked"], _speedup(point), f"{point['bytes'] / 1e6:.1f}", f"{point['accuracy']:.2%}",
-        _lost(point), ", ".join(map(_lost, against)) or "not measured", f"{point['rows']:,}", shape_in(point["architecture"]),
+        _lost(point), ", ".join(map(_lost, against)) or "not measured", f"{point['rows']:,}",
+        shape_in(point["architecture"]),
     ]  # fmt: skip
 
 
