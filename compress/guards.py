@@ -30,10 +30,10 @@ def check_reported_loss(lost: Difference, max_loss: float) -> None:
             say(f"WARNING: {result}: the loss on the rows used for selection was smaller")
         case "likely":
             needed = lost.rows_needed(max_loss)
-            hint = "" if needed is None or needed <= lost.rows else f"; to be sure takes {needed} rows or more"
-            say(f"{result}: likely inside, and not sure{hint}")
+            hint = "" if needed is None or needed <= lost.rows else f"; {needed} rows or more are needed to be sure"
+            say(f"{result}: the limit is likely kept, but this is not sure{hint}")
         case "sure":
-            say(f"{result}: sure to be inside")
+            say(f"{result}: the limit is surely kept")
 
 
 def name_collapsed(task: Task, truth: Answers, reference: Answers, ours: Answers) -> tuple[LabelRecall, ...]:

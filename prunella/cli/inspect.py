@@ -157,9 +157,21 @@ def _tell(facts: Facts) -> None:
     """Say the same for people."""
     for key, value in facts.items():
         if key not in ("can", "problems") and value not in (None, [], {}):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            say(f"{key}: {text:,}" if isinstance(text, int) and not isinstance(text, bool) else f"{key}: {text}")
+            say(f"{_words(key)}: {_text(value)}")
     for problem in facts["problems"]:
         say(f"WARNING: {problem['part']}: {problem['problem']}")
     if facts["can"]:
         say(f"can: {', '.join(f'prunella {use}' for use in facts['can'])}")
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _text(value: Any) -> str:
+    """Return a fact as people read it: a list or an object as one line, a whole number with separators."""
+    if isinstance(value, dict):
+        return ", ".join(f"{_words(key)} {_text(part)}" for key, part in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_text, value))
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -138,7 +138,7 @@ def test_twenty_rows_without_a_difference_are_not_sure(made, capsys, monkeypatch
     assert (told["loss_points"], told["rows"], told["loss_is_inside"]) == (0, 20, "likely")
     assert told["loss_interval"][1] > 10
     assert (told["rows_to_be_sure"], told["chosen_on_reported_rows"]) == (381, True)
-    assert "to be sure takes 381 rows or more" in err
+    assert "381 rows or more are needed to be sure" in err
     assert "WARNING: the same 20 rows" in err
 
 
@@ -211,9 +211,9 @@ def test_the_point_is_picked_on_rows_that_choose_and_reported_on_others(tmp_path
 
 def test_the_verdict_is_told_in_words(capsys):
     check_reported_loss(loss(0.2, 0.1, rows=1000), 1.0)
-    assert "sure to be inside" in capsys.readouterr().err
+    assert "the limit is surely kept" in capsys.readouterr().err
     check_reported_loss(loss(0.2, 0.1, rows=100), 1.0)
-    assert "not sure; to be sure takes 381 rows or more" in capsys.readouterr().err
+    assert "not sure; 381 rows or more are needed to be sure" in capsys.readouterr().err
 
 
 def test_what_the_reference_does_not_know_cannot_be_lost():
