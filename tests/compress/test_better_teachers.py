@@ -186,7 +186,7 @@ def test_a_small_encoder_learns_a_large_model_and_is_compared_with_it(made, comp
 def test_auto_takes_what_loses_less_and_says_why(made, compress, monkeypatch):
     folder, _, big = made
     small = str(folder / "encoder")
-    monkeypatch.setattr("compress.teachers.SMALL", small)
+    monkeypatch.setattr("compress.ways.SMALL", small)
     code, line, err = compress("--student", "auto", model=big)
     assert code == 0, err
     (choice,) = line["student"]["choices"]

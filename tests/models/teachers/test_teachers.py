@@ -308,7 +308,7 @@ def test_how_long_the_answers_take_is_said_after_a_few_batches(given, tmp_path, 
     (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
     clock = iter(range(0, 10_000, 400))
     monkeypatch.setattr("models.teachers.answers.perf_counter", lambda: next(clock))
-    monkeypatch.setattr("models.teachers.answers.BATCH", 2)
+    monkeypatch.setattr("models.teachers.answer_batches.BATCH", 2)
     answers_of(teacher, [(f"a good film {'very ' * 5}",)] * 20, tmp_path)
     err = capsys.readouterr().err
     assert "to 20 texts (logits, float32) take 240 B" in err
