@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from models.errors import FolderError, InputError
 
@@ -43,9 +44,12 @@ class Settings(Record):
 def explain(error: ValidationError) -> str:
     """Return the first five errors of a pydantic validation as one sentence, without the invalid values."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    messages = ["unknown key" if e["type"] == "extra_forbidden" else e["msg"] for e in errors[:5]]
-    places = [".".join(map(str, e["loc"])) or "the document" for e in errors[:5]]
-    return "; ".join(f"{place}: {message}" for place, message in zip(places, messages, strict=True))
+    return "; ".join(map(_sentence, errors[:5]))
+
+
+def _sentence(error: ErrorDetails) -> str:
+    place = ".".join(map(str, error["loc"])) or "the document"
+    return f"{place}: {'unknown key' if error['type'] == 'extra_forbidden' else error['msg']}"
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """to_markdown(): the report as Markdown, with a table that fits into a README."""
 
+from collections.abc import Sequence
+
 from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
 from bench.report.cascade_report import CascadeReport
 from bench.report.escape import code, markdown
@@ -131,6 +133,12 @@ def time_cell(engine: EngineReport, setting: Setting) -> str:
     return f"{timing.p50_ms:.2f} / {'-' if timing.p95_ms is None else f'{timing.p95_ms:.2f}'}"
 
 
+def points_lost(points: float, interval: Sequence[float]) -> str:
+    """Return a loss with its 95 % interval, as tables have it: `+0.50 [-0.12, +1.13]`."""
+    low, high = interval
+    return f"{points:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
 def table(heads: list[str], rows: list[list[str]]) -> str:
     """Return a Markdown table."""
     lines = [heads, ["---"] + ["---:"] * (len(heads) - 1), *rows]
@@ -144,9 +152,7 @@ def _row(engine: EngineReport, report: Report) -> list[str]:
     loss = engine.difference
     cells = [f"**{engine.name}**" if engine.name == "ours" else engine.name]
     cells += score_cells(engine.score)
-    cells.append(
-        f"{loss.loss_points:+.2f} [{loss.loss_interval[0]:+.2f}, {loss.loss_interval[1]:+.2f}]" if loss else ""
-    )
+    cells.append(points_lost(loss.loss_points, loss.loss_interval) if loss else "")
     if engine.name == report.reference:
         cells[-1] = "reference"
     interval = engine.speedup_interval

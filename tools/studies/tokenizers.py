@@ -10,7 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,18 +130,11 @@ def main(  # noqa: PLR0913  # its options
         "texts": len(read), "random_texts": drawn, "differences": real, "differences_random": in_many_scripts,
         "microseconds": time_tokenizers(encoders, picked, rounds), "timed_texts": len(picked),
         "characters": round(float(np.mean([len(text) for text in picked])), 1), "machine": machine_card(),
-        "versions": {name: _version(name) for name in ("tokenizers", "nanotoken", "tokie")},
+        "versions": {name: version(name) for name in ("tokenizers", "nanotoken", "tokie")},
     }  # fmt: skip
     if out is not None:
         write_text(out, json.dumps(result, indent=2) + "\n")
     sys.stdout.write(json.dumps(result) + "\n")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 if __name__ == "__main__":

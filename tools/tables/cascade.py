@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bench.report.markdown import points_lost
 from tools.archive_run import archived_runs, command_line
 
 HEADS = (
@@ -35,8 +36,7 @@ def _line(name: str, cascade: dict[str, Any]) -> str:
 
 
 def _points(cascade: dict[str, Any], name: str) -> str:
-    low, high = cascade[f"{name}_interval"]
-    return f"{cascade[f'{name}_points']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return points_lost(cascade[f"{name}_points"], cascade[f"{name}_interval"])
 
 
 def draw_cascades(folder: Path, path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from bench.report.markdown import points_lost
 from models.architecture import shape_in
 from tools.archive_run import archived_runs, command_line
 
@@ -26,12 +27,11 @@ def points_of(run: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _line(name: str, processor: str, point: dict[str, Any]) -> str:
-    low, high = point["loss_interval"]
     table = ", table in 4 bits" if point.get("embedding_bits") == 4 else ""
     cells = [
         name, processor, point["asked"], f"{point['speedup']['ort_fp32']:.2f}x",
         f"{point['p50_ms']['ours']:.2f}, {point['p50_ms']['ort_fp32']:.2f}", f"{point['bytes'] / 1e6:.1f}{table}",
-        f"{100 * point[point['loss_is']]:.2f}", f"{point['loss_points']:+.2f} [{low:+.2f}, {high:+.2f}]",
+        f"{100 * point[point['loss_is']]:.2f}", points_lost(point["loss_points"], point["loss_interval"]),
         point["rows"], shape_in(point["architecture"]),
     ]  # fmt: skip
     return "| " + " | ".join(str(cell) for cell in cells) + " |"

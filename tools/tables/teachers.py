@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.report.markdown import table
+from bench.report.markdown import points_lost, table
 from models.architecture import shape_in
 from tools.archive_run import archived_runs, command_line
 from tools.tables.compression import points_of
@@ -78,5 +78,4 @@ def _speedup(result: Run) -> str:
 
 
 def _lost(result: Run) -> str:
-    low, high = result["loss_interval"]
-    return f"{result['loss_points']:+.2f} [{low:+.2f}, {high:+.2f}]"
+    return points_lost(result["loss_points"], result["loss_interval"])
