@@ -1,12 +1,11 @@
 """Record: the pydantic base class of configurations and of the JSON files that Prunella writes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from pydantic_core import ErrorDetails
 
 from models.errors import FolderError, InputError
 
@@ -47,7 +46,7 @@ def explain(error: ValidationError) -> str:
     return "; ".join(map(_sentence, errors[:5]))
 
 
-def _sentence(error: ErrorDetails) -> str:
+def _sentence(error: Mapping[str, Any]) -> str:
     place = ".".join(map(str, error["loc"])) or "the document"
     return f"{place}: {'unknown key' if error['type'] == 'extra_forbidden' else error['msg']}"
 

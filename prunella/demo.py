@@ -61,7 +61,7 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     inputs = CompressionInputs(teacher.folder, healing, choosing, test, on_training_rows=False)
     result, judgement = compress_and_evaluate(inputs, target, store)
     say(f"3/5 learn a gate for easy sentences; {len(threshold)} other ones decide which it answers")
-    bundle = with_gate(result.folder, CascadeTexts(healing, threshold), teacher.folder.path, store)
+    bundle = with_gate(result.folder, CascadeTexts(train, threshold), teacher.folder.path, store)
     say(f"4/5 report on {len(test)} test sentences")
     out = store / f"report-{bundle.id}"
     if not ((bundle.path / REPORT).is_file() and (out / "report.html").is_file()):
