@@ -5,7 +5,6 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from bench.measure.accuracy.difference import Metric
-from bench.measure.latency.timing import SETTLE
 from export.graph_precision import EmbeddingBits
 from models.schema import Record, Settings
 from models.train.training_config import TrainingConfig
@@ -20,11 +19,6 @@ class Workload(Record):
 
     batch: int = Field(1, ge=1, description="texts in a batch")
     threads: int = Field(1, ge=1, description="threads of ONNX Runtime inside one operator")
-
-    @property
-    def pause(self) -> float:
-        """Seconds before each timed call: threads of the previous model may still spin on the cores."""
-        return SETTLE if self.threads > 1 else 0.0
 
     def describe(self) -> str:
         """Return a description for people."""

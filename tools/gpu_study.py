@@ -134,7 +134,7 @@ def timed(answers: dict[str, Answer], encoded: Sequence["Encoded"], size: int) -
         if name != PROCESSOR or size <= MOST_ON_PROCESSOR
     }
     result: dict[str, Any] = {"batch": size}
-    for name, seconds in interleave(calls, ROUNDS, within=20.0).items():
+    for name, seconds in interleave(calls, ROUNDS, within=20.0, threads=0).items():
         low, median, high = np.percentile(np.array(seconds) / len(batches), [25, 50, 75])
         result[name] = {
             "ms": median * 1e3,

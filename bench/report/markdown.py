@@ -1,6 +1,7 @@
 """to_markdown(): the report as Markdown, with a table that fits into a README."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from bench.measure.accuracy.task_metric import HEADS, NAMES, score_cells
 from bench.report.cascade_report import CascadeReport
@@ -172,6 +173,13 @@ def machine_sentence(report: Report) -> str:
     processors = ", ".join([card["processor"], *card.get("gpus", ())])
     return (
         f"Machine: {processors}, {card['cores']} cores, {flags}; load {card['load_average']:.2f} before and "
-        f"{report.load_after:.2f} after; {card['pinning'] + '; ' if 'pinning' in card else ''}"
+        f"{report.load_after:.2f} after; {card['pinning'] + '; ' if 'pinning' in card else ''}{_clocks(card)}"
         f"Python {card['python']}, {versions}."
     )
+
+
+def _clocks(card: Mapping[str, Any]) -> str:
+    """Return what was counted as time; reports before this key existed counted wall time."""
+    clocks = card.get("clocks", {}).items()
+    named = [f"{clock} with {threads} thread{'' if threads == '1' else 's'}" for threads, clock in clocks]
+    return f"times are {', '.join(named)}; " if named else ""

@@ -98,7 +98,7 @@ def _time(
                 session = open_session(path, load.threads, variant=int8_variant())
                 calls[f"{kind} {name}"] = lambda s=session: [run_session(s, one) for one in batches]
         texts = sum(batch.rows for batch in batches)
-        seconds = interleave(calls, rounds, pause=load.pause)
+        seconds = interleave(calls, rounds, threads=load.threads)
         return {name: float(np.median(times)) / texts for name, times in seconds.items()}
 
 

@@ -26,6 +26,9 @@ from prunella.cli.train import finetune, pretrain
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # usage tracking is off unless asked for
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# torch's threads wait for each other after every operation. By default they spin for milliseconds; beside another
+# program they take the core from the thread that they wait for (docs/results/training.md, "Beside other programs")
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 app = typer.Typer(
     help="Prune a fine-tuned text classifier, heal it by distillation, quantize it, and serve it.",

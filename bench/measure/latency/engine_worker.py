@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from bench.measure.engine_spec import EngineSpec, OpenEngine
 from bench.measure.latency.child_process import end_process, exit_code, start_process
+from bench.measure.latency.clock import engine_clock
 from bench.measure.latency.cpu_affinity import pinned
 from models.errors import CheckError, PrunellaError
 from models.tokenizer import Row
@@ -127,8 +128,8 @@ class Worker:
 class _EngineHost:
     """The child's side: an open engine and its prepared requests."""
 
-    def __init__(self, engine: OpenEngine, handicap: float) -> None:
-        self._engine, self._handicap = engine, handicap
+    def __init__(self, engine: OpenEngine, spec: EngineSpec) -> None:
+        self._engine, self._handicap, self._clock = engine, spec.handicap, engine_clock(spec.threads)
         self._requests: list[list[Any]] = []
         self._texts: tuple[Sequence[Request], int | None] = ((), None)
 
@@ -158,19 +159,19 @@ class _EngineHost:
             gc.enable()
 
     def _preparing_seconds(self, request: Request, tokens: int | None) -> float:
-        start = time.perf_counter()
+        start = self._clock()
         for batch in request:
             self._engine.prepare(batch, tokens)
-        return time.perf_counter() - start
+        return self._clock() - start
 
     def _seconds(self, request: list[Any]) -> float:
-        start = time.perf_counter()
+        start = self._clock()
         for batch in request:
             self._engine.answer(batch)
-        end = start + (time.perf_counter() - start) * (1 + self._handicap)
-        while time.perf_counter() < end:
+        end = start + (self._clock() - start) * (1 + self._handicap)
+        while self._clock() < end:
             pass
-        return time.perf_counter() - start
+        return self._clock() - start
 
     def answers(self, rows: list[Row], cores: tuple[int, ...]) -> NDArray[np.float32]:
         size = 1 if self._engine.batch_dependent else 16
@@ -211,7 +212,7 @@ def _open(opener: str, spec: EngineSpec, pipe: Connection) -> _EngineHost:
     open_engine: Callable[[EngineSpec], OpenEngine] = getattr(import_module(module), function)
     engine = open_engine(spec)
     pipe.send(("ok", engine.bytes))
-    return _EngineHost(engine, spec.handicap)
+    return _EngineHost(engine, spec)
 
 
 def _one_line(error: Exception) -> str:

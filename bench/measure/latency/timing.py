@@ -25,6 +25,7 @@ import onnxruntime
 import tokenizers
 from numpy.typing import NDArray
 
+from bench.measure.latency.clock import engine_clock, name_clock
 from bench.measure.latency.cpu_affinity import pinning, usable_core_numbers
 from models.processor import cpu_flags, cpu_name, gpu_names
 
@@ -39,7 +40,7 @@ def interleave(
     rounds: int,
     warmup: int = 2,
     within: float = float("inf"),
-    pause: float = 0.0,
+    threads: int = 1,
 ) -> dict[str, list[float]]:
     """Return the seconds of each callable by name, one entry for each round.
 
@@ -51,12 +52,14 @@ def interleave(
         warmup: Calls of each callable before the first round.
         within: Seconds after which no further round begins, once there were FEWEST rounds: long rounds vary less
             than short ones.
-        pause: Seconds to wait before each call: see SETTLE.
+        threads: Threads of each callable; 0: it waits for another device. With one thread the seconds are processor
+            time (`bench.measure.latency.clock`); with several ones a pause precedes each call (SETTLE).
     """
     for _ in range(warmup):
         for call in callables.values():
             call()
     seconds: dict[str, list[float]] = {name: [] for name in callables}
+    clock, pause = engine_clock(threads), SETTLE if threads > 1 else 0.0
     gc_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -66,9 +69,9 @@ def interleave(
                 break
             for name in rotated(list(callables), round_number):
                 sleep(pause)
-                start = perf_counter()
+                start = clock()
                 callables[name]()
-                seconds[name].append(perf_counter() - start)
+                seconds[name].append(clock() - start)
     finally:
         if gc_enabled:
             gc.enable()
@@ -76,20 +79,24 @@ def interleave(
 
 
 def time_texts(
-    calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int, warmup: int = 2
+    calls: Mapping[str, Sequence[Callable[[], object]]], rounds: int, warmup: int = 2, threads: int = 1
 ) -> dict[str, Seconds]:
-    """Return seconds (rounds, texts) by name; `calls` has one call for each text. Names take turns in each round."""
+    """Return seconds (rounds, texts) by name; `calls` has one call for each text. Names take turns in each round.
+
+    `rounds`, `warmup` and `threads` are those of `interleave`.
+    """
     seconds: dict[str, list[list[float]]] = {name: [] for name in calls}
+    clock = engine_clock(threads)
 
     def one_pass(name: str) -> None:
         row = []
         for call in calls[name]:
-            start = perf_counter()
+            start = clock()
             call()
-            row.append(perf_counter() - start)
+            row.append(clock() - start)
         seconds[name].append(row)
 
-    interleave({name: partial(one_pass, name) for name in calls}, rounds, warmup)
+    interleave({name: partial(one_pass, name) for name in calls}, rounds, warmup, threads=threads)
     return {name: np.asarray(rows[warmup:]) for name, rows in seconds.items()}
 
 
@@ -141,6 +148,7 @@ def machine_card(threads: Sequence[int] = (1,)) -> dict[str, Any]:
         "flags": sorted(cpu_flags() & known_flags),
         "cores": len(usable_core_numbers()),
         "pinning": pinning(threads),
+        "clocks": {str(each): name_clock(each) for each in threads},
         "load_average": os.getloadavg()[0],
         "python": platform.python_version(),
         "versions": {module.__name__: module.__version__ for module in (onnxruntime, np, tokenizers)},
