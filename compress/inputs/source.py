@@ -33,6 +33,7 @@ from models.checkpoint import (
 from models.compatibility import check_fit, check_tokenizer
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
+from models.families import FAMILIES
 from models.forms.config_refusals import without_head
 from models.forms.head_task import HeadTask, read_head_task
 from models.forms.tokenizer_check import model_max_length
@@ -83,6 +84,7 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
     limit = max_tokens or default_max_tokens(path, shape)
     check_tokenizer(path, Tokenizer.open(path, limit), shape, pair)
     settings: dict[str, Any] = {"source": load_source_id(path), "max_tokens": max_tokens}
+    settings |= FAMILIES[shape.family].revision
     if pair:
         settings |= {"pair": True}
 

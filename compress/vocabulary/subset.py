@@ -18,6 +18,7 @@ from models import tokenizer as tokenizer_file
 from models.architecture import Architecture
 from models.classifier import Classifier
 from models.errors import NoEffectError, UntrimmableError
+from models.families import FAMILIES
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 SPECIAL = re.compile(r"\[[A-Z]+\]|</?[a-z]+>")  # [PAD], <mask>: not every file lists them as added tokens
@@ -69,7 +70,7 @@ def trim_model(model: Classifier, kept_ids: np.ndarray, positions: int) -> Class
     tokens_key, positions_key = "encoder.embeddings.tokens.weight", "encoder.embeddings.positions.weight"
     state[tokens_key] = state[tokens_key][torch.from_numpy(kept_ids)]
     if positions_key in state:  # ModernBERT has rotary positions, without a table
-        state[positions_key] = state[positions_key][:positions]
+        state[positions_key] = state[positions_key][: positions + len(state[positions_key]) - shape.positions]
     result = Classifier(smaller, model.labels)
     result.load_state_dict(state)
     return result.eval()
@@ -119,6 +120,12 @@ def always_kept(document: dict[str, Any]) -> set[int]:
     return keep
 
 
+def kept_for_padding(shape: Architecture) -> set[int]:
+    """Return the ids that stay for the model: its padding id, and those before an id that must keep its number."""
+    row = FAMILIES[shape.family].padding_row
+    return {shape.pad_id, *(() if row is None else range(row + 1))}
+
+
 def _is_single(name: str) -> bool:
     """Whether a token is a single character, with or without the prefix that continues or starts a word."""
     return len(name.removeprefix("##")) == 1 or (len(name) == 2 and name[0] in "▁Ġ")
@@ -152,7 +159,7 @@ def _renumber(document: dict[str, Any], new_ids: dict[int, int]) -> None:
         token["id"] = new_ids[token["id"]]
     padding = document.get("padding")
     if padding:
-        padding["pad_id"] = new_ids[padding["pad_id"]]
+        padding["pad_id"] = new_ids.get(padding["pad_id"], 0)  # any row will do: padding is masked
     _renumber_processor(document.get("post_processor"), new_ids)
 
 

@@ -9,7 +9,14 @@ import numpy as np
 from bench.measure.accuracy.task_metric import changed_rows
 from compress.inputs.inputs import CompressionInputs
 from compress.vocabulary.frequent_tokens import frequent_tokens
-from compress.vocabulary.subset import always_kept, read_tokenizer, token_names, trim_model, trim_tokenizer
+from compress.vocabulary.subset import (
+    always_kept,
+    kept_for_padding,
+    read_tokenizer,
+    token_names,
+    trim_model,
+    trim_tokenizer,
+)
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.checkpoint import load_checkpoint, save_checkpoint
@@ -50,9 +57,9 @@ def trim_source(inputs: CompressionInputs, store: Path) -> StageResult:
         used = always_kept(document) | {i for text in whole for i in text.ids}
         held_out = [i for text in encoded.validation.tokens for i in text.ids]
         used |= frequent_tokens(token_names(document), used, held_out)
-        trimmed = trim_tokenizer(document, used)
-        (target / tokenizer_file.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
         full = load_checkpoint(source.path)
+        trimmed = trim_tokenizer(document, used | kept_for_padding(full.architecture))
+        (target / tokenizer_file.FILE).write_text(json.dumps(trimmed.document, ensure_ascii=False), encoding="utf-8")
         smaller = trim_model(full, trimmed.kept_ids, task.max_tokens)
         after = Tokenizer.open(target, task.max_tokens)
         changed_train = _differ(before, after, trimmed.kept_ids, inputs.train.rows)

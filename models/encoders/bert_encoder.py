@@ -1,6 +1,7 @@
 """Encoder: a BERT-like encoder of any Architecture; its layers may differ in heads and neurons.
 
-Post-norm layers, learned positions, GELU unless the checkpoint has another activation (Devlin et al. 2019). RoBERTa,
+Post-norm layers, learned positions (RoBERTa and MPNet count none for the padding id, also where it stands inside a
+text), GELU unless the checkpoint has another activation (Devlin et al. 2019). RoBERTa,
 DistilBERT and ELECTRA differ only in their embeddings: DistilBERT has no segments, ELECTRA may have narrower tables
 and a projection. Query, key and value are one matrix; `attend` applies the factor 1/sqrt(head_size). Outputs equal
 those of the models in transformers with the same weights.
@@ -16,6 +17,7 @@ from models.encoders.activations import ACTIVATIONS
 from models.encoders.attention import attend
 from models.encoders.dropout import Dropout
 from models.encoders.layered import Layer, LayeredEncoder, TokenEmbeddings
+from models.families import FAMILIES
 
 
 class Embeddings(TokenEmbeddings):
@@ -25,7 +27,9 @@ class Embeddings(TokenEmbeddings):
         super().__init__()
         a = architecture
         self.tokens = nn.Embedding(a.vocabulary, a.table_width)
-        self.positions = nn.Embedding(a.positions, a.table_width) if a.has_position_table else None
+        self.uncounted = FAMILIES[a.family].uncounted_id(a.pad_id)  # tokens with this id share the first row
+        rows = a.positions + (self.uncounted is not None)
+        self.positions = nn.Embedding(rows, a.table_width) if a.has_position_table else None
         self.types = nn.Embedding(a.token_types, a.table_width) if a.token_types else None
         self.norm = nn.LayerNorm(a.table_width, eps=a.norm_epsilon)
         self.dropout = Dropout(dropout)
@@ -35,12 +39,20 @@ class Embeddings(TokenEmbeddings):
         """Return (batch, tokens, width) for ids and types (batch, tokens); without segments, types are unused."""
         summed = self.tokens(ids)  # (batch, tokens, table width)
         if self.positions is not None:
-            summed = summed + self.positions.weight[: ids.shape[1]]
+            summed = summed + self._places(ids)
         if self.types is not None:
             one_row = self.types.num_embeddings == 1  # then a tokenizer may still number the texts of a pair 0 and 1
             summed = summed + (self.types.weight[0] if one_row else self.types(types))
         hidden = self.dropout(self.norm(summed))
         return hidden if self.project is None else self.project(hidden)
+
+    def _places(self, ids: Tensor) -> Tensor:
+        """Return the position embeddings, (tokens, width), or (batch, tokens, width) where they depend on the ids."""
+        assert self.positions is not None, "called only if there is a table"
+        if self.uncounted is None:
+            return self.positions.weight[: ids.shape[1]]
+        counted = (ids != self.uncounted).long()
+        return self.positions(counted.cumsum(dim=1) * counted)
 
 
 class Attention(nn.Module):

@@ -40,8 +40,9 @@ class Family:
     fixed: keys of config.json that are supported with one value only; a checkpoint with another value is refused.
     activation_key: key of the activation of the FFNs; None: it is fixed.
     pad_id: id of the padding token if config.json has none (the default of transformers).
-    padding_first: whether no text uses the rows of the position table up to and including `pad_id` (RoBERTa).
-    padding_row: with `padding_first`, the row that counts as padding's, whatever `pad_id` is (MPNet).
+    padding_first: whether positions are counted without tokens with the id `pad_id`, which have the row of this
+        number in the position table; the others have the rows after it (RoBERTa).
+    padding_row: with `padding_first`, the id and the row that count as padding's, whatever `pad_id` is (MPNet).
     extra_keys: more keys of config.json, which `read_extra` needs.
     read_extra: config.json → more fields of Architecture.
     write_extra: Architecture → more keys of config.json.
@@ -73,7 +74,7 @@ class Family:
         fields = {ours: config[theirs] for ours, theirs in self.sizes.items()}
         heads, ffn, depth = (fields.pop(name) for name in ("heads", "ffn", "depth"))
         fields["family"] = self.name
-        fields["pad_id"] = self.pad_id if config.get("pad_token_id") is None else config["pad_token_id"]
+        fields["pad_id"] = self._pad_id(config)
         fields["head_size"] = fields["width"] // heads
         fields["token_types"] = fields.get("token_types", 0)
         fields["layers"] = [{"heads": heads, "ffn": ffn}] * depth
@@ -110,14 +111,14 @@ class Family:
         if not shape.has_position_table:  # files of a DeBERTa can hold one that the model does not use
             state.pop(POSITIONS, None)
         if POSITIONS in state:
-            state[POSITIONS] = state[POSITIONS][self.unused_positions(shape.pad_id) :]
+            state[POSITIONS] = state[POSITIONS][self.unread_rows(shape.pad_id) :]
         return state
 
     def write_tensors(self, state: dict[str, Tensor], shape: Architecture) -> dict[str, Tensor]:
         """Return the state dict of a classifier as tensors of a checkpoint, none of which share memory."""
         if POSITIONS in state:
             table = state[POSITIONS]
-            unused = table.new_zeros(self.unused_positions(shape.pad_id), table.shape[1])
+            unused = table.new_zeros(self.unread_rows(shape.pad_id), table.shape[1])
             state = {**state, POSITIONS: torch.cat((unused, table))}
         named = self.names.to_theirs(state, len(shape.layers))
         return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in named.items()}
@@ -129,9 +130,25 @@ class Family:
         return pad_id if self.padding_row is None else self.padding_row
 
     def unused_positions(self, pad_id: int) -> int:
-        """Return the number of first rows of the position table that no text uses."""
+        """Return the number of first rows of the position table that are no position of a text."""
         uncounted = self.uncounted_id(pad_id)
         return 0 if uncounted is None else 1 + uncounted
+
+    @property
+    def revision(self) -> dict[str, str]:
+        """Settings of stages whose results changed for this family only: positions once counted padding inside."""
+        return {"positions": "counted"} if self.padding_first else {}
+
+    def unread_rows(self, pad_id: int) -> int:
+        """Return the number of first rows of the position table that no token reads: all before padding's."""
+        return self.uncounted_id(pad_id) or 0
+
+    def _pad_id(self, config: dict[str, Any]) -> int:
+        """Return the padding id; where none is named and none is needed, one that is in the table."""
+        named: int | None = config.get("pad_token_id")
+        if named is None and not self.padding_first and self.pad_id >= config[self.sizes["vocabulary"]]:
+            return 0
+        return self.pad_id if named is None else named
 
     @staticmethod
     def _read_activation(config: dict[str, Any], key: str, source: str) -> Activation:
