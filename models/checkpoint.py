@@ -26,6 +26,7 @@ from models.families.stored_names import family_names
 from models.families.unread import check_unread
 from models.forms.config_refusals import has_other_head, refuse_config, without_head
 from models.forms.embedding_classifier import EmbeddingClassifier
+from models.forms.embedding_settings import nested_hint
 from models.forms.float_weights import as_fp32
 from models.forms.foreign_file import refuse_foreign_file
 from models.task import Task
@@ -82,11 +83,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def checkpoint_hint(folder: Path) -> str:
-    """Return the end of a message that names the newest `checkpoint-N` inside a folder; nothing if there is none."""
+    """Return the end of a message that names the newest `checkpoint-N`, or the encoder, inside a folder."""
     folders = [path for path in Path(folder).glob("checkpoint-*") if (path / CONFIG).is_file()]
     steps = {int(number): path for path in folders if (number := path.name.rpartition("-")[2]).isdecimal()}
     if not steps:
-        return ""
+        return nested_hint(Path(folder))
     return f"; it holds {len(steps)} checkpoints of a training, the newest is {steps[max(steps)]}: give that one"
 
 

@@ -1,15 +1,18 @@
 """A classifier whose head reads sentence embeddings, as a SetFit folder: its shape, and the tensors of its head."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from models.architecture import Architecture
-from models.errors import InputError
+from models.errors import FolderError, InputError
+from models.forms.embedding_settings import MODULES, settings_files
 from models.forms.linear_head import PICKLE, SETFIT, LinearHead, head_file, normalizes, read_linear_head
-from models.forms.sentence_transformers import MODULES, Modules, read_modules
+from models.forms.sentence_transformers import Modules, read_modules
+from models.messages import say
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class EmbeddingClassifier:
     def open(cls, folder: Path) -> "EmbeddingClassifier | None":
         """Return what a sentence-transformers folder does after the encoder; None: it is another folder."""
         modules = read_modules(folder)
+        if modules is None and _is_bare_setfit(folder):
+            _say_mean(folder)
+            modules = Modules("mean", None, normalize=False, files=())
         return None if modules is None else cls(folder, modules)
 
     def has_head(self) -> bool:
@@ -63,6 +69,12 @@ class EmbeddingClassifier:
         if head is None:
             return {}
         weight, bias, dense = torch.from_numpy(head.coef), torch.from_numpy(head.intercept), self.modules.dense
+        given = shape.width if dense is None else len(dense.weight)
+        if weight.shape[1] != given:
+            raise FolderError(
+                f"{head_file(self.folder)} reads embeddings of {weight.shape[1]} numbers, and {self.folder} makes "
+                f"embeddings of {given}: wanted the head that was trained on this folder"
+            )
         if dense is not None and shape.head == "dense":
             zero = torch.zeros(len(dense.weight))
             extra = {"head.dense.weight": dense.weight, "head.dense.bias": zero if dense.bias is None else dense.bias}
@@ -85,8 +97,18 @@ def embedding_head(folder: Path) -> LinearHead | None:
 def read_files(folder: Path) -> tuple[str, ...]:
     """Return the files of the folder, besides those of the encoder, on which the classifier depends."""
     modules = read_modules(folder)
-    if modules is None:
-        return ()
+    if modules is None and not _is_bare_setfit(folder):
+        return tuple(settings_files(folder))
     head = head_file(folder)
     names = (SETFIT, head.name if head is not None else PICKLE)
-    return (*modules.files, *(name for name in names if (folder / name).is_file()))
+    return (*(() if modules is None else modules.files), *(name for name in names if (folder / name).is_file()))
+
+
+def _is_bare_setfit(folder: Path) -> bool:
+    """Whether a SetFit folder has no modules.json, in place of which sentence-transformers takes the mean."""
+    return (folder / SETFIT).is_file() and not (folder / MODULES).is_file()
+
+
+@cache
+def _say_mean(folder: Path) -> None:
+    say(f"{folder} has {SETFIT} and no {MODULES}: the mean of the tokens is pooled, as sentence-transformers does")

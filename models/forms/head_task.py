@@ -14,13 +14,15 @@ from models.families import FAMILIES
 from models.families.stored_names import family_names
 from models.forms.config_refusals import has_other_head
 from models.forms.embedding_classifier import embedding_head
+from models.forms.embedding_settings import CROSS_ENCODER, GENERAL, general_settings
 from models.task import Kind, Task
 from models.weights import read_shapes
 
 LONG_ENOUGH = 512  # any maximum input length: the function does not depend on it
 Activation = Literal["sigmoid"] | None
-# sentence-transformers 4 and later; earlier versions
+# sentence-transformers 4 to 5.3; earlier versions
 ACTIVATION_KEYS = (("sentence_transformers", "activation_fn"), ("sbert_ce_default_activation_function",))
+LATER_KEY = "activation_fn"  # in config_sentence_transformers.json of later versions
 SUPPORTED: dict[str, Activation] = {"Sigmoid": "sigmoid", "Identity": None}
 
 
@@ -46,7 +48,9 @@ class HeadTask:
         if self.kind != "regression":
             return ""
         is_raw = self.activation is None
-        return "; a score is the output itself" if is_raw else "; a score is the sigmoid of the output (config.json)"
+        return (
+            "; a score is the output itself" if is_raw else "; a score is the sigmoid of the output (activation_fn)"
+        )
 
 
 def read_head_task(folder: Path) -> HeadTask | None:
@@ -64,7 +68,13 @@ def read_head_task(folder: Path) -> HeadTask | None:
     family, shapes = FAMILIES[shape.family].names, read_shapes(folder)
     names = family_names(shapes, family, len(shape.layers), folder)
     head = next((shapes[stored] for stored, name in names.items() if name == f"{family.head['out']}.weight"), None)
-    return None if head is None else head_task(config, head[0], str(folder / CONFIG))
+    if head is None:
+        return None
+    settings = general_settings(folder)
+    if settings.get("model_type") == CROSS_ENCODER and settings.get(LATER_KEY) is not None:
+        config = config | {ACTIVATION_KEYS[0][0]: {LATER_KEY: settings[LATER_KEY]}}
+        return head_task(config, head[0], f"{folder / CONFIG}, with {GENERAL},")
+    return head_task(config, head[0], str(folder / CONFIG))
 
 
 def head_task(config: dict[str, Any], outputs: int, source: str) -> HeadTask:
@@ -119,10 +129,10 @@ def _activation(config: dict[str, Any], kind: Kind, source: str) -> Activation:
     """
     for key, *inner in ACTIVATION_KEYS:
         value = config.get(key)
-        if inner and isinstance(value, dict):
-            value = value.get(inner[0])
-        if isinstance(value, str):
-            name = value.rpartition(".")[2]
+        if inner:
+            value = value.get(inner[0]) if isinstance(value, dict) else None
+        if value is not None:
+            name = str(value).rpartition(".")[2]
             break
     else:
         return None

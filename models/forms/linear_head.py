@@ -13,19 +13,33 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.errors import FolderError, InputError, MissingExtraError
+from models.forms.foreign_file import refuse_foreign_file
 from models.forms.json_file import read_json
 
 SETFIT = "config_setfit.json"
+SEARCHED = 1_000_000  # bytes of a pickle that are searched for a name; it is near the beginning
 PICKLE = "model_head.pkl"
 SAFETENSORS, ONNX, SKOPS = "model_head.safetensors", "model_head.onnx", "model_head.skops"
 FILES = (SAFETENSORS, ONNX, SKOPS)  # in the order of preference
-MULTI_LABEL = ("OneVsRestClassifier", "MultiOutputClassifier")  # SetFit's strategies for several labels of a text
+REGRESSIONS = ("LogisticRegression", "LogisticRegressionCV")
+ONE_VS_REST = "OneVsRestClassifier"
+MULTI_LABEL = (ONE_VS_REST, "MultiOutputClassifier")  # SetFit's strategies for several labels of a text
 CONVERT = (
     'import joblib, json, numpy; from safetensors.numpy import save_file; head = joblib.load("model_head.pkl"); '
     'parts = getattr(head, "estimators_", [head])',
     'save_file({"coef": numpy.ascontiguousarray(numpy.vstack([p.coef_ for p in parts])), "intercept": '
     'numpy.hstack([p.intercept_ for p in parts])}, "model_head.safetensors", metadata={"type": type(head).__name__, '
-    '"classes": json.dumps(numpy.asarray(head.classes_).tolist())})',
+    '"classes": json.dumps([numpy.asarray(one).tolist() for one in head.classes_]), "parts": '
+    'json.dumps(sorted({type(p).__name__ for p in parts})), "multilabel": json.dumps(getattr(head, "multilabel_", '
+    'None)), "rule": json.dumps([getattr(head, "multi_class", None), getattr(head, "solver", None)])})',
+)
+DIFFERENTIABLE = b"SetFitHead"  # the class of SetFit's head in torch, by its name in the pickle
+CONVERT_TORCH = (
+    'import joblib, json; from safetensors.torch import save_file; head = joblib.load("model_head.pkl").cpu(); '
+    "weight = head.linear.weight.detach(); bias = head.linear.bias; scale = head.temperature + head.eps",
+    'save_file({"coef": weight / scale, "intercept": (weight.new_zeros(len(weight)) if bias is None else '
+    'bias.detach()) / scale}, "model_head.safetensors", metadata={"type": "MultiOutputClassifier" if '
+    'head.multitarget else "LogisticRegression", "classes": json.dumps(list(range(len(weight))))})',
 )
 
 
@@ -46,7 +60,10 @@ def head_file(folder: Path) -> Path | None:
 
 def normalizes(folder: Path) -> bool:
     """Return whether a SetFit folder divides embeddings by their L2 norm."""
-    return bool(_setfit(folder).get("normalize_embeddings"))
+    value = _setfit(folder).get("normalize_embeddings")
+    if value not in (None, True, False):
+        raise FolderError(f"{folder / SETFIT} has normalize_embeddings = {value!r}: wanted true or false")
+    return bool(value)
 
 
 def read_linear_head(folder: Path) -> LinearHead | None:
@@ -60,15 +77,16 @@ def read_linear_head(folder: Path) -> LinearHead | None:
     path = head_file(folder)
     if path is None:
         if (folder / PICKLE).is_file():
-            lines = "\n".join(CONVERT)
+            lines = "\n".join(CONVERT_TORCH if _is_differentiable(folder / PICKLE) else CONVERT)
             raise FolderError(
                 f"{folder / PICKLE} is a pickle, which can run any code when it is read: it is not read. If you "
                 f"trust it, convert it in its folder with these two lines of Python:\n{lines}"
             )
         return None
+    refuse_foreign_file(path)
     read = {SAFETENSORS: _read_safetensors, ONNX: _read_onnx, SKOPS: _read_skops}[path.name]
     coef, intercept, classes, is_multi = read(path)
-    return _make(path, np.atleast_2d(coef), np.ravel(intercept), _names(folder, classes), is_multi)
+    return _make(path, np.atleast_2d(coef), np.ravel(intercept), _names(folder, classes, is_multi), is_multi)
 
 
 def _make(path: Path, coef: Any, intercept: Any, labels: tuple[str, ...], is_multi: bool) -> LinearHead:
@@ -88,6 +106,45 @@ def _make(path: Path, coef: Any, intercept: Any, labels: tuple[str, ...], is_mul
     return LinearHead(kind, labels, coef.astype(np.float32), intercept.astype(np.float32))
 
 
+WANTED = f"wanted a {REGRESSIONS[0]}, or a {' or '.join(MULTI_LABEL)} of such regressions: train one of them"
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a head of scikit-learn is; None: its file does not say it."""
+
+    name: str  # its class
+    parts: list[str]  # the classes of its regressions
+    classes: list[Any]  # its labels
+    multilabel: bool | None = None  # of a OneVsRestClassifier
+    multi_class: str | None = None  # of a regression: how it treats several labels
+    solver: str | None = None  # of a regression
+
+    def is_multi(self, path: Path) -> bool:
+        """Return whether it gives several labels to a text; refuse what a linear layer is not.
+
+        Raises:
+            InputError: it is of another class, or makes one score of several logistic ones; `path` is its file.
+        """
+        if self.name not in (*REGRESSIONS, *MULTI_LABEL):
+            raise InputError(f"{path} is of a {self.name}: {WANTED}")
+        if other := sorted(set(self.parts) - set(REGRESSIONS)):
+            why = " (a label that no training text had)" if other == ["_ConstantPredictor"] else ""
+            raise InputError(f"{path} is a {self.name} of {', '.join(other)}{why}: {WANTED}")
+        count, several = len(self.classes), self.name in MULTI_LABEL
+        if self.name == ONE_VS_REST:  # without a word on it: 0, 1, 2, … are its labels where a text may have several
+            several = self.classes == list(range(count)) if self.multilabel is None else self.multilabel
+        if several and (lists := [one for one in self.classes if isinstance(one, list) and len(one) != 2]):
+            raise InputError(f"{path} has an output with the labels {lists[0]}: wanted two for each, such as 0 and 1")
+        binary = self.multi_class == "ovr" or (self.solver == "liblinear" and self.multi_class != "multinomial")
+        if not several and count > 2 and (binary or self.name == ONE_VS_REST):
+            raise InputError(
+                f"{path} normalizes one logistic score for each of {count} labels (one-vs-rest): train the head as "
+                "one multinomial logistic regression"
+            )
+        return several
+
+
 _Parts = tuple[NDArray[Any], NDArray[Any], list[Any], bool]
 
 
@@ -98,15 +155,17 @@ def _read_safetensors(path: Path) -> _Parts:
         with safe_open(str(path), "np") as file:
             metadata = file.metadata() or {}
             coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
-        classes = json.loads(metadata.get("classes", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
+        told = {key: json.loads(metadata.get(key, "null")) for key in ("classes", "parts", "multilabel", "rule")}
+        classes = told["classes"]
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise FolderError(f"{path}: wanted the tensors coef and intercept: {error}") from None
     if not isinstance(classes, list):
         raise FolderError(f"{path} has no list of labels: wanted metadata `classes`, a list as JSON")
-    name = metadata.get("type", "LogisticRegression")
-    if name not in ("LogisticRegression", *MULTI_LABEL):
-        raise InputError(f"{path} is of a {name}: supported are LogisticRegression and {', '.join(MULTI_LABEL)}")
-    return coef, intercept, classes, name in MULTI_LABEL
+    rule = told["rule"] or (None, None)
+    head = _Told(
+        metadata.get("type", REGRESSIONS[0]), told["parts"] or [REGRESSIONS[0]], classes, told["multilabel"], *rule
+    )
+    return coef, intercept, classes, head.is_multi(path)
 
 
 def _read_onnx(path: Path) -> _Parts:
@@ -124,8 +183,11 @@ def _read_onnx(path: Path) -> _Parts:
     values = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[0].attribute}
     strings = [name.decode() for name in values.get("classlabels_strings", [])]
     classes = strings or list(values.get("classlabels_ints", []))
-    intercept = np.array(values["intercepts"])
-    coef = np.array(values["coefficients"]).reshape(len(intercept), -1)
+    try:
+        intercept = np.array(values["intercepts"])
+        coef = np.array(values["coefficients"]).reshape(len(intercept), -1)
+    except (KeyError, ValueError) as error:
+        raise FolderError(f"{path} has a LinearClassifier without whole coefficients: {error!r}") from None
     post = values.get("post_transform", b"NONE").decode()
     if post == "LOGISTIC" and len(coef) == 2:  # rows of -w and w
         coef, intercept = coef[1:], intercept[1:]
@@ -156,19 +218,33 @@ def _read_skops(path: Path) -> _Parts:
         raise
     except Exception as error:  # skops raises many kinds for a broken file
         raise FolderError(f"{path} cannot be read by skops: {error}") from None
-    name = type(head).__name__
-    if name not in ("LogisticRegression", *MULTI_LABEL):
-        raise InputError(f"{path} is a {name}: supported are LogisticRegression and {', '.join(MULTI_LABEL)}")
     parts = getattr(head, "estimators_", [head])
+    if not hasattr(head, "classes_"):
+        raise InputError(f"{path} holds a {type(head).__name__} that was not trained to tell labels: {WANTED}")
+    classes, kinds = [np.asarray(one).tolist() for one in head.classes_], [type(part).__name__ for part in parts]
+    rule = (getattr(head, key, None) for key in ("multilabel_", "multi_class", "solver"))
+    is_multi = _Told(type(head).__name__, kinds, classes, *rule).is_multi(path)
     coef, intercept = np.vstack([p.coef_ for p in parts]), np.hstack([p.intercept_ for p in parts])
-    return coef, intercept, np.asarray(head.classes_).tolist(), name in MULTI_LABEL
+    return coef, intercept, classes, is_multi
 
 
-def _names(folder: Path, classes: list[Any]) -> tuple[str, ...]:
-    """Return the names of the classes: SetFit's `labels` for whole numbers, else the classes as text."""
+def _is_differentiable(path: Path) -> bool:
+    """Whether a pickle names SetFit's head in torch; the file is searched, not unpickled."""
+    try:
+        with path.open("rb") as file:
+            return DIFFERENTIABLE in file.read(SEARCHED)
+    except OSError:
+        return False
+
+
+def _names(folder: Path, classes: list[Any], is_multi: bool) -> tuple[str, ...]:
+    """Return the names of the outputs: SetFit's `labels` for whole numbers, else the classes as text."""
     names = _setfit(folder).get("labels")
     if not names:
-        return tuple(str(one) for one in classes)
+        has_lists = is_multi and any(isinstance(one, list) for one in classes)
+        return tuple(map(str, range(len(classes)) if has_lists else classes))
+    if not isinstance(names, list) or not all(isinstance(name, str | int | float) for name in names):
+        raise FolderError(f"{folder / SETFIT} has labels = {str(names)[:80]}: wanted a list of names")
     if not all(isinstance(one, int) for one in classes):  # of several labels of a text, the classes are lists of 0, 1
         if all(isinstance(one, str) for one in classes):
             return tuple(classes)

@@ -12,12 +12,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.errors import FolderError, InputError
+from models.forms.embedding_settings import (
+    CROSS_ENCODER,
+    MODULES,
+    check_outputs,
+    check_settings,
+    flatten,
+    general_settings,
+    list_modules,
+    settings_files,
+)
 from models.forms.float_weights import as_fp32
 from models.forms.foreign_file import refuse_foreign_file
 from models.forms.json_file import read_json
+from models.forms.torch_file import read_torch_file
 
-MODULES = "modules.json"
-SETTINGS = ("sentence_bert_config.json", "config_sentence_transformers.json")
+DENSE_FILES = ("model.safetensors", "pytorch_model.bin")  # in the order of preference
 POOLING_FLAG = "pooling_mode_"  # first part of the keys of versions before 5.5
 FLAGS = {"mean_tokens": "mean", "cls_token": "cls"}  # the supported ones of these keys → name in later versions
 
@@ -51,31 +61,45 @@ def read_modules(folder: Path) -> Modules | None:
     path = folder / MODULES
     if not path.is_file():
         return None
-    modules = [(str(m.get("type", "")).rpartition(".")[2], str(m.get("path", ""))) for m in read_json(path, list)]
+    modules = [one for one in list_modules(folder) if one[0] != "Dropout"]  # which does nothing but in training
     names = [name for name, _ in modules]
     if "Pooling" not in names:  # a cross-encoder or another model without sentence embeddings
+        _check_cross_encoder(folder, names)
         return None
     if names not in (["Transformer", "Pooling", *rest] for rest in _ENDINGS):
         raise InputError(
-            f"{path} lists {', '.join(names)}: supported are Transformer and Pooling, then Dense or Normalize or both"
+            f"{path} lists {', '.join(names)}: supported are Transformer and Pooling, then Dense or Normalize or "
+            "both; train without the others"
         )
     if modules[0][1]:
-        raise InputError(
-            f"{path}: the encoder is in {modules[0][1]}: save the model again with sentence-transformers"
-        )
-    if outside := [place for _, place in modules if Path(place).name != place]:
+        raise InputError(f"{path}: the encoder is in {modules[0][1]}: {flatten(folder)}")
+    if outside := [place for _, place in modules[1:] if place in ("", "..") or Path(place).name != place]:
         raise FolderError(f"{path} has the path {outside[0]!r}: wanted names of folders beside it")
-    _check_settings(folder)
+    check_settings(folder)
+    check_outputs(folder, "Pooling")
     place = dict(modules)
-    files = [MODULES, f"{place['Pooling']}/config.json", *(n for n in SETTINGS if (folder / n).is_file())]
+    files = [*settings_files(folder), f"{place['Pooling']}/config.json"]
     dense = None
     if "Dense" in place:
         dense = _read_dense(folder / place["Dense"])
-        files += [f"{place['Dense']}/{name}" for name in ("config.json", "model.safetensors")]
+        files += [f"{place['Dense']}/{name}" for name in ("config.json", _dense_file(folder / place["Dense"]))]
     return Modules(_pooling(folder / place["Pooling"] / "config.json"), dense, "Normalize" in place, tuple(files))
 
 
 _ENDINGS: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Normalize"])
+
+
+def _check_cross_encoder(folder: Path, names: list[str]) -> None:
+    """Refuse settings and modules of a cross-encoder that change its answers."""
+    check_settings(folder)
+    if general_settings(folder).get("model_type") != CROSS_ENCODER:
+        return
+    check_outputs(folder, CROSS_ENCODER)
+    if names != ["Transformer"]:
+        raise InputError(
+            f"{folder / MODULES} lists {', '.join(names)}: of a cross-encoder only a Transformer is supported; "
+            "train without the others"
+        )
 
 
 def _pooling(path: Path) -> Literal["cls", "mean"]:
@@ -83,43 +107,44 @@ def _pooling(path: Path) -> Literal["cls", "mean"]:
     mode = config.get("pooling_mode")
     if mode is None:
         flags = [key.removeprefix(POOLING_FLAG) for key, on in config.items() if key.startswith(POOLING_FLAG) and on]
-        mode = "+".join(FLAGS.get(flag, flag) for flag in flags)
+        mode = [FLAGS.get(flag, flag) for flag in flags] or "mean"
+        if not any(key.startswith(POOLING_FLAG) or key.endswith("embedding_dimension") for key in config):
+            raise FolderError(
+                f"{path} is not the config of a Pooling: save the folder with sentence-transformers again"
+            )
+    if isinstance(mode, list):
+        mode = "+".join(map(str, mode))
     if mode == "cls" or mode == "mean":
         return mode  # type: ignore[return-value, unused-ignore]
-    raise InputError(f"{path}: pooling {mode!r}: supported are 'mean' and 'cls'")
+    raise InputError(f"{path}: pooling {mode!r}: supported are 'mean' and 'cls'; train the folder with one of them")
+
+
+def _dense_file(folder: Path) -> str:
+    return next((name for name in DENSE_FILES if (folder / name).is_file()), DENSE_FILES[0])
 
 
 def _read_dense(folder: Path) -> Dense:
-    config = read_json(folder / "config.json", dict)
-    refuse_foreign_file(folder / "model.safetensors")
+    config, file = read_json(folder / "config.json", dict), folder / _dense_file(folder)
+    refuse_foreign_file(file)
     try:
-        tensors = as_fp32(load_file(str(folder / "model.safetensors")), str(folder))
+        stored = read_torch_file(file) if file.suffix == ".bin" else load_file(str(file))
     except (SafetensorError, OSError) as error:
-        raise FolderError(f"{folder} has no model.safetensors that can be read: {error}") from None
+        raise FolderError(
+            f"{folder} has no {' or '.join(DENSE_FILES)} that can be read: {error}: save the model again"
+        ) from None
+    tensors = as_fp32(stored, str(folder))
     if "linear.weight" not in tensors:
-        raise FolderError(f"{folder / 'model.safetensors'} lacks linear.weight")
-    activation = str(config.get("activation_function", "torch.nn.modules.activation.Tanh")).rpartition(".")[2]
-    return Dense(tensors["linear.weight"], tensors.get("linear.bias"), activation)
-
-
-def _check_settings(folder: Path) -> None:
-    """Refuse settings that change the text before it is tokenized."""
-    bert, general = (read_json(folder / name, dict) if (folder / name).is_file() else {} for name in SETTINGS)
-    if bert.get("do_lower_case") and not _lowercases(folder):
+        raise FolderError(f"{file} lacks linear.weight: save the model again with sentence-transformers")
+    for key in ("module_input_name", "module_output_name"):  # of version 5
+        if (value := config.get(key) or "sentence_embedding") != "sentence_embedding":
+            raise InputError(
+                f"{folder / 'config.json'} has {key} = {value!r}: only 'sentence_embedding' is supported; train "
+                "without this module"
+            )
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    if not name.startswith("torch."):
         raise InputError(
-            f"{folder / SETTINGS[0]} lowercases texts, and the tokenizer does not: set do_lower_case to false there, "
-            "and in its place give the tokenizer a Lowercase normalizer"
+            f"{folder / 'config.json'} has activation_function = {name!r}, which is code of its own and never run: "
+            "wanted one of torch.nn"
         )
-    prompt = general.get("default_prompt_name")
-    if prompt is not None and (general.get("prompts") or {}).get(prompt):
-        raise InputError(
-            f"{folder / SETTINGS[1]} puts the prompt {prompt!r} before every text, which is not supported: set "
-            "default_prompt_name to null, and put it before the texts yourself"
-        )
-
-
-def _lowercases(folder: Path) -> bool:
-    from models.tokenizer import read_backend
-
-    backend, text = read_backend(folder), "A GOOD Film, ÀÉ ΑΒΓ"
-    return list(backend.encode(text).ids) == list(backend.encode(text.lower()).ids)
+    return Dense(tensors["linear.weight"], tensors.get("linear.bias"), name.rpartition(".")[2])

@@ -13,6 +13,7 @@ import tokenizers
 
 from models.errors import FolderError
 from models.families.fast_tokenizer import custom_code, tokenizer_class
+from models.forms.embedding_settings import max_seq_length
 from models.forms.probe_texts import probe_texts
 from models.messages import say
 
@@ -50,12 +51,15 @@ def changed_tokenizer(folder: Path) -> str | None:
 
 
 def model_max_length(folder: Path) -> int | None:
-    """Return the maximum input length in tokens that the files of the tokenizer or sentence-transformers name."""
-    limits = [
-        _number(folder / name, key)
-        for name, key in ((CONFIG, "model_max_length"), ("sentence_bert_config.json", "max_seq_length"))
-    ]
-    return min((limit for limit in limits if limit is not None), default=None)
+    """Return the maximum input length in tokens that sentence-transformers sets, or else the tokenizer's."""
+    limit = _limit(max_seq_length(folder))
+    if limit is not None:
+        return limit
+    try:
+        document = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return _limit(document.get("model_max_length")) if isinstance(document, dict) else None
 
 
 @cache
@@ -116,9 +120,5 @@ def first_difference(backend: tokenizers.Tokenizer, theirs: Any) -> str | None:
     return None
 
 
-def _number(path: Path, key: str) -> int | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8")).get(key)
-    except (OSError, ValueError, AttributeError):
-        return None
+def _limit(value: Any) -> int | None:
     return int(value) if isinstance(value, int | float) and 4 <= value < 1_000_000 else None

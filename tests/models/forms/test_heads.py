@@ -18,6 +18,7 @@ from models.errors import FolderError, InputError
 from models.forms.head_task import read_head_task
 from models.task import Task, sigmoid
 from models.tokenizer import Tokenizer
+from models.train.starting_point import load_source_id
 from service.model.bundle import Bundle
 from service.model.engine import Engine
 from service.operations.model_slots import meaning
@@ -89,7 +90,7 @@ def test_what_does_not_fit_is_refused(tmp_path, outputs, changes, message):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (SIGMOID, "a score is the sigmoid of the output (config.json)"), (OLD_SIGMOID, "sigmoid of the output"),
+        (SIGMOID, "a score is the sigmoid of the output (activation_fn)"), (OLD_SIGMOID, "sigmoid of the output"),
         (IDENTITY, "a score is the output itself"), ({}, "a score is the output itself"),
     ],
 )  # fmt: skip
@@ -109,6 +110,59 @@ def test_a_cross_encoder_says_what_its_score_is(tmp_path, capsys, changes, sente
     np.testing.assert_allclose([row[0]["score"] for row in served], expected[:, 0], rtol=1e-5)
     raw = predictions(task, logits, Request(rows=[], single=False, raw_scores=True))
     np.testing.assert_allclose([row[0]["score"] for row in raw], logits[:, 0], rtol=1e-6)
+
+
+LATER = "config_sentence_transformers.json"  # of sentence-transformers 5.4 and later
+
+
+def write_later(folder, **changes):
+    (folder / LATER).write_text(json.dumps({"model_type": "CrossEncoder", "prompts": {}} | changes))
+    modules = [{"idx": 0, "path": "", "type": "sentence_transformers.base.modules.transformer.Transformer"}]
+    (folder / "modules.json").write_text(json.dumps(modules))
+
+
+@pytest.mark.parametrize(
+    ("config", "later", "expected"),
+    [
+        ({}, "torch.nn.modules.activation.Sigmoid", "sigmoid"), ({}, "torch.nn.modules.linear.Identity", None),
+        (IDENTITY, "torch.nn.modules.activation.Sigmoid", "sigmoid"), (SIGMOID, None, "sigmoid"), ({}, None, None),
+        ({"sentence_transformers": "4.0"}, None, None),
+    ],
+)  # fmt: skip
+def test_later_versions_name_the_function_in_another_file(tmp_path, config, later, expected):
+    make_tiny_checkpoint(tmp_path / "in", 1)
+    change_config(tmp_path / "in", **config)
+    before = load_source_id(tmp_path / "in")
+    write_later(tmp_path / "in", **({} if later is None else {"activation_fn": later}))
+    assert read_head_task(tmp_path / "in").activation == expected
+    assert load_source_id(tmp_path / "in") != before
+    opened = open_source(tmp_path / "in", tmp_path / "store", pair=True, max_tokens=40)
+    assert Task.read(opened.path / "task.json").activation == expected
+
+
+@pytest.mark.parametrize(
+    ("later", "message"),
+    [
+        ({"activation_fn": "torch.nn.Tanh"}, f"with {LATER}, computes scores with torch.nn.Tanh"),
+        ({"activation_fn": {"a": 1}}, "computes scores with {'a': 1}"),
+        ({"default_prompt_name": "q", "prompts": {"q": "query: "}}, "the prompt 'q' before every text"),
+    ],
+)
+def test_what_later_versions_say_of_a_cross_encoder_is_refused(tmp_path, later, message):
+    make_tiny_checkpoint(tmp_path / "in", 1)
+    write_later(tmp_path / "in", **later)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path / "in", tmp_path / "store", pair=True)
+
+
+def test_a_cross_encoder_of_several_modules_is_refused(tmp_path):
+    make_tiny_checkpoint(tmp_path / "in", 1)
+    write_later(tmp_path / "in")
+    modules = json.loads((tmp_path / "in" / "modules.json").read_text())
+    modules += [{"idx": 1, "path": "1_LogitScore", "type": "sentence_transformers.cross_encoder.modules.LogitScore"}]
+    (tmp_path / "in" / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(InputError, match="lists Transformer, LogitScore: of a cross-encoder only a Transformer"):
+        open_source(tmp_path / "in", tmp_path / "store", pair=True)
 
 
 def test_a_cross_encoder_is_quantized_and_evaluated_by_its_scores(tmp_path, capsys, monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from safetensors.numpy import save_file
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
+from sklearn.multioutput import MultiOutputClassifier
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from transformers import AutoModel
 from verbs import run
@@ -25,7 +26,7 @@ from models.classifier import TensorBatch
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
-from models.forms.linear_head import CONVERT, read_linear_head
+from models.forms.linear_head import CONVERT, CONVERT_TORCH, read_linear_head
 from models.store.folder import ModelFolder
 from models.task import Task
 from models.tokenizer import Tokenizer
@@ -195,7 +196,7 @@ def write_numbers(folder, coef, intercept, **metadata):
         (lambda f: write_numbers(f, np.ones((2, 64)), np.ones(2), classes='["a", "a"]'), "the same name"),
         (lambda f: write_numbers(f, [[np.nan] * 64] * 2, np.ones(2), classes="[0, 1]"), "not finite"),
         (lambda f: write_numbers(f, np.ones((2, 64)), [0, 0], classes="[0, 1]", type="SVC"), "of a SVC: supp"),
-        (lambda f: write_numbers(f, np.ones((2, 32)), np.ones(2), classes="[0, 1]"), r"shape \(2, 32\)"),
+        (lambda f: write_numbers(f, np.ones((2, 32)), np.ones(2), classes="[0, 1]"), "reads embeddings of 32"),
         (lambda f: save_file({"weight": np.ones(3)}, f / "model_head.safetensors"), "wanted the tensors coef and"),
         (lambda f: (f / "model_head.safetensors").write_bytes(b"no"), "wanted the tensors"),
         (lambda f: (f / "model_head.onnx").write_bytes(b"no"), "not an ONNX file|computes"),
@@ -361,3 +362,262 @@ def test_a_folder_that_sentence_transformers_wrote(tmp_path):
     save_head(tmp_path / "st", head)
     task = Task(labels=("0", "1"), max_tokens=32)
     np.testing.assert_allclose(scores_here(tmp_path / "st", task), head.predict_proba(embeddings), atol=1e-4)
+
+
+# other layouts
+
+
+def head_of(folder, normalize=False):
+    """Write a head for the mean, and return what its scores must be."""
+    body = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    embeddings = embed(folder, body, normalize=normalize)
+    head = fit(embeddings, [0, 1])
+    save_head(folder, head)
+    return head.predict_proba(embeddings)
+
+
+def move_up(folder, place):
+    """Put the encoder into a folder inside, as versions before 2 of sentence-transformers did."""
+    (folder / place).mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        (folder / name).rename(folder / place / name)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = place
+    write_json(folder / "modules.json", modules)
+
+
+@pytest.mark.parametrize("place", ["0_Transformer", "0_BERT"])
+@pytest.mark.parametrize("verb", ["inspect", "export", "evaluate"])
+def test_an_encoder_in_a_folder_inside_is_refused_with_the_way_out(tmp_path, capsys, monkeypatch, place, verb):
+    make_body(tmp_path / "in")
+    move_up(tmp_path / "in", place)
+    (tmp_path / "rows.jsonl").write_text('{"text": "a film", "label": "0"}\n')
+    flags = {"evaluate": ("--data", tmp_path / "rows.jsonl"), "export": ("--store", tmp_path / "store")}
+    code, facts, err = run(capsys, monkeypatch, verb, tmp_path / "in", *flags.get(verb, ()))
+    said = err if verb != "inspect" else " ".join(problem["problem"] for problem in facts["problems"])
+    assert f"the encoder is in {place}: write all into one folder with python -c" in said
+    assert code == (0 if verb == "inspect" else 2)
+
+
+def test_what_dropout_modules_and_other_old_files_say(tmp_path):
+    make_body(tmp_path, modules=("Transformer", "Pooling", "Dropout"))
+    wanted = head_of(tmp_path)
+    torch.save(dict(load_tensors(tmp_path / "model.safetensors")), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    task = Task(labels=("0", "1"), max_tokens=40)
+    np.testing.assert_allclose(scores_here(tmp_path, task), wanted, atol=1e-4)
+
+
+def load_tensors(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_a_dense_module_in_a_bin_file(tmp_path):
+    body = make_body(tmp_path, modules=("Transformer", "Pooling", "Dense"))
+    weight = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+    write_json(tmp_path / "2_Dense" / "config.json", {"activation_function": "torch.nn.modules.linear.Identity"})
+    torch.save({"linear.weight": weight}, tmp_path / "2_Dense" / "pytorch_model.bin")
+    embeddings = embed(tmp_path, body) @ weight.numpy().T
+    head = fit(embeddings, [0, 1])
+    save_head(tmp_path, head)
+    task = Task(labels=("0", "1"), max_tokens=40)
+    np.testing.assert_allclose(scores_here(tmp_path, task), head.predict_proba(embeddings), atol=1e-4)
+    first = load_source_id(tmp_path)
+    torch.save({"linear.weight": weight + 1}, tmp_path / "2_Dense" / "pytorch_model.bin")
+    assert load_source_id(tmp_path) != first
+
+
+def test_a_setfit_folder_without_modules_pools_the_mean(tmp_path, capsys):
+    make_body(tmp_path)
+    wanted = head_of(tmp_path)
+    (tmp_path / "modules.json").unlink()
+    write_json(tmp_path / "config_setfit.json", {"labels": None, "normalize_embeddings": False})
+    opened = open_source(tmp_path, tmp_path / "store", max_tokens=40).path
+    task = Task.read(opened / "task.json")
+    np.testing.assert_allclose(scores_here(opened, task), wanted, atol=1e-4)
+    assert "the mean of the tokens is pooled" in capsys.readouterr().err
+
+
+SHORT = {"model_max_length": 12}
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({"sentence_bert_config.json": {"max_seq_length": 20}}, 20),
+        ({"sentence_roberta_config.json": {"max_seq_length": 20}}, 20),
+        ({"sentence_xlm-roberta_config.json": {"max_seq_length": 24}, "tokenizer_config.json": SHORT}, 24),
+        ({"sentence_bert_config.json": {"max_seq_length": None}, "tokenizer_config.json": SHORT}, 12),
+        ({"sentence_bert_config.json": {"tokenizer_args": {"model_max_length": 16}, "max_seq_length": 20}}, 16),
+        ({"sentence_bert_config.json": {"processor_kwargs": {"model_max_length": 16}}}, 16),
+        ({"sentence_bert_config.json": {"max_seq_length": 9999}}, 48),
+    ],
+)  # fmt: skip
+def test_the_length_limit_is_that_of_sentence_transformers(tmp_path, files, limit):
+    make_body(tmp_path)
+    head_of(tmp_path)
+    for name, document in files.items():
+        write_json(tmp_path / name, document)
+    assert Task.read(open_source(tmp_path, tmp_path / "store").path / "task.json").max_tokens == limit
+
+
+GENERAL, ENCODER = "config_sentence_transformers.json", "sentence_bert_config.json"
+
+
+@pytest.mark.parametrize(
+    ("name", "document", "message"),
+    [
+        (ENCODER, {"processor_kwargs": {"do_lower_case": True}}, r"the arguments do_lower_case \(processor_kwargs\)"),
+        (ENCODER, {"config_args": {"hidden_act": "relu"}}, r"the arguments hidden_act \(config_kwargs\)"),
+        (ENCODER, {"modality_config": {"text": {"method_output_name": "pooler_output"}}}, "'pooler_output': only"),
+        (ENCODER, {"transformer_task": "fill-mask"}, "transformer_task = 'fill-mask': only 'feature-extraction'"),
+        (ENCODER, {"module_output_name": "other"}, "module_output_name = 'other': only 'token_embeddings'"),
+        (GENERAL, {"truncate_dim": 32}, "truncate_dim = 32"),
+        ("modules.json", [], "wanted a list of objects"),
+        ("modules.json", ["Transformer"], "wanted a list of objects"),
+        ("modules.json", [{"type": "own_code.Transformer", "path": ""}], r"code of its own \('own_code.Transformer'"),
+        (
+            "modules.json", [{"type": ORIGIN + n, "path": p} for n, p in (("Transformer", ""), ("Pooling", ""))],
+            "path ''",
+        ),
+        (
+            "modules.json", [{"type": ORIGIN + n, "path": p} for n, p in (("Transformer", ""), ("Pooling", ".."))],
+            "path '..'",
+        ),
+        ("1_Pooling/config.json", {"other": 1}, "is not the config of a Pooling"),
+        ("1_Pooling/config.json", {"pooling_mode": ["mean", "max"]}, r"pooling 'mean\+max'"),
+        ("config_setfit.json", {"labels": {"0": "a", "1": "b"}}, "labels = .* wanted a list of names"),
+        ("config_setfit.json", {"labels": "ab"}, "labels = ab: wanted a list of names"),
+        ("config_setfit.json", {"normalize_embeddings": "false"}, "normalize_embeddings = 'false': wanted true or"),
+    ],
+)  # fmt: skip
+def test_settings_that_change_the_answer_are_refused_by_name(tmp_path, name, document, message):
+    make_body(tmp_path)
+    head_of(tmp_path)
+    write_json(tmp_path / name, document)
+    with pytest.raises((FolderError, InputError), match=message):
+        open_source(tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize("key", ["module_input_name", "module_output_name", "activation_function"])
+def test_a_dense_module_of_other_states_is_refused(tmp_path, key):
+    make_body(tmp_path, modules=("Transformer", "Pooling", "Dense"))
+    write_json(tmp_path / "2_Dense" / "config.json", {"activation_function": "torch.nn.Tanh", key: "mine.Tanh"})
+    save_file({"linear.weight": np.ones((64, 64), np.float32)}, tmp_path / "2_Dense" / "model.safetensors")
+    with pytest.raises(InputError, match=f"{key} = 'mine.Tanh'"):
+        read_architecture(tmp_path)
+
+
+# heads of other kinds
+
+
+def embeddings_of(folder):
+    return embed(folder, make_body(folder)).astype(np.float32)
+
+
+def several(columns=3):
+    return np.random.default_rng(0).integers(0, 2, (len(ROWS), columns))
+
+
+def dump(folder, head, form):
+    if form == "safetensors":
+        save_head(folder, head)
+    else:
+        pytest.importorskip("skops.io").dump(head, folder / "model_head.skops")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "skops"])
+def test_a_one_vs_rest_head_of_one_label_is_refused(tmp_path, form):
+    """Its probabilities are those of several regressions, divided by their sum: no function of single logits."""
+    embeddings = embeddings_of(tmp_path)
+    dump(tmp_path, OneVsRestClassifier(LogisticRegression()).fit(embeddings, np.resize([0, 1, 2], len(ROWS))), form)
+    with pytest.raises(InputError, match=r"one logistic score for each of 3 labels \(one-vs-rest\)"):
+        open_source(tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize("form", ["safetensors", "skops"])
+def test_a_one_vs_rest_head_of_two_labels_is_a_binary_regression(tmp_path, form):
+    embeddings = embeddings_of(tmp_path)
+    head = OneVsRestClassifier(LogisticRegression(C=10)).fit(embeddings, np.resize([0, 1], len(ROWS)))
+    dump(tmp_path, head, form)
+    task = Task(labels=("0", "1"), max_tokens=40)
+    assert source_kind(tmp_path) == "single"
+    np.testing.assert_allclose(scores_here(tmp_path, task), head.predict_proba(embeddings), atol=1e-4)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "skops"])
+def test_one_regression_for_each_output(tmp_path, form):
+    embeddings = embeddings_of(tmp_path)
+    head = MultiOutputClassifier(LogisticRegression(C=10)).fit(embeddings, several())
+    dump(tmp_path, head, form)
+    assert source_kind(tmp_path) == "multi"
+    task = Task.read(open_source(tmp_path, tmp_path / "store", max_tokens=40).path / "task.json")
+    assert task.labels == ("0", "1", "2")
+    expected = np.stack([one[:, 1] for one in head.predict_proba(embeddings)], axis=1)
+    np.testing.assert_allclose(scores_here(tmp_path, task), expected, atol=1e-4)
+
+
+def test_a_label_that_no_training_text_had_is_refused(tmp_path):
+    embeddings, truth = embeddings_of(tmp_path), several()
+    truth[:, 2] = 0
+    dump(tmp_path, OneVsRestClassifier(LogisticRegression()).fit(embeddings, truth), "skops")
+    with pytest.raises(InputError, match="of _ConstantPredictor.*a label that no training text had|not trusted"):
+        open_source(tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"parts": '["LinearSVC"]', "type": "OneVsRestClassifier"}, "OneVsRestClassifier of LinearSVC: wanted"),
+        ({"rule": '["ovr", "lbfgs"]'}, "one-vs-rest"), ({"rule": '["auto", "liblinear"]'}, "one-vs-rest"),
+        ({"type": "MultiOutputClassifier", "classes": "[[0, 1], [0, 1, 2], [0, 1]]"}, r"the labels \[0, 1, 2\]"),
+    ],
+)  # fmt: skip
+def test_heads_that_are_no_linear_layer_are_refused(tmp_path, metadata, message):
+    make_body(tmp_path)
+    write_numbers(tmp_path, np.ones((3, 64)), np.ones(3), **{"classes": "[0, 1, 2]"} | metadata)
+    with pytest.raises(InputError, match=message):
+        open_source(tmp_path, tmp_path / "store")
+
+
+def test_the_lines_for_setfits_head_in_torch(tmp_path, capsys, monkeypatch):
+    """The pickle is searched for the name of the class, and not read."""
+    make_body(tmp_path / "in")
+    write_json(tmp_path / "in" / "config_setfit.json", {"labels": ["a", "b"]})
+    (tmp_path / "in" / "model_head.pkl").write_bytes(b"csetfit.modeling\nSetFitHead\n(S'touch ran'\ntR.")
+    code, _, err = run(capsys, monkeypatch, "export", tmp_path / "in", "--store", tmp_path / "store")
+    assert code == 2
+    assert all(line in err for line in CONVERT_TORCH)
+
+
+@pytest.mark.parametrize("multitarget", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_setfits_head_in_torch_answers_as_its_conversion(tmp_path, monkeypatch, multitarget, bias):
+    import joblib
+
+    body = make_body(tmp_path)
+    write_json(tmp_path / "config_setfit.json", {"labels": ["a", "b", "c"]})
+    head = SetFitHead(multitarget, bias)
+    monkeypatch.setattr(joblib, "load", lambda _: head)
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(CONVERT_TORCH), {})
+    with torch.no_grad():
+        expected = head(torch.from_numpy(embed(tmp_path, body)).float()).numpy()
+    task = Task.read(open_source(tmp_path, tmp_path / "store", max_tokens=40).path / "task.json")
+    assert task.kind == ("multi" if multitarget else "single")
+    np.testing.assert_allclose(scores_here(tmp_path, task), expected, atol=1e-4)
+
+
+class SetFitHead(torch.nn.Module):
+    """What setfit's class of this name computes, with a temperature that is not 1."""
+
+    def __init__(self, multitarget, bias):
+        super().__init__()
+        self.linear, self.temperature, self.eps = torch.nn.Linear(64, 3, bias=bias), 0.7, 1e-5
+        self.multitarget, self.bias = multitarget, bias
+
+    def forward(self, embeddings):
+        logits = self.linear(embeddings) / (self.temperature + self.eps)
+        return torch.sigmoid(logits) if self.multitarget else torch.softmax(logits, dim=-1)
