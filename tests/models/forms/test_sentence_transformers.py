@@ -563,7 +563,7 @@ def test_a_label_that_no_training_text_had_is_refused(tmp_path):
     embeddings, truth = embeddings_of(tmp_path), several()
     truth[:, 2] = 0
     dump(tmp_path, OneVsRestClassifier(LogisticRegression()).fit(embeddings, truth), "skops")
-    with pytest.raises(InputError, match="of _ConstantPredictor.*a label that no training text had|not trusted"):
+    with pytest.raises(InputError, match=r"of _ConstantPredictor.*a label that no training text had|not trusted"):
         open_source(tmp_path, tmp_path / "store")
 
 
