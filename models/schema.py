@@ -43,12 +43,13 @@ class Settings(Record):
 def explain(error: ValidationError) -> str:
     """Return the first five errors of a pydantic validation as one sentence, without the invalid values."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(map(_sentence, errors[:5]))
+    places = (".".join(map(str, one["loc"])) or "the document" for one in errors)
+    return "; ".join(f"{place}: {sentence(one)}" for place, one in list(zip(places, errors, strict=True))[:5])
 
 
-def _sentence(error: Mapping[str, Any]) -> str:
-    place = ".".join(map(str, error["loc"])) or "the document"
-    return f"{place}: {'unknown key' if error['type'] == 'extra_forbidden' else error['msg']}"
+def sentence(error: Mapping[str, Any]) -> str:
+    """Return what is wrong at the place of an error."""
+    return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
 
 
 @contextmanager

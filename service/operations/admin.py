@@ -15,6 +15,7 @@ from service.process.publish import resolve
 from service.protocols import BadRequest
 from service.web.access import check_key
 from service.web.http import Call, Reply, json_reply
+from service.web.route import no_route
 
 
 class Swap(Record):
@@ -96,7 +97,7 @@ class Admin:
 
     def _check_token(self, call: Call) -> None:
         if self._inference.settings.admin_token is None:
-            raise BadRequest(404, "Not Found", "NotFound")  # as if the route did not exist
+            raise no_route()  # as if the route did not exist
         check_key(call, self._inference.settings.admin_token, "admin token")
 
     async def _read(self, call: Call, record: type[Record]) -> Record:

@@ -11,9 +11,9 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, FailFast, ValidationError
+from pydantic import AliasChoices, BaseModel, FailFast, ValidationError
 
-from models.schema import explain
+from models.schema import sentence
 from models.task import Task
 from models.tokenizer import Row
 
@@ -26,6 +26,19 @@ TEXT_KEYS = (
     "inputs", "input", "texts", "pairs", "instances",
     "queries", "text_1", "data_1", "documents", "text_2", "data_2", "items",
 )  # fmt: skip
+
+# pydantic's names of errors and of kinds of values
+WRONG_TYPES = (
+    "string_type",
+    "int_type",
+    "list_type",
+    "tuple_type",
+    "dict_type",
+    "model_type",
+    "model_attributes_type",
+)
+NOT_AN_OBJECT = "the body must be a JSON object"
+KINDS = ("str", "int", "bool", "float")
 
 
 class StopAtFirst(FailFast):
@@ -110,15 +123,49 @@ class Answer:
     windows: list[int | None] | None = None  # by row: windows of its text; None: the model has no windows
 
 
-def invalid(problem: ValidationError, status: int = 422) -> BadRequest:
-    """Return the error of a JSON document that is not a valid request; it names the first text that is invalid."""
-    error = BadRequest(status, explain(problem))
-    for detail in problem.errors(include_url=False, include_input=False, include_context=False):
+def invalid(problem: ValidationError, form: type[BaseModel], status: int = 422) -> BadRequest:
+    """Return the error of a JSON document that is not a valid `form`; it names the first text that is invalid."""
+    details = problem.errors(include_url=False, include_input=False, include_context=False)
+    error = BadRequest(status, _sentences(details, form))
+    for detail in details:
         if detail["loc"] and detail["loc"][0] in TEXT_KEYS:
             for part in detail["loc"]:
                 if isinstance(part, int):
                     return error.at(part)
     return error
+
+
+def _sentences(details: list[Any], form: type[BaseModel]) -> str:
+    """Return what is wrong in a document, in one sentence for each of its first five wrong keys."""
+    if not details[0]["loc"] and details[0]["type"] in WRONG_TYPES:
+        return NOT_AN_OBJECT
+    groups: dict[Any, list[Any]] = {}
+    for detail in details:
+        groups.setdefault(detail["loc"][0] if detail["loc"] else "the document", []).append(detail)
+    return "; ".join(_of_key(key, group, form) for key, group in list(groups.items())[:5])
+
+
+def _of_key(key: Any, details: list[Any], form: type[BaseModel]) -> str:
+    """Return what is wrong with the value of a key, where pydantic would list all kinds of values that it is not."""
+    inside = details if len(details) == 1 else [detail for detail in details if detail["type"] not in WRONG_TYPES]
+    if inside:  # one kind is right, and something in it is wrong
+        return "; ".join(f"{_place(detail['loc']) or key}: {sentence(detail)}" for detail in inside[:5])
+    return f"{key}: wanted {_description(form, key)}"
+
+
+def _place(parts: tuple[Any, ...]) -> str:
+    """Return the keys and positions of a place, without pydantic's names of the kinds between them."""
+    names = (str(part) for part in parts if isinstance(part, int) or (part.islower() and part not in KINDS))
+    return ".".join(name for name in names if "[" not in name)
+
+
+def _description(form: type[BaseModel], key: str) -> str:
+    """Return the description of a field by its name or by another name that requests may use."""
+    for name, one in form.model_fields.items():
+        others = one.validation_alias.choices if isinstance(one.validation_alias, AliasChoices) else ()
+        if key == name or key in others:
+            return one.description or "another kind of value"
+    return "another kind of value"
 
 
 def validated(form: type[Form], document: object, status: int = 422) -> Form:
@@ -130,7 +177,7 @@ def validated(form: type[Form], document: object, status: int = 422) -> Form:
     try:
         return form.model_validate(document)
     except ValidationError as problem:
-        raise invalid(problem, status) from None
+        raise invalid(problem, form, status) from None
 
 
 def with_index(document: dict[str, Any], problem: BadRequest) -> dict[str, Any]:

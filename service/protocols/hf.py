@@ -7,14 +7,14 @@ answer, or change it as they do there; the others are refused by name.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from models.schema import Record
+from models.schema import Record, explain
 from models.task import Task
 from models.tokenizer import Row
-from service.protocols import Answer, BadRequest, Function, Request, StopAtFirst, invalid, with_index, zero_shot
+from service.protocols import Answer, BadRequest, Function, Request, StopAtFirst, validated, with_index, zero_shot
 from service.protocols.zero_shot import ZeroShot
 
 
@@ -87,20 +87,17 @@ class Pair(Record):
     text_pair: str | None = None
 
 
-class Body(Record):
+class HasParameters(BaseModel):
+    """JSON of a request with the parameters of a pipeline."""
+
+    parameters: Parameters | None = None
+
+
+class Body(Record, HasParameters):
     """JSON of a request."""
 
     inputs: str | Pair | Annotated[list[str | Pair], StopAtFirst()] = Field(description="a text, a pair, or several")
-    parameters: Parameters | None = None
     options: dict[str, Any] | None = Field(None, description="options of the hosted service; accepted and ignored")
-
-
-class HasParameters(Protocol):
-    """JSON of a request with the parameters of a pipeline."""
-
-    @property
-    def parameters(self) -> Parameters | None:
-        """The parameters; None: the default ones."""
 
 
 Form = TypeVar("Form", bound=HasParameters)
@@ -108,28 +105,26 @@ Form = TypeVar("Form", bound=HasParameters)
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    return read_as(Body.model_validate, _rows, document)
+    return read_as(Body, _rows, document)
 
 
-def read_as(
-    validate: Callable[[object], Form], rows_of: Callable[[Form], tuple[list[Row], bool]], document: object
-) -> Request:
+def read_as(form: type[Form], rows_of: Callable[[Form], tuple[list[Row], bool]], document: object) -> Request:
     """Convert a parsed JSON document to a request with the parameters of a Hugging Face pipeline.
 
     Args:
-        validate: returns the validated body.
+        form: the class of the body, which has `parameters`.
         rows_of: returns the rows of the body, and whether the answer is for one text that is in no list.
         document: the JSON.
 
     Raises:
         BadRequest: the body or its parameters are invalid.
     """
+    body = validated(form, document)
+    parameters = body.parameters or Parameters()
     try:
-        body = validate(document)
-        parameters = body.parameters or Parameters()
         labels = parameters.zero_shot()
     except ValidationError as problem:
-        raise invalid(problem) from None
+        raise BadRequest(422, explain(problem)) from None
     rows, single = rows_of(body)
     return _request(rows, single, parameters, labels)
 

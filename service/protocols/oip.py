@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from models.schema import explain
 from models.task import Task
-from service.protocols import Answer, BadRequest, Request, in_label_order, with_index
+from service.protocols import NOT_AN_OBJECT, Answer, BadRequest, Request, in_label_order, with_index
 
 OUTPUTS = ("scores", "label", "logits", "decisions")
 
@@ -61,6 +61,8 @@ class Body(BaseModel):
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
+    if not isinstance(document, dict):
+        raise BadRequest(400, NOT_AN_OBJECT)
     try:
         body = Body.model_validate(document)
     except ValidationError as problem:

@@ -18,6 +18,8 @@ TYPES = {
     400: "BadRequestError",
     401: "AuthenticationError",
     404: "NotFoundError",
+    405: "Method Not Allowed",
+    415: "Unsupported Media Type",
     429: "RateLimitError",
     500: "InternalServerError",
     503: "ServiceUnavailableError",

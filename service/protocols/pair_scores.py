@@ -19,9 +19,11 @@ Texts = str | Annotated[list[str], StopAtFirst()]
 class Body(TokenLimits):
     """JSON of a request."""
 
-    queries: Texts = Field(validation_alias=AliasChoices("queries", "text_1", "data_1"), description="one or several")
+    queries: Texts = Field(
+        validation_alias=AliasChoices("queries", "text_1", "data_1"), description="a text, or several"
+    )
     documents: Texts = Field(
-        validation_alias=AliasChoices("documents", "text_2", "data_2", "items"), description="one or several"
+        validation_alias=AliasChoices("documents", "text_2", "data_2", "items"), description="a text, or several"
     )
     max_tokens_per_query: int | None = Field(None, description="refused unless 0: pairs are cut as a whole")
     max_tokens_per_doc: int | None = Field(None, description="refused unless 0: pairs are cut as a whole")

@@ -25,7 +25,7 @@ class Body(TokenLimits):
     """JSON of a request in the form of Cohere, Jina and vLLM."""
 
     query: str
-    documents: Annotated[list[str | Document], StopAtFirst()] = Field(description="the documents to rank")
+    documents: Annotated[list[str | Document], StopAtFirst()] = Field(description="texts, or objects with `text`")
     top_n: int | None = Field(None, ge=0, description="number of best documents in the answer; 0: all")
     return_documents: bool = Field(True, description="whether the answer has the texts of the documents")
     max_tokens_per_doc: int | None = Field(None, description="refused unless 0 or more than the model takes")

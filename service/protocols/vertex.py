@@ -5,12 +5,12 @@ An instance is a text, or an object with `inputs` or `text` (and `text_pair`); `
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from models.schema import Record
 from models.tokenizer import Row
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, hf
-from service.protocols.hf import Parameters
+from service.protocols.hf import HasParameters
 
 
 class Instance(Record):
@@ -28,18 +28,17 @@ class Instance(Record):
         return (text,) if self.text_pair is None else (text, self.text_pair)
 
 
-class Body(BaseModel):
+class Body(HasParameters):
     """JSON of a request."""
 
     instances: Annotated[list[str | Instance], StopAtFirst()] = Field(
         min_length=1, description="texts, or objects with `inputs` or `text`"
     )
-    parameters: Parameters | None = None
 
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    return hf.read_as(Body.model_validate, _rows, document)
+    return hf.read_as(Body, _rows, document)
 
 
 def _rows(body: Body) -> tuple[list[Row], bool]:

@@ -44,7 +44,7 @@ def read(document: object) -> Request:
         body = Body.model_validate(document)
     except ValidationError as problem:
         is_input = all(detail["loc"][:1] == ("input",) for detail in problem.errors(include_url=False))
-        raise (_input_error(items) if is_input else invalid(problem, 400)) from None
+        raise (_input_error(items) if is_input else invalid(problem, Body, 400)) from None
     texts, token_ids = _inputs(body.input)
     return Request(
         texts,

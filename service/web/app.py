@@ -20,20 +20,22 @@ from service.operations.admin import Admin
 from service.operations.info import info
 from service.operations.tracing import Tracer
 from service.process.service_links import log_service_links
-from service.protocols import BadRequest, hf, oip, openai, tei
+from service.protocols import BadRequest, hf, native, oip, openai, tei
+from service.protocols.json_text import with_replaced_surrogates
 from service.settings import PREFIX
 from service.web import dialects, pages
 from service.web.access import check_key, cors_headers, preflight
 from service.web.classify_routes import ClassifyRoutes
 from service.web.dialects import Choose, only
-from service.web.http import Call, ClientGone, Reply, json_reply, refusal, with_replaced_surrogates
+from service.web.http import Call, ClientGone, Reply, json_reply, refusal
 from service.web.oip_routes import OipRoutes
 from service.web.openapi import openapi
 from service.web.route import Handler, Route, constant, openai_route
 from service.web.token_routes import TokenRoutes
 
 log = logging.getLogger("prunella")
-BENTOML_PATHS = ("/classify", "/schema.json")  # BentoML's own routes, which its clients use; every other path is ours
+# BentoML's own routes and their methods, which its clients use; every other path is ours
+BENTOML_PATHS = {"/classify": ("POST",), "/schema.json": ("GET", "HEAD")}
 
 
 class BentoApp(Protocol):
@@ -58,13 +60,17 @@ class App:
         document = openapi(inference.settings)
         with_input, with_inputs = dialects.of_input(inference.settings), dialects.of_inputs(inference.settings)
         by_keys = dialects.by_keys(with_input, with_inputs)
+        native_or_input = dialects.native_or(with_input)
         classify = ClassifyRoutes(inference, tracer)
         tokens = TokenRoutes(inference, classify.context)
         open_inference = OipRoutes(inference, classify.context, tracer)
         self._root = inference.settings.root_path
         probe: dict[str, Handler] = {"GET": self._live}
         self._routes = {
-            "/v1/classify": Route("native", {"POST": classify.handler(dialects.native_or(with_input))}),
+            "/v1/classify": Route("native", {"POST": classify.handler(native_or_input)}, choose=native_or_input),
+            "/classify": openai_route(
+                with_input.label, classify.handler(only(with_input)), dialects.of_classify(with_input)
+            ),
             "/predict": Route("tei", {"POST": classify.handler(only(dialects.TEI))}, tei.error),
             "/": Route(
                 "hf", {"POST": classify.handler(only(with_inputs)), "GET": self._redirect_to_playground}, hf.error
@@ -72,7 +78,7 @@ class App:
             **dict.fromkeys(("/score", "/v1/score"), openai_route("score", classify.handler(only(dialects.SCORE)))),
             **dict.fromkeys(
                 ("/rerank", "/v1/rerank", "/v2/rerank"),
-                openai_route("rerank", classify.handler(dialects.choose_rerank)),
+                openai_route("rerank", classify.handler(dialects.choose_rerank), dialects.choose_rerank),
             ),
             "/tokenize": openai_route("tokenize", tokens.tokenize),
             "/detokenize": openai_route("tokenize", tokens.detokenize),
@@ -82,7 +88,7 @@ class App:
             "/health": Route("probe", {"GET": self._ready}, is_open=True),
             "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
             "/ping": Route("probe", {"GET": self._ready}, is_open=True),
-            "/invocations": Route("sagemaker", {"POST": classify.handler(by_keys)}, tei.error),
+            "/invocations": Route("sagemaker", {"POST": classify.handler(by_keys)}, tei.error, choose=by_keys),
             "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
             "/info": Route("info", {"GET": self._info}),
             "/openapi.json": Route("page", {"GET": constant(json_reply(document))}, is_open=True),
@@ -97,11 +103,12 @@ class App:
         self._add_vertex_routes(classify, by_keys)
         self._oip_metadata_route = Route("oip", {"GET": open_inference.model}, oip.error)
         self._oip_infer_route = Route("oip", {"POST": open_inference.infer}, oip.error)
-        self._unknown_route = Route("other", {}, is_open=True)
-        self._bentoml_route = Route("bentoml", {})
-        self._with_input = Route(
-            with_input.label, {"POST": classify.handler(only(with_input))}, openai.error, statuses=openai.STATUSES
-        )
+        self._unknown_routes = {
+            start: Route("other", {}, error, is_open=True)
+            for start, error in (("/v1/", openai.error), ("/v2/", oip.error), ("", native.error))
+        }
+        if bentoml_app is not None:  # it answers, not the handler
+            self._routes["/schema.json"] = Route("bentoml", {"GET": constant(Reply(b""))})
 
     def _add_vertex_routes(self, classify: ClassifyRoutes, choose: Choose) -> None:
         """Add the paths that Vertex AI calls; one that is a route already also takes Vertex AI's requests."""
@@ -112,11 +119,13 @@ class App:
             return
         route = self._routes.get(predict)
         if route is None or route.is_open or "POST" not in route.methods:
-            post, methods = classify.handler(dialects.instances_or(choose)), {} if route is None else route.methods
-            self._routes[predict] = Route("vertex", {**methods, "POST": post}, hf.error)
+            choose = dialects.instances_or(choose)
+            post, methods = classify.handler(choose), {} if route is None else route.methods
+            self._routes[predict] = Route("vertex", {**methods, "POST": post}, hf.error, choose=choose)
         else:  # its own clients get the answers and errors that they have without Vertex AI
             post = classify.instances_or(route.methods["POST"])
-            self._routes[predict] = replace(route, methods={**route.methods, "POST": post})
+            choose = dialects.instances_or(route.choose or (lambda _: route))
+            self._routes[predict] = replace(route, methods={**route.methods, "POST": post}, choose=choose)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's start and shutdown."""
@@ -131,22 +140,18 @@ class App:
         arrived = time.perf_counter()
         if self._root:
             call.path = self._below_root(call.path)
-        route = self._routes.get(call.path) or self._other_route(call.path)
+        route = self._route(call)
         try:
             reply = preflight(call, self._origins)
             if reply is None and not route.is_open:
                 check_key(call, self._settings.api_key)
-            if reply is None and route is self._bentoml_route:
-                if not await self._has_input(call):
-                    await self._forward_to_bentoml(call, send)
-                    return
-                route = self._with_input
+            if reply is None and await self._is_for_bentoml(call):
+                await self._forward_to_bentoml(call, send)
+                return
             if reply is None:
                 reply = await route.handler(call.method)(call)
         except BadRequest as problem:
-            form = call.dialect or route
-            problem.status = form.statuses.get(problem.status, problem.status)
-            reply = refusal(problem, form.error(problem))
+            reply = await self._refusal(problem, call, route)
         except ClientGone:
             self.inference.telemetry.shed.labels("gone").inc()
             return
@@ -173,15 +178,25 @@ class App:
             return path.removeprefix(self._root) or "/"
         return path
 
-    def _other_route(self, path: str) -> Route:
-        """Return the route of a path that is not in the table of fixed paths."""
+    def _route(self, call: Call) -> Route:
+        """Return the route of a request; a slash at the end of its path makes no difference."""
+        if call.path not in self._routes and call.path.endswith("/"):
+            call.path = call.path.rstrip("/") or "/"
+        path = call.path
+        route = self._routes.get(path)
+        if route is not None:
+            return route
         if path.startswith("/v2/models/"):
             return self._oip_infer_route if path.endswith("/infer") else self._oip_metadata_route
-        if path not in BENTOML_PATHS:
-            return self._unknown_route
-        if self._bentoml is not None:
-            return self._bentoml_route
-        return self._with_input if path == "/classify" else self._unknown_route
+        return next(route for start, route in self._unknown_routes.items() if path.startswith(start))
+
+    async def _refusal(self, problem: BadRequest, call: Call, route: Route) -> Reply:
+        """Return an error in the form of the protocol of the request, as far as it is known."""
+        if call.dialect is None and route.choose is not None and (keys := await call.keys()):
+            call.dialect = route.choose(keys)
+        form = call.dialect or route
+        problem.status = form.statuses.get(problem.status, problem.status)
+        return refusal(problem, form.error(problem))
 
     async def _live(self, _: Call) -> Reply:
         trouble = self.inference.trouble()
@@ -201,15 +216,19 @@ class App:
     async def _redirect_to_playground(self, _: Call) -> Reply:
         return Reply(b"", 307, [(b"location", self._root.encode() + b"/ui")], b"text/plain")
 
-    async def _has_input(self, call: Call) -> bool:
-        """Whether a request to one of BentoML's paths is one of vLLM's or infinity's clients: it has `input`."""
-        if call.method != "POST" or call.path != "/classify":
+    async def _is_for_bentoml(self, call: Call) -> bool:
+        """Whether a request is one of BentoML's clients: on /classify, one without the keys of other protocols."""
+        if self._bentoml is None or call.method not in BENTOML_PATHS.get(call.path, ()):
             return False
+        if call.method != "POST":
+            return True
         call.check_json()  # BentoML also accepts other content types, and answers some of them with 500
         body = await call.body(self._settings.max_body_bytes)
-        if not any(b'"%s"' % key.encode() in body for key in dialects.VLLM_KEYS):
-            return False
-        return dialects.is_of_vllm(await call.document(self._settings.max_body_bytes))
+        others = (*dialects.VLLM_KEYS, *(("instances",) if call.path == self._settings.predict_route else ()))
+        if not any(b'"%s"' % key.encode() in body for key in others):
+            return True
+        document = await call.document(self._settings.max_body_bytes)
+        return type(document) is not dict or not any(key in document for key in others)
 
     async def _forward_to_bentoml(self, call: Call, send: Send) -> None:
         body = await call.body(self._settings.max_body_bytes)

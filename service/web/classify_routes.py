@@ -24,9 +24,10 @@ class ClassifyRoutes:
         """Return the handler that classifies texts, in the protocol that `choose` returns for a request."""
 
         async def handle(call: Call) -> Reply:
-            context = self.context(call)
+            arrived = time.perf_counter()
             document = await call.document(self._inference.settings.max_body_bytes)
             dialect = call.dialect = choose(document)
+            context = self.context(call, arrived)
             request = dialect.read(document)
             answer = await self._inference.answer(request, context)
             if self._tracer is not None:
@@ -51,9 +52,9 @@ class ClassifyRoutes:
 
         return handle
 
-    def context(self, call: Call) -> RequestContext:
-        """Return the deadline of a request that arrives now, and the state of its connection."""
-        arrived = time.perf_counter()
+    def context(self, call: Call, arrived: float | None = None) -> RequestContext:
+        """Return the deadline of a request that `arrived` then, by default now, and the state of its connection."""
+        arrived = time.perf_counter() if arrived is None else arrived
         deadline = arrived + self._timeout_seconds(call)
         return RequestContext(
             arrived,

@@ -84,6 +84,15 @@ def native_or(with_input: Dialect) -> Choose:
     return choose
 
 
+def of_classify(with_input: Dialect) -> Choose:
+    """Return the choice for /classify: `with_input`, and the native form for errors of BentoML's clients."""
+
+    def choose(document: Any) -> Dialect:
+        return NATIVE if not is_of_vllm(document) and "texts" in document else with_input
+
+    return choose
+
+
 def choose_rerank(document: Any) -> Dialect:
     """Return the dialect of a request to /rerank."""
     return TEI_RERANK if type(document) is dict and "texts" in document else RERANK

@@ -4,7 +4,7 @@ A web framework's router, request and response objects cost as much time as toke
 """
 
 import asyncio
-import json
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +13,14 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.protocols import BadRequest
+from service.protocols.json_text import keys_of, parse_json
 
 CONNECTION = "prunella.connection"  # the ASGI extension through which the application gets our Connection object
 # After a refusal, what the client still sends is read and discarded: closing a socket with unread bytes resets the
 # connection, and the client would lose the answer (RFC 9112, section 9.6).
 LINGER_BYTES, LINGER_SECONDS = 64_000_000, 2.0
 JSON = b"application/json"
+KEYS_SECONDS = 0.2  # that a refusal waits for the start of the body, which says the protocol of the request
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -57,7 +59,7 @@ def refusal(problem: BadRequest, document: object) -> Reply:
 class Call:
     """One HTTP request."""
 
-    __slots__ = ("_body", "_body_read", "connection", "dialect", "path", "receive", "scope")
+    __slots__ = ("_body", "_body_read", "_start", "connection", "dialect", "path", "receive", "scope")
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope, self.receive = scope, receive
@@ -65,6 +67,7 @@ class Call:
         self.connection: Any = (scope.get("extensions") or {}).get(CONNECTION)
         self.dialect: Any = None  # the protocol of the request, where its path alone does not say it
         self._body: bytes | None = None
+        self._start: bytes | None = None  # the first part of the body
         self._body_read = False
 
     @property
@@ -102,12 +105,13 @@ class Call:
         """
         if self._body is not None:
             return self._body
-        if self.header(b"content-encoding") not in (None, b"identity"):
+        if self._is_compressed():
             raise BadRequest(415, "compressed bodies are not accepted: send it without Content-Encoding", close=True)
         announced = self.header(b"content-length")
         if announced is not None and (not announced.isdigit() or int(announced[:20]) > max_bytes):
             raise BadRequest(413, f"the body is larger than {max_bytes} bytes", close=True)
         message = await self.receive()
+        self._start = message.get("body", b"")
         if message["type"] == "http.request" and not message.get("more_body", False):
             body: bytes = message.get("body", b"")
         else:
@@ -130,6 +134,24 @@ class Call:
                 return b"".join(parts)
             message = await self.receive()
         raise ClientGone
+
+    async def keys(self) -> dict[str, None]:
+        """Return the keys of the JSON object in the body, as far as the body has arrived; none if it is compressed.
+
+        If nothing of the body has been read, its first part is awaited, but not if the client waits for 100 Continue.
+        """
+        if self._is_compressed():
+            return {}
+        if self._body is None and self._start is None and self.header(b"expect") is None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(KEYS_SECONDS):
+                    message = await self.receive()
+                    self._start = message.get("body", b"")
+                    self._body_read = not message.get("more_body", False)
+        return keys_of(self._body or self._start or b"")
+
+    def _is_compressed(self) -> bool:
+        return (self.header(b"content-encoding") or b"").strip().lower() not in (b"", b"identity")
 
     def check_json(self, may_be_missing: bool = False) -> None:
         """Check that the request's Content-Type is JSON.
@@ -190,43 +212,6 @@ class Call:
                     bytes_left -= len(message.get("body", b""))
         except TimeoutError:
             return  # the connection closes while the client is still sending
-
-
-def parse_json(body: bytes) -> object:
-    """Return the parsed JSON of a body.
-
-    Raises:
-        BadRequest: it is not valid JSON.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        document = with_replaced_surrogates(body)
-        if document is not None:
-            return document
-        raise BadRequest(400, f"the body is not valid JSON: {error}") from None
-
-
-def with_replaced_surrogates(body: bytes) -> Any:
-    r"""Return the JSON of a body with U+FFFD for each escape of an unpaired surrogate, such as `\ud800`.
-
-    Such an escape is no character. JavaScript and Java clients send it for a text that was cut inside a character
-    (RFC 8259, section 8.2), and it must not cost the other texts of the request their answers.
-
-    Returns:
-        None if no escape may be one, or if the body is not valid JSON for another reason.
-    """
-    if b"\\ud" not in body and b"\\uD" not in body:
-        return None
-    try:  # every step runs in C: this takes three times as long as parsing alone
-        text = json.dumps(json.loads(body, parse_constant=_no_constant), ensure_ascii=False)
-        return orjson.loads(text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace"))
-    except (ValueError, RecursionError):
-        return None
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _never() -> bool:

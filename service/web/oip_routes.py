@@ -6,9 +6,11 @@ from service.inference.inference_service import InferenceService
 from service.inference.request_context import RequestContext
 from service.operations.tracing import Tracer
 from service.protocols import BadRequest, oip, oip_binary
+from service.protocols.json_text import parse_json
 from service.web import pages
 from service.web.cascade_header import stage_headers
-from service.web.http import Call, Reply, json_reply, parse_json
+from service.web.http import Call, Reply, json_reply
+from service.web.route import no_route
 
 HEADER_LENGTH = b"inference-header-content-length"
 PREFIX = "/v2/models/"
@@ -77,5 +79,5 @@ class OipRoutes:
             if rest == name or rest.startswith(name + "/"):
                 if (ending := rest.removeprefix(name)) in endings:
                     return ending
-                raise BadRequest(404, "Not Found", "NotFound")
+                raise no_route()
         raise BadRequest(404, f"no such model: this server has {served}, version {version}", "NotFound")

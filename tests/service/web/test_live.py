@@ -55,6 +55,40 @@ def everything(connection):
     return found
 
 
+@pytest.mark.parametrize("path", ["/classify", "/v1/classify"])
+@pytest.mark.parametrize("late", ["body", "continue"])
+def test_a_refusal_does_not_wait_for_a_body_that_does_not_come(server, path, late):
+    """Then the path alone says the form of the error."""
+    expect = b"Expect: 100-continue\r\n" if late == "continue" else b""
+    with connect(server[1]) as connection:
+        head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: text/plain\r\n%sContent-Length: 9\r\n\r\n"
+        connection.sendall(head % (path.encode(), expect))
+        status, _, rest = connection.recv(65536).partition(b"\r\n")
+        assert status == b"HTTP/1.1 415 Unsupported Media Type"
+        assert (b'{"error":{"message":' in rest) == (path == "/classify")
+
+
+def test_the_errors_of_bentoml_are_bentomls_or_in_the_native_form(server):
+    def ask(method, body=None, kind="application/json"):
+        connection = http.client.HTTPConnection(server[1].removeprefix("http://"), timeout=60)
+        with closing(connection):
+            connection.request(method, "/classify", body, {"Content-Type": kind})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    assert ask("POST", b'{"texts": ["good film"]}')[0] == 200
+    status, document = ask("POST", b'{"texts": [5]}')
+    assert (status, document.keys()) == (400, {"error", "detail"})
+    status, document = ask("POST", b'{"texts": ["good film"]}', "text/plain")
+    assert (status, document.keys()) == (415, {"error", "kind"})
+    status, document = ask("POST", b'{"texts": ["good film"]}' + b" " * 2_000_000)
+    assert (status, document.keys()) == (413, {"error", "kind"})
+    status, document = ask("POST", b'{"input": ["good film"]}' + b" " * 2_000_000)
+    assert (status, document["error"]["code"]) == (413, 413)
+    status, document = ask("GET")
+    assert (status, document["error"]["code"]) == (405, 405)
+
+
 def test_the_client_of_hugging_face(server, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)  # the command line switches it off
     found = InferenceClient(model=server[1]).text_classification("good film", top_k=1)
