@@ -76,9 +76,10 @@ class Settings(Record):
     classify_dialect: Literal["vllm", "infinity"] = Field(
         "vllm", description="whose answer POST /classify and /v1/classify give to a request with `input`"
     )
-    zero_shot_answer: Literal["pipeline", "list"] = Field(
-        "pipeline",
-        description="form of zero-shot answers on POST /: transformers' pipelines' or the hosted API's list",
+    zero_shot_answer: Literal["auto", "pipeline", "list"] = Field(
+        "auto",
+        description="form of zero-shot answers on POST /: transformers' pipelines' or the hosted API's list; "
+        "auto: the list for huggingface_hub from 1.2 on, by its User-Agent",
     )
     max_body_bytes: int = Field(2_000_000, ge=1, description="larger requests get 413")
     max_text_chars: int = Field(

@@ -124,8 +124,9 @@ class App:
             self._routes[predict] = Route("vertex", {**methods, "POST": post}, hf.error, choose=choose)
         else:  # its own clients get the answers and errors that they have without Vertex AI
             post = classify.instances_or(route.methods["POST"])
-            choose = dialects.instances_or(route.choose or (lambda _: route))
-            self._routes[predict] = replace(route, methods={**route.methods, "POST": post}, choose=choose)
+            own: Any = route.choose or (lambda _: route)
+            methods = {**route.methods, "POST": post}
+            self._routes[predict] = replace(route, methods=methods, choose=dialects.instances_or(own))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the application's start and shutdown."""

@@ -3,6 +3,7 @@
 Several clients use the same path with different JSON, so the path alone does not say which protocol a request is in.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,8 @@ class Dialect:
 
 
 Choose = Callable[[Any], Dialect]
+HUB_CLIENT = re.compile(rb"\bhf_hub/(\d{1,6})\.(\d{1,6})")
+HUB_READS_LISTS = (1, 2)  # version of huggingface_hub
 VLLM_KEYS = ("input", "messages")  # only requests of vLLM's and infinity's clients have one of these
 
 
@@ -47,6 +50,7 @@ NATIVE = Dialect("native", native.read, native.write, native.error)
 TEI = Dialect("tei", tei.read, tei.write, tei.error, tei_headers)
 HF = Dialect("hf", hf.read, hf.write, hf.error)
 HF_LISTS = Dialect("hf", hf.read, hf.write_lists, hf.error)
+HF_BY_CLIENT = Dialect("hf", hf.read, hf.write, hf.error)  # HF or HF_LISTS, which for_client() chooses
 VERTEX = Dialect("vertex", vertex.read, vertex.write, vertex.error)
 VLLM = Dialect("vllm", vllm.read, vllm.write, openai.error, statuses=openai.STATUSES)
 INFINITY = Dialect("infinity", vllm.read_infinity, vllm.write_infinity, openai.error, statuses=openai.STATUSES)
@@ -67,7 +71,15 @@ def of_input(settings: Settings) -> Dialect:
 
 def of_inputs(settings: Settings) -> Dialect:
     """Return the dialect of Hugging Face's requests."""
-    return HF_LISTS if settings.zero_shot_answer == "list" else HF
+    return {"list": HF_LISTS, "pipeline": HF, "auto": HF_BY_CLIENT}[settings.zero_shot_answer]
+
+
+def for_client(dialect: Dialect, user_agent: bytes | None) -> Dialect:
+    """Return the dialect of a request by the client that sent it, where the request itself does not say it."""
+    if dialect is not HF_BY_CLIENT:
+        return dialect
+    found = HUB_CLIENT.search(user_agent or b"")
+    return HF_LISTS if found and tuple(map(int, found.groups())) >= HUB_READS_LISTS else HF
 
 
 def is_of_vllm(document: Any) -> bool:

@@ -196,6 +196,39 @@ def test_the_bodies_of_rerankers(ranker, path):
     assert len(httpx.post(ranker + "/v1/score", json=SCORE, timeout=20).json()["data"]) == 2
 
 
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_cohere(ranker, version):
+    cohere = pytest.importorskip("cohere", reason="Cohere's client is tested where it is installed")
+    client = {"v1": cohere.Client, "v2": cohere.ClientV2}[version](api_key="any", base_url=ranker)
+    asked = {"model": NAMES["ranker"], "query": RERANK["query"], "documents": RERANK["documents"]}
+    wanted = requests.post(ranker + "/v1/rerank", json=RERANK, timeout=20).json()["results"]
+    for options in ({}, {"top_n": 2}, {"top_n": 10}, {"max_tokens_per_doc": 4096}):
+        found = client.rerank(**asked, **options).results
+        assert [one.index for one in found] == [one["index"] for one in wanted[: options.get("top_n")]]
+        assert [one.relevance_score for one in found] == [one["relevance_score"] for one in wanted[: len(found)]]
+    if version == "v1":
+        documents = [{"text": text} for text in RERANK["documents"]]
+        found = client.rerank(**{**asked, "documents": documents}, return_documents=True).results
+        assert [one.document.text for one in found] == [one["document"]["text"] for one in wanted]
+    with pytest.raises(cohere.BadRequestError) as failed:
+        client.rerank(**{**asked, "documents": ["plot", ""]})
+    assert failed.value.body["error"]["index"] == 1
+    with pytest.raises(cohere.NotFoundError, match="does not exist"):
+        client.rerank(**{**asked, "model": "rerank-v3.5"})
+
+
+def test_openai(topics):
+    openai = pytest.importorskip("openai", reason="OpenAI's client is tested where it is installed")
+    client = openai.OpenAI(api_key="any", base_url=topics + "/v1", max_retries=0)
+    assert [model.id for model in client.models.list()] == [NAMES["topics"]]
+    found = client.post("/classify", body=VLLM_BATCH, cast_to=object)
+    assert [one["index"] for one in found["data"]] == [0, 1]
+    with pytest.raises(openai.BadRequestError, match="index 1"):
+        client.post("/classify", body={"input": ["good film", ""]}, cast_to=object)
+    with pytest.raises(openai.NotFoundError, match="no such route"):
+        client.embeddings.create(model=NAMES["topics"], input="good film")
+
+
 def test_bentoml(topics):
     with bentoml.SyncHTTPClient(topics, timeout=60) as client:
         found = client.classify(texts=["good film"], top_k=1)
