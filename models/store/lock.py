@@ -121,7 +121,7 @@ class Lock:
     def _lock_error(self, error: OSError) -> FolderError:
         return FolderError(
             f"cannot lock {self.target} ({error.strerror}): wanted a writable folder on a file system with locks; "
-            "choose another --store or --out"
+            "choose another folder"
         )
 
 

@@ -1,18 +1,17 @@
 """read_chunks(): cut the input into chunks, in order, without ever holding more than a few of them in memory."""
 
-import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from models.data.csv_jsonl import LINE_LIMIT, check_header, read_lines
+from models.data.csv_jsonl import read_lines
 from models.errors import InputError
+from prunella.bulk.input_columns import csv_header, csv_rows
 from prunella.bulk.input_files import InputFile, InputFiles, one_line
 from prunella.bulk.job import Body, Chunk, Job
 
@@ -51,7 +50,7 @@ def read_chunks(data: InputFiles, job: Job, parts: Mapping[tuple[int, int], Note
             return
         if finished and finished[-1].last:
             continue
-        contents = _with_last(READERS[data.format](file, data.schema, job, len(finished) * job.chunk_rows))
+        contents = _with_last(READERS[data.format](file, data, job, len(finished) * job.chunk_rows))
         for number, ((rows, body, problems), last) in enumerate(contents, start=len(finished)):
             start = number * job.chunk_rows
             over = 0 if job.limit is None else max(0, total + rows - job.limit)
@@ -84,7 +83,8 @@ def _with_last(items: Iterable[Item]) -> Iterator[tuple[Item, bool]]:
     yield from ((item, True) for item in waiting)
 
 
-def _parquet_contents(file: InputFile, schema: pa.Schema | None, job: Job, start: int) -> Iterator[Content]:
+def _parquet_contents(file: InputFile, data: InputFiles, job: Job, start: int) -> Iterator[Content]:
+    schema = data.schema
     assert schema is not None, "Parquet files have a schema"
     wanted = [name for name in schema.names if _is_read(name, job)]
     target = pa.schema([schema.field(name) for name in wanted], schema.metadata)
@@ -103,13 +103,29 @@ def _parquet_contents(file: InputFile, schema: pa.Schema | None, job: Job, start
                     if name in wanted:
                         value = pa.scalar(value, schema.field(name).type)
                         table = table.append_column(name, pa.repeat(value, table.num_rows))
-                yield table.num_rows, _stream(table.select(wanted).cast(target)), {}
+                yield table.num_rows, _stream(_cast(table.select(wanted), target, file, row)), {}
                 row += table.num_rows
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{file.path} cannot be read after row {row} ({one_line(error)}); the rows before it are kept: replace "
             "the file and run the same command again"
         ) from None
+
+
+def _cast(table: pa.Table, target: pa.Schema, file: InputFile, row: int) -> pa.Table:
+    """Return rows with the types of the first file."""
+    columns = []
+    for field in target:
+        column = table.column(field.name)
+        try:
+            columns.append(column if column.type == field.type else column.cast(field.type))
+        except (pa.ArrowException, ValueError) as error:
+            raise InputError(
+                f"{file.path}, rows {row + 1} to {row + table.num_rows}: the column {field.name!r} is {column.type}, "
+                f"in the first file {field.type}, and a value cannot be converted ({one_line(error)}); leave the "
+                "column out with --columns, or write the files with one type"
+            ) from None
+    return pa.table(columns, schema=target)
 
 
 def _group_at(source: Any, row: int) -> tuple[int, int]:
@@ -138,43 +154,17 @@ def _of_size(batches: Iterable[Any], rows: int, skip: int, schema: pa.Schema, na
         yield waiting
 
 
-def _csv_contents(file: InputFile, _: pa.Schema | None, job: Job, start: int) -> Iterator[Content]:
-    header, reader = csv_header(file.path), _csv_reader(file.path)
-    rows = (cells for cells in reader if cells)
-    next(rows)  # the header
-    try:
-        yield from (_csv_content(header, piece, job) for piece in _pieces(rows, start, job.chunk_rows))
-    except csv.Error as error:
-        raise InputError(
-            f"{file.path}, line {reader.line_num}: not valid CSV ({error}); the rows before it are kept"
-        ) from None
+def _csv_contents(file: InputFile, data: InputFiles, job: Job, start: int) -> Iterator[Content]:
+    header = csv_header(file.path)
+    columns = [name for name in data.columns or () if _is_read(name, job)]
+    if header and (missing := [name for name in columns if name not in header]):
+        raise InputError(f"{file.path} has no column {missing[0]!r}, the first file has it")
+    rows = csv_rows(file.path)
+    next(rows, None)  # the header
+    yield from (_csv_content(header or columns, piece, columns) for piece in _pieces(rows, start, job.chunk_rows))
 
 
-def csv_header(path: Path) -> list[str]:
-    """Return the header of a CSV or TSV file.
-
-    Raises:
-        InputError: the file is empty, cannot be read, or has two columns of the same name.
-    """
-    try:
-        header = next((cells for cells in _csv_reader(path) if cells), None)
-    except csv.Error as error:
-        raise InputError(f"{path}: not valid CSV ({error})") from None
-    if header is None:
-        raise InputError(f"{path} is empty: wanted a header")
-    check_header(str(path), header)
-    return header
-
-
-def _csv_reader(path: Path) -> Any:
-    csv.field_size_limit(LINE_LIMIT)
-    options: dict[str, Any] = {"strict": True}
-    if path.suffix.lower() == ".tsv":
-        options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    return csv.reader(read_lines(path), **options)
-
-
-def _csv_content(header: list[str], rows: list[list[str]], job: Job) -> Content:
+def _csv_content(header: list[str], rows: list[list[str]], kept: list[str]) -> Content:
     problems = {}
     for i, cells in enumerate(rows):
         if len(cells) != len(header):
@@ -182,11 +172,11 @@ def _csv_content(header: list[str], rows: list[list[str]], job: Job) -> Content:
             rows[i] = [*cells, *[""] * len(header)][: len(header)]
     columns = zip(*rows, strict=True) if rows else [()] * len(header)
     named = {name: pa.array(cells, pa.string()) for name, cells in zip(header, columns, strict=True)}
-    table = pa.table({name: cells for name, cells in named.items() if _is_read(name, job)})
+    table = pa.table({name: named[name] for name in kept})
     return len(rows), _stream(table), problems
 
 
-def _jsonl_contents(file: InputFile, _: pa.Schema | None, job: Job, start: int) -> Iterator[Content]:
+def _jsonl_contents(file: InputFile, _: InputFiles, job: Job, start: int) -> Iterator[Content]:
     lines = (line for line in read_lines(file.path) if line.strip())
     for piece in _pieces(lines, start, job.chunk_rows):
         yield len(piece), "".join(line.rstrip("\r\n") + "\n" for line in piece).encode(), {}

@@ -1,9 +1,10 @@
 """ChunkScorer: makes the content of a part file out of a chunk of the input. Every engine runs this code."""
 
+import base64
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import pyarrow.parquet
 from models.data.csv_jsonl import json_object
 from models.errors import InputError
 from models.task import Task
+from prunella.bulk.input_columns import valid_unicode
+from prunella.bulk.input_files import one_line
 from prunella.bulk.job import Chunk, Job, Part
 from prunella.bulk.scorer import Scored, Scorer, answer_columns
 
@@ -91,6 +94,8 @@ class ChunkScorer:
         if isinstance(data, list) and self._job.format == "csv":
             data = self._as_table(chunk, data)
         names = [self._job.prefix + name for name in added]
+        if self._job.format == "csv" and "labels" in added:
+            added["labels"] = [None if labels is None else SEPARATOR.join(labels) for labels in added["labels"]]
         answers = (dict(zip(names, values, strict=True)) for values in zip(*added.values(), strict=True))
         kept = self._kept(data)
         if self._job.format == "csv":
@@ -111,6 +116,8 @@ class ChunkScorer:
         if not isinstance(data, list):
             return data
         assert self._schema is not None, "the run reads the schema of a JSONL file that becomes a table"
+        if b"\\ud" in chunk.body.lower():  # an escape that may be an unpaired surrogate
+            data = [valid_unicode(record) for record in data]
         known = set(self._schema.names)
         if other := next((key for record in data for key in record if key not in known), None):
             raise InputError(f"{chunk.where}: a row has {other!r}, the first rows have not; use --format jsonl")
@@ -156,26 +163,71 @@ def _parquet(table: pa.Table, added: dict[str, list[Any]], prefix: str) -> bytes
 
 
 def _records(chunk: Chunk, data: pa.Table | list[Record]) -> list[Record]:
+    """Return the rows for CSV and JSONL: times as text, durations as their number."""
     if isinstance(data, list):
         return data
     try:
-        return data.to_pylist()
+        columns = [_plain(_plain(column, _in_utc), _as_text) for column in data.columns]
+        return pa.table(columns, names=data.schema.names).to_pylist() if columns else [{}] * data.num_rows
     except UnicodeDecodeError as error:
         raise InputError(f"{chunk.where}: a column is not UTF-8 ({error}); use --format parquet") from None
+    except pa.ArrowException as error:
+        raise InputError(f"{chunk.where}: {one_line(error)}; use --format parquet") from None
+
+
+def _plain(column: pa.ChunkedArray, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.ChunkedArray:
+    wanted = _with_leaves(column.type, leaf)
+    return column if wanted == column.type else column.cast(wanted)
+
+
+def _with_leaves(kind: pa.DataType, leaf: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a type in which the innermost types are replaced."""
+    if pa.types.is_dictionary(kind):
+        return _with_leaves(kind.value_type, leaf)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_with_leaves(field.type, leaf)) for field in kind])
+    if pa.types.is_map(kind):
+        return pa.map_(_with_leaves(kind.key_type, leaf), _with_leaves(kind.item_type, leaf))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_with_leaves(kind.value_type, leaf)))
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_with_leaves(kind.value_type, leaf)))
+    return leaf(kind)
+
+
+def _in_utc(kind: pa.DataType) -> pa.DataType:
+    """A time with a zone is then written with Z, and no data base of zones is needed."""
+    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz else kind
+
+
+def _as_text(kind: pa.DataType) -> pa.DataType:
+    """Python has no nanoseconds, and no years behind 9999."""
+    if pa.types.is_duration(kind):
+        return pa.int64()
+    return pa.string() if pa.types.is_timestamp(kind) or pa.types.is_date(kind) or pa.types.is_time(kind) else kind
 
 
 def _csv(names: list[str], records: Iterator[Record]) -> bytes:
     target = io.StringIO(newline="")
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([_cell(record[name]) for name in names] for record in records)
+    plain = csv.writer(target, lineterminator="\n")
+    quoting = csv.writer(target, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    plain.writerow(names)
+    for record in records:
+        cells = [_cell(record[name]) for name in names]
+        with_return = any(isinstance(cell, str) and "\r" in cell for cell in cells)  # which `plain` would not quote
+        (quoting if with_return else plain).writerow(cells)
     return target.getvalue().encode()
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return SEPARATOR.join(value)
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict | bool) else value
+    if isinstance(value, bytes):
+        return _as_json(value)
+    return json.dumps(value, ensure_ascii=False, default=_as_json) if isinstance(value, list | dict | bool) else value
+
+
+def _as_json(value: Any) -> str:
+    """Return a value that JSON does not have, as text: bytes in base64, a decimal number with its digits."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
 
 
 def _jsonl(chunk: Chunk, records: list[Record], answers: Iterator[Record]) -> bytes:
@@ -185,9 +237,17 @@ def _jsonl(chunk: Chunk, records: list[Record], answers: Iterator[Record]) -> by
             raise InputError(
                 f"{chunk.where}: a row has a key {min(clash)!r} already; choose other names with --prefix"
             )
-        text = json.dumps(record | answer, ensure_ascii=False, default=str)
+        text = _json(record | answer, ensure_ascii=False)
         try:
             lines.append(text.encode())
         except UnicodeEncodeError:  # an unpaired surrogate, which only an escape can write
-            lines.append(json.dumps(record | answer, default=str).encode())
+            lines.append(_json(record | answer, ensure_ascii=True).encode())
     return b"".join(line + b"\n" for line in lines)
+
+
+def _json(row: Record, ensure_ascii: bool) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=ensure_ascii, default=_as_json, allow_nan=False)
+    except ValueError:  # a number that JSON does not have
+        finite = json.loads(json.dumps(row, default=_as_json), parse_constant=lambda _: None)
+        return json.dumps(finite, ensure_ascii=ensure_ascii)

@@ -28,7 +28,9 @@ from prunella.bulk.input_files import InputFiles
 from prunella.bulk.job import Chunk, Job, Part
 
 JOB, MANIFEST, SUCCESS = "_job.json", "_manifest.jsonl", "_SUCCESS"
+LOCK = "run"  # its file is .run.lock
 TEMPORARY = ".tmp"
+OURS = ("part-", ".part-", f".{JOB}.", f".{MANIFEST}.", f".{SUCCESS}.")  # beginnings of names that a run writes
 
 
 class PartNote(Record):
@@ -84,7 +86,7 @@ class OutputFolder:
                 temporary.write_bytes(part.content)
                 sync(temporary)
             except OSError:
-                temporary.unlink()  # makes room
+                temporary.unlink(missing_ok=True)  # makes room
                 raise
             temporary.rename(self.path / name)
             sync(self.path)
@@ -101,12 +103,10 @@ class OutputFolder:
             write_text(self.path / SUCCESS, json.dumps(summary) + "\n")
 
     def _begin(self) -> None:
-        if self.path.exists() and not self.path.is_dir():
-            raise FolderError(f"{self.path} is a file: wanted a folder for the output, or no such path")
         self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / JOB
         if not path.exists():
-            ours = f".{JOB}."  # a run was killed before it had written the file
+            ours = (f".{JOB}.", f".{LOCK}.")  # a run was killed before it had written the file
             if other := next((one for one in self.path.iterdir() if not one.name.startswith(ours)), None):
                 raise FolderError(f"{self.path} has other content ({other.name}): wanted an empty or new folder")
             write_text(path, self._job.model_dump_json(indent=2) + "\n")
@@ -164,7 +164,7 @@ class OutputFolder:
             write_text(path, lines)
         names = {note.part for note in self.parts.values()}
         for one in self.path.iterdir():
-            if one.name.startswith(("part-", ".")) and one.name not in names:
+            if one.name.startswith(OURS) and one.name not in names:
                 one.unlink()
 
     def _append(self, note: PartNote) -> None:

@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.parquet
 
-from models.data.csv_jsonl import json_object, read_lines
-from models.errors import InputError, MissingExtraError
+from models.data.other_formats import column_remedy
+from models.errors import FolderError, InputError, MissingExtraError
 from models.messages import progress, say
 from models.schema import Record, wrong_values
 from models.store.lock import Lock
 from models.task import Combine, Task
-from prunella.bulk.chunk_reader import csv_header, read_chunks
+from prunella.bulk.chunk_reader import read_chunks
 from prunella.bulk.chunk_scorer import added_columns
-from prunella.bulk.input_files import InputFiles, open_input
+from prunella.bulk.input_columns import first_records, read_columns, valid_unicode
+from prunella.bulk.input_files import InputFiles, one_line, open_input
 from prunella.bulk.job import CHUNK_ROWS, Chunk, Format, Job, Part
-from prunella.bulk.output_folder import OutputFolder
+from prunella.bulk.output_folder import LOCK, OutputFolder
 from prunella.bulk.row_count import count_rows
 from prunella.bulk.workers import Engine, Workers
 from service.model.bundle import Bundle
@@ -31,7 +33,6 @@ from service.process.publish import resolve
 
 EngineName = Literal["local", "ray", "spark"]
 PAIR_COLUMN = "text_pair"
-SCHEMA_ROWS = 1000  # of a JSONL file, from which the types of a table are derived
 
 
 class ScoreOptions(Record):
@@ -69,7 +70,7 @@ def score(bundle: str, source: Path, output: Path, options: ScoreOptions) -> dic
     start = time.perf_counter()
     _check_engine(options.engine)
     opened = Bundle.open(resolve(bundle))
-    data = open_input(source)
+    data = read_columns(open_input(source))
     job = _job(opened, source, data, options)
     schema = _schema(data, job)
     _check_output(source, output)
@@ -123,9 +124,11 @@ def _only_writer(output: Path) -> Iterator[None]:
     """Have the lock of the output.
 
     Raises:
-        InputError: another process has it.
+        InputError: another process has it, or it is no folder that can be written.
     """
-    lock = Lock(output.absolute())
+    if output.exists() and not output.is_dir():
+        raise FolderError(f"{output} is a file: wanted a folder for the output, or no such path")
+    lock = Lock(output.resolve() / LOCK)  # in it: what contains it need not be writable
     if not lock.try_acquire():
         holder = lock.holder()
         raise InputError(
@@ -206,64 +209,58 @@ def _job(bundle: Bundle, source: Path, data: InputFiles, options: ScoreOptions) 
             cascade=options.cascade, windows=options.windows, windows_combine=options.windows_combine,
             limit=options.limit, format=options.format or data.format, chunk_rows=options.chunk_rows,
         )  # fmt: skip
-    names = _input_columns(data)
-    for name in filter(None, (job.text_column, job.pair_column, *(job.columns or ()))):
-        if name not in names:
-            flag = {job.text_column: "--text-column", pair: "--pair-column"}.get(name, "--columns")
-            raise InputError(f"{data.files[0].path} has no column {name!r} ({flag}): it has {', '.join(names)}")
     if job.columns and len(set(job.columns)) < len(job.columns):
         raise InputError(f"--columns names a column twice: {', '.join(job.columns)}")
-    _check_names(job, bundle.task, names)
+    if data.columns is not None:
+        _check_columns(job, data, data.columns)
+        _check_names(job, bundle.task, data.columns)
     return job
+
+
+def _check_columns(job: Job, data: InputFiles, names: list[str]) -> None:
+    flags = dict.fromkeys(job.columns or (), "--columns") | {job.pair_column: "--pair-column"}
+    for name, flag in (flags | {job.text_column: "--text-column"}).items():
+        if name is not None and name not in names:
+            columns = ", ".join(names) + (column_remedy(names) if data.format == "csv" else "")
+            raise InputError(f"{data.files[0].path} has no column {name!r} ({flag}): it has {columns}")
+    read = {*names, *data.differences} if job.columns is None else flags.keys() | {job.text_column}
+    if difference := next((text for name, text in data.differences.items() if name in read), None):
+        raise InputError(
+            f"{difference}: write the files with the same columns, or choose those to keep with --columns id,date"
+        )
 
 
 def _check_names(job: Job, task: Task, names: list[str]) -> None:
     added = added_columns(job, task)
-    if clash := [name for name in (job.columns or names) if name in added]:
+    if clash := [name for name in (names if job.columns is None else job.columns) if name in added]:
         raise InputError(
             f"the input has a column {clash[0]!r}, and one of this name is added: choose other names for the added "
             "ones, such as with --prefix model_, or leave the input's out with --columns"
         )
 
 
-def _input_columns(data: InputFiles) -> list[str]:
-    """Return the columns of the first file; of JSONL the keys of its first row."""
-    if data.schema is not None:
-        return list(data.schema.names)
-    first = data.files[0]
-    if data.format == "jsonl":
-        return list(next((record for record in _first_records(first.path)), {}))
-    return csv_header(first.path)
-
-
 def _schema(data: InputFiles, job: Job) -> pa.Schema | None:
     """Return the schema for the rows of a JSONL file that become a table, from its first rows; else None.
 
     Raises:
-        InputError: a column has values of several types.
+        InputError: a column has values of several types, or is nested too deeply.
     """
     if data.format != "jsonl" or job.format == "jsonl":
         return None
-    records = _first_records(data.files[0].path)
+    records = [valid_unicode(record) for record in first_records(data)]
     names = dict.fromkeys(name for record in records for name in record)
+    if not records:
+        names = dict.fromkeys([*(job.columns or ()), job.text_column, *filter(None, [job.pair_column])])
     try:
         schema = pa.table({name: pa.array([record.get(name) for record in records]) for name in names}).schema
-    except pa.ArrowException as error:
-        raise InputError(f"{data.files[0].path}: the rows do not fit a table ({error}); use --format jsonl") from None
-    return pa.schema([pa.field(one.name, pa.string()) if pa.types.is_null(one.type) else one for one in schema])
-
-
-def _first_records(path: Path) -> list[dict[str, Any]]:
-    records = []
-    for line in read_lines(path):
-        if line.strip():
-            try:
-                records.append(json_object(str(path), line))
-            except InputError:
-                continue  # a row with an error
-        if len(records) == SCHEMA_ROWS:
-            break
-    return records
+        schema = pa.schema([pa.field(one.name, pa.string()) if pa.types.is_null(one.type) else one for one in schema])
+        content = pa.BufferOutputStream()
+        pyarrow.parquet.write_table(schema.empty_table(), content)
+        pyarrow.parquet.read_schema(pa.BufferReader(content.getvalue()))  # it refuses a hundred levels
+    except (pa.ArrowException, OSError) as error:
+        problem = f"{data.files[0].path}: the rows do not fit a table ({one_line(error)})"
+        raise InputError(f"{problem}; use --format jsonl") from None
+    return schema
 
 
 def _check_output(source: Path, output: Path) -> None:

@@ -280,7 +280,7 @@ def test_another_bundle_another_option_and_other_content_are_refused(tiny_bundle
 
 def test_a_second_run_on_the_same_output_is_refused(tiny_bundle, tmp_path, monkeypatch):
     path = write_lines(tmp_path / "in.jsonl")
-    with Lock(tmp_path / "out"), pytest.raises(InputError, match=r"process \d+ .* writes"):
+    with Lock(tmp_path / "out" / "run"), pytest.raises(InputError, match=r"process \d+ .* writes"):
         score(monkeypatch, tiny_bundle, path, tmp_path / "out")
 
 
