@@ -1,5 +1,6 @@
 """The chart, rendered by Helm's own library and checked against the schemas of Kubernetes, without a cluster."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -22,12 +23,19 @@ CASES = {
     "volume": {"model": {"source": "volume", "volume": {"claimName": "models", "path": "sentiment"}}},
     "s3": {"model": S3},
     "oci": {"model": OCI},
-    "gpu": {"gpu": {"enabled": True, "nodeSelector": {"gpu": "h100"}}, "nodeSelector": {"disk": "ssd"}},
+    "s3 with a role": {"model": {"source": "s3", "s3": {"uri": "s3://models/sentiment"}}},
+    "gpu": {
+        "gpu": {"enabled": True, "nodeSelector": {"gpu": "h100"}, "runtimeClassName": "nvidia"},
+        "nodeSelector": {"disk": "ssd"},
+    },
+    "grpc": {"settings": {"port_grpc": 8001}},
+    "load balancer": {"service": {"type": "LoadBalancer", "annotations": {"internal": "true"}}},
+    "half at once": {"podDisruptionBudget": {"maxUnavailable": "50%"}, "priorityClassName": "high"},
     "keda": {"autoscaling": {"kind": "keda"}},
     "hpa": {"autoscaling": {"kind": "hpa"}},
     "monitoring": {"monitoring": {"enabled": True, "labels": {"release": "prometheus"}}},
     "secrets": {"apiKey": {"secretName": "keys"}, "adminToken": {"secretName": "keys"}},
-    "openshift": {"podSecurityContext": {"runAsUser": None, "fsGroup": None}},
+    "openshift": {"podSecurityContext": {"runAsUser": None, "runAsGroup": None, "fsGroup": None}},
     "peers": {"networkPolicy": {"from": [{"podSelector": {}}], "egress": [{"ports": [{"port": 4318}]}]}},
     "bare": {
         "topologySpreadConstraints": False,
@@ -50,20 +58,33 @@ CASES = {
         "tolerations": [{"key": "spot", "operator": "Exists"}],
     },
 }
-WRONG = {
-    "half a core": {"resources": {"cpu": 0.5, "memory": "1Gi"}},
-    "cores as text": {"resources": {"cpu": "500m", "memory": "1Gi"}},
-    "unknown value": {"replicaCount": 3},
-    "no digest": {"image": {"digest": "latest"}},
-    "no claim": {"model": {"source": "volume"}},
-    "no bucket": {"model": {"source": "s3"}},
-    "no reference": {"model": {"source": "oci"}},
-    "unknown source": {"model": {"source": "git"}},
-    "key in the open": {"settings": {"api_key": "open-sesame"}},
-    "bundle twice": {"settings": {"bundle": "/elsewhere"}},
-    "root": {"podSecurityContext": {"runAsUser": 0}},
-    "no bucket boundary": {"monitoring": {"waitSeconds": 0.03}},
-    "unknown scaler": {"autoscaling": {"kind": "vpa"}},
+WRONG = {  # and what the message names
+    "half a core": ({"resources": {"cpu": 0.5, "memory": "1Gi"}}, "cpu"),
+    "cores as text": ({"resources": {"cpu": "500m", "memory": "1Gi"}}, "cpu"),
+    "no memory": ({"resources": {"cpu": 2, "memory": "0Gi"}}, "memory"),
+    "unknown value": ({"replicaCount": 3}, "replicaCount"),
+    "no digest": ({"image": {"digest": "latest"}}, "digest"),
+    "no claim": ({"model": {"source": "volume"}}, "claimName"),
+    "no bucket": ({"model": {"source": "s3"}}, "uri"),
+    "no reference": ({"model": {"source": "oci"}}, "reference"),
+    "unknown source": ({"model": {"source": "git"}}, "source"),
+    "endpoint without scheme": ({"model": {**S3, "s3": {**S3["s3"], "endpoint": "minio:9000"}}}, "endpoint"),
+    "unknown setting": ({"settings": {"max_wait": 50}}, "/settings': additional properties 'max_wait'"),
+    "key in the open": ({"settings": {"api_key": "open-sesame"}}, "settings"),
+    "key in the open, elsewhere": ({"extraEnv": [{"name": "PRUNELLA_API_KEY", "value": "x"}]}, "apiKey.secretName"),
+    "number in the environment": ({"extraEnv": [{"name": "OTEL_X", "value": 1}]}, "extraEnv"),
+    "bundle twice": ({"settings": {"bundle": "/elsewhere"}}, "settings"),
+    "root": ({"podSecurityContext": {"runAsUser": 0}}, "runAsUser"),
+    "root by another name": ({"podSecurityContext": {"runAsNonRoot": False}}, "runAsNonRoot"),
+    "no bucket boundary": ({"monitoring": {"waitSeconds": 0.03}}, "waitSeconds"),
+    "unknown scaler": ({"autoscaling": {"kind": "vpa"}}, "kind"),
+    "more at least than at most": ({"autoscaling": {"kind": "hpa", "minReplicas": 11}}, "minReplicas is 11"),
+    "label of the selector": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "podLabels"),
+    "label that is no text": ({"nodeSelector": {"gpu": True}}, "nodeSelector"),
+    "budget": ({"podDisruptionBudget": {"maxUnavailable": "some"}}, "maxUnavailable"),
+    "one port for two": ({"settings": {"port_grpc": 3000}}, "port_grpc is 3000"),
+    "toleration as text": ({"tolerations": ["gpu"]}, "tolerations"),
+    "secret without name": ({"imagePullSecrets": [{"secret": "x"}]}, "imagePullSecrets"),
 }
 
 
@@ -84,8 +105,10 @@ def test_manifests_are_valid_in_kubernetes(case, version):
 
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_values_are_refused(case):
-    with pytest.raises(helm_python.HelmError, match="schema"):
-        render(WRONG[case])
+    values, words = WRONG[case]
+    with pytest.raises(helm_python.HelmError) as error:
+        render(values)
+    assert words in str(error.value)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -102,8 +125,41 @@ def test_pods_have_no_rights(case):
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            limits = container["resources"]
-            assert limits["requests"]["cpu"] == limits["limits"]["cpu"] == int(limits["limits"]["cpu"])
+            assert isinstance(container["resources"]["limits"]["cpu"], int)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_pod_may_have_cores_of_its_own(case):
+    """The static CPU manager gives them to pods whose containers, the first ones too, request what they may use."""
+    pod = render(CASES[case])["Deployment"]["spec"]["template"]["spec"]
+    for container in [*pod["containers"], *pod.get("initContainers", [])]:
+        assert container["resources"]["requests"] == container["resources"]["limits"]
+
+
+def test_the_settings_that_are_accepted_are_those_of_the_server():
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    names = list(schema["properties"]["settings"]["properties"])
+    assert names == sorted(set(Settings.model_fields) - {"bundle", "api_key", "admin_token"})
+
+
+def test_the_network_policy_opens_what_the_model_needs():
+    def ports(case):
+        rules = render(CASES[case])["NetworkPolicy"]["spec"]["egress"]
+        return {port["port"] for rule in rules for port in rule["ports"]}
+
+    assert ports("s3") == {53, 443, 9000}  # its endpoint is https://minio:9000
+    assert ports("s3 with a role") == {53, 443, 80}  # the last one for the credentials of the node only
+    peers = render(CASES["s3 with a role"])["NetworkPolicy"]["spec"]["egress"][1]["to"]
+    assert {peer["ipBlock"]["cidr"] for peer in peers} == {"169.254.169.254/32", "169.254.170.23/32"}
+    assert not render()["NetworkPolicy"]["spec"]["egress"]
+
+
+def test_the_port_of_grpc_is_open_everywhere():
+    manifests = render(CASES["grpc"])
+    assert [port["containerPort"] for port in server(manifests)["ports"]] == [3000, 8001]
+    assert [port["port"] for port in manifests["Service"]["spec"]["ports"]] == [80, 8001]
+    admitted = manifests["NetworkPolicy"]["spec"]["ingress"][0]["ports"]
+    assert [port["port"] for port in admitted] == ["http", "grpc"]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -146,6 +202,11 @@ def test_gpu_pods_go_to_gpu_nodes_and_refuse_another_device():
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
     assert pod["nodeSelector"] == {"gpu": "h100", "disk": "ssd"}
     assert pod["tolerations"][0]["key"] == "nvidia.com/gpu"
+    assert pod["runtimeClassName"] == "nvidia"
+    assert (
+        "runtimeClassName"
+        not in render({"gpu": {"runtimeClassName": "nvidia"}})["Deployment"]["spec"]["template"]["spec"]
+    )
     settings = Settings.from_environment(environment(container))
     assert (settings.device, settings.require_device) == ("cuda", True)
 

@@ -33,6 +33,42 @@ labels:
 namespace={{ .Release.Namespace | quote }},service={{ include "prunella.name" . | quote }}
 {{- end }}
 
+{{/* what the schema cannot say, or not clearly */}}
+{{- define "prunella.check" -}}
+{{- with .Values.autoscaling }}
+{{- if and (ne .kind "none") (gt (int .minReplicas) (int .maxReplicas)) }}
+{{- fail (printf "autoscaling.minReplicas is %v and maxReplicas %v: wanted one that is not greater" .minReplicas .maxReplicas) }}
+{{- end }}
+{{- end }}
+{{- range .Values.extraEnv }}
+{{- if hasPrefix "PRUNELLA_" .name }}
+{{- fail (printf "extraEnv has %s: settings belong into settings, keys into apiKey.secretName and adminToken.secretName" .name) }}
+{{- end }}
+{{- end }}
+{{- range $name, $_ := .Values.podLabels }}
+{{- if has $name (list "app.kubernetes.io/name" "app.kubernetes.io/instance") }}
+{{- fail (printf "podLabels has %s, by which the Service chooses the pods: wanted other labels" $name) }}
+{{- end }}
+{{- end }}
+{{- if eq (int .Values.settings.port_grpc) 3000 }}
+{{- fail "settings.port_grpc is 3000, the port of HTTP: wanted another one" }}
+{{- end }}
+{{- end }}
+
+{{/* the port of the S3 service, if it is another than 443 */}}
+{{- define "prunella.s3Port" -}}
+{{- with .Values.model.s3.endpoint -}}
+{{- $written := regexFind ":[0-9]+$" (trimSuffix "/" .) | trimPrefix ":" -}}
+{{- $port := $written | default (hasPrefix "http:" . | ternary "80" "443") -}}
+{{- if ne $port "443" }}{{ $port }}{{ end -}}
+{{- end -}}
+{{- end }}
+
+{{- define "prunella.podSecurity" -}}
+{{- $own := dict "runAsNonRoot" true "seccompProfile" (dict "type" "RuntimeDefault") -}}
+{{- toYaml (merge (deepCopy .Values.podSecurityContext) $own) }}
+{{- end }}
+
 {{- define "prunella.containerSecurity" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
