@@ -3,10 +3,14 @@
 The bare session answers texts that are tokenized already, one at a time, in one thread: reading, tokenizing, batching
 and writing are what `score` has to make up for. `--full` compares with `transformers.pipeline` in batches of 32.
 Processor time is given beside the rows a second, because it is hardly disturbed by other work on the machine.
+`--kill` ends one worker of each engine with SIGKILL when half of the parts are there.
 """
 
+import contextlib
+import hashlib
 import json
-import resource
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +20,8 @@ from typing import Annotated, Any
 
 import typer
 
+from prunella.bulk.job import CHUNK_ROWS
+
 BARE_ROWS = 1500
 BATCH = 32  # of the pipeline
 
@@ -23,19 +29,33 @@ BATCH = 32  # of the pipeline
 def main(  # noqa: PLR0913  # its options
     bundle: Path,
     data: Annotated[Path, typer.Argument(help="a Parquet file with a column text")],
-    rows: Annotated[int, typer.Option(min=1, help="rows to score")] = 100_000,
+    rows: Annotated[
+        str, typer.Option(help="rows to score, such as 100000; of several numbers one run each")
+    ] = "100000",
     engine: Annotated[str, typer.Option(help="engines of `prunella score`, such as local,spark,ray")] = "local",
+    processes: Annotated[int, typer.Option(min=1, help="workers")] = 2,
+    kill: Annotated[bool, typer.Option("--kill", help="kill a worker of each run half-way")] = False,
     full: Annotated[Path | None, typer.Option(help="a Hugging Face folder for transformers.pipeline")] = None,
     full_rows: Annotated[int, typer.Option(min=1, help="rows for transformers.pipeline")] = 1000,
 ) -> None:
     """Measure the bare session, `prunella score` with each engine, and the bare session again."""
-    result: dict[str, Any] = {"rows": rows, "bare": [bare_speed(bundle, data)]}
+    result: dict[str, Any] = {"bare": [bare_speed(bundle, data)]}
     for name in engine.split(","):
-        result[name] = score_speed(bundle, data, rows, name)
+        runs = [score_speed(bundle, data, int(count), name, processes, kill) for count in rows.split(",")]
+        result[name] = runs + ([line_of(runs[0], runs[-1])] if len(runs) > 1 else [])
     if full is not None:
         result["pipeline"] = pipeline_speed(full, data, full_rows)
     result["bare"].append(bare_speed(bundle, data))
     sys.stdout.write(json.dumps(result) + "\n")
+
+
+def line_of(small: dict[str, Any], large: dict[str, Any]) -> dict[str, float]:
+    """Return the processor time of a start and of a further row, from runs of two sizes."""
+    row = (large["cpu_seconds"] - small["cpu_seconds"]) / (large["rows"] - small["rows"])
+    return {
+        "start_cpu_seconds": round(small["cpu_seconds"] - small["rows"] * row, 2),
+        "row_cpu_ms": round(row * 1e3, 3),
+    }
 
 
 def texts_of(data: Path, rows: int) -> list[str]:
@@ -63,42 +83,75 @@ def bare_speed(bundle: Path, data: Path) -> dict[str, float]:
     return {"rows_per_second": round(len(encoded) / seconds, 1), "cpu_ms_per_row": round(cpu / len(encoded) * 1e3, 3)}
 
 
-def score_speed(bundle: Path, data: Path, rows: int, engine: str) -> dict[str, Any]:
-    """Return the summary of a run, and the largest resident memory of one of its processes in the two halves."""
+def score_speed(  # noqa: PLR0913  # the options of the tool
+    bundle: Path, data: Path, rows: int, engine: str, processes: int, kill: bool
+) -> dict[str, Any]:
+    """Return the summary of a run, the hash of its parts, its processor time and its memory.
+
+    Processor time is that of all processes, those of a cluster or a JVM included, as they were last seen before they
+    ended; memory is that of the largest process in each half of the run.
+    """
     import psutil
 
     with tempfile.TemporaryDirectory() as folder:
-        options = ["--engine", engine, "--limit", str(rows)]
-        command = [
-            sys.executable,
-            "-m",
-            "prunella",
-            "--quiet",
-            "score",
-            str(bundle),
-            str(data),
-            f"{folder}/out",
-            *options,
-        ]
+        out = Path(folder, "out")
+        command = [sys.executable, "-m", "prunella", "--quiet", "score", str(bundle), str(data), str(out)]
+        command += ["--engine", engine, "--limit", str(rows), "--processes", str(processes)]
         memory: list[float] = []
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu: dict[int, float] = {}  # seconds of each process
+        half_of_parts = -(-rows // CHUNK_ROWS) / 2
+        start = time.time()
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             tree = psutil.Process(process.pid)
             while process.poll() is None:
-                memory.append(max((resident(one) for one in [tree, *tree.children(recursive=True)]), default=0))
+                processes_of_run = [tree, *tree.children(recursive=True)]
+                memory.append(max((resident(one) for one in processes_of_run), default=0))
+                cpu |= cpu_seconds(processes_of_run)
+                if kill and len(list(out.glob("part-*"))) >= half_of_parts:
+                    kill = not killed_worker(tree, engine)
                 time.sleep(0.2)
             assert process.stdout is not None, "it is a pipe"
             summary = json.loads(process.stdout.read().splitlines()[-1])
-        written = sorted(part.stat().st_mtime for part in Path(folder, "out").glob("part-*"))
-    half, after = len(memory) // 2, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        parts = sorted(out.glob("part-*"))
+        written = sorted(part.stat().st_mtime for part in parts)
+        digest = hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()[:16]
+    half = len(memory) // 2
     return {
-        **{key: summary[key] for key in ("rows", "errors", "seconds", "rows_per_second", "workers")},
+        **{key: summary[key] for key in ("rows", "errors", "seconds", "rows_per_second", "workers", "deaths")},
+        "sha256_of_parts": digest,
+        "seconds_to_first_part": round(written[0] - start, 1),
         # after the first part, so without the start of processes, cluster or JVM
-        "rows_per_second_later": round(rows * (1 - 1 / len(written)) / max(1e-9, written[-1] - written[0]), 1),
-        "cpu_ms_per_row": round(cpu / summary["rows"] * 1e3, 3),  # opening of the bundle included
+        "rows_per_second_later": round((rows - min(rows, CHUNK_ROWS)) / max(1e-9, written[-1] - written[0]), 1),
+        "cpu_seconds": round(sum(cpu.values()), 2),  # start included
         "largest_process_mb": [round(max(part, default=0) / 1e6) for part in (memory[:half], memory[half:])],
     }
+
+
+def cpu_seconds(processes: list[Any]) -> dict[int, float]:
+    """Return the processor time of each process that is still there."""
+    import psutil
+
+    seconds = {}
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            seconds[process.pid] = times.user + times.system
+    return seconds
+
+
+def killed_worker(tree: Any, engine: str) -> bool:
+    """Kill a process that scores with SIGKILL; return whether there was one."""
+    import psutil
+
+    words = {"local": "spawn_main", "ray": "ray::ScoringActor", "spark": "pyspark/daemon"}[engine]
+    for process in reversed(tree.children(recursive=True)):  # a Python worker of Spark is a child of its daemon
+        try:
+            if words.replace("/", ".") in " ".join(process.cmdline()).replace("/", "."):
+                os.kill(process.pid, signal.SIGKILL)
+                return True
+        except (psutil.NoSuchProcess, ProcessLookupError):
+            continue
+    return False
 
 
 def resident(process: Any) -> int:

@@ -5,7 +5,9 @@ The bundle travels to the executors with `SparkContext.addFile`. A Python worker
 
 import atexit
 import os
+import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -24,7 +26,7 @@ from models.task import Task
 from prunella.bulk.chunk_scorer import ChunkScorer
 from prunella.bulk.job import Chunk, Job, Part
 from prunella.bulk.scorer import Scorer, answer_columns
-from prunella.bulk.workers import Engine
+from prunella.bulk.workers import ATTEMPTS, Engine
 from service.model.bundle import Bundle
 from service.process.publish import resolve
 
@@ -88,12 +90,15 @@ def spark_engine(bundle: Path, job: Job, schema: pa.Schema | None, processes: in
     """
     own = SparkSession.getActiveSession() is None
     builder = SparkSession.builder.appName("prunella score").config("spark.ui.showConsoleProgress", "false")
-    if own and "MASTER" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ:
-        builder = builder.master(f"local[{processes or '*'}]").config("spark.ui.enabled", "false")
+    here = own and "MASTER" not in os.environ and "PYSPARK_GATEWAY_PORT" not in os.environ
+    if here:
+        builder = builder.master(f"local[{processes or '*'},{ATTEMPTS}]").config("spark.ui.enabled", "false")
     try:
         session = builder.getOrCreate()
     except Exception as error:  # py4j's errors and PySpark's own have no common base class
         raise InputError(f"Spark cannot start: {' '.join(str(error).split())[:300]}") from None
+    if here and "PYSPARK_PYTHON" not in os.environ:
+        session.sparkContext.pythonExec = sys.executable  # else the first python3 of PATH, which may lack Prunella
     opened = Bundle.open(bundle)
     worker = SparkWorker(session, _send(session, opened), job, schema)
     count = processes or session.sparkContext.defaultParallelism
@@ -116,13 +121,22 @@ class SparkWorker:
         try:
             (answer,) = self._context.parallelize([chunk], 1).map(self._task).collect()
         except Exception as error:  # see above
-            raise CheckError(f"{chunk.where}: the Spark job failed: {' '.join(str(error).split())[:500]}") from None
+            raise CheckError(f"{chunk.where}: the Spark job failed: {_cause(str(error))}") from None
         if isinstance(answer, PrunellaError):
             raise answer
         return answer
 
     def close(self) -> None:
         """Do nothing: the session is the engine's."""
+
+
+def _cause(text: str) -> str:
+    """Return why a Spark job failed: the last error of Python in its message, else the beginning."""
+    errors = re.findall(r"^(?:\w+\.)*\w*(?:Error|Exception): .*$", text, re.MULTILINE)
+    cause = " ".join((errors[-1] if errors else text).split())[:500]
+    if "ModuleNotFoundError" in cause or "ImportError" in cause:
+        cause += "; the Python of the executors needs Prunella with the extra spark: PYSPARK_PYTHON names it"
+    return cause
 
 
 def _score(name: str, job: Job, schema: pa.Schema | None, chunk: Chunk) -> Part | PrunellaError:
