@@ -10,7 +10,7 @@ from bench.measure.accuracy.paired_interval import unseen_share
 
 def f1_of(truth: Answers, answers: Answers, metric: F1Metric) -> float:
     """Return F1 of label indices (rows,) or of 0/1 labels (rows, labels); macro F1 is over the labels in `truth`."""
-    columns = _columns(truth, answers)
+    columns = _columns(truth, answers, _label_count(truth, answers))
     return float(_f1(columns.sum(axis=0, dtype=np.float64)[None], metric)[0])
 
 
@@ -22,7 +22,8 @@ def compare_f1(truth: Answers, reference: Answers, ours: Answers, metric: F1Metr
     (`bench.measure.accuracy.paired_interval.unseen_share` of that label's rows). The losses of the labels are added
     in squares, because the rows of different labels are independent.
     """
-    columns = np.stack([_columns(truth, reference), _columns(truth, ours)], axis=1)  # (rows, 2, 3, labels)
+    labels = _label_count(truth, reference, ours)
+    columns = np.stack([_columns(truth, one, labels) for one in (reference, ours)], axis=1)  # (rows, 2, 3, labels)
     shape = columns.shape[1:]
 
     def losses(sums: Floats) -> Floats:
@@ -41,11 +42,16 @@ def compare_f1(truth: Answers, reference: Answers, ours: Answers, metric: F1Metr
     )  # fmt: skip
 
 
-def _columns(truth: Answers, answers: Answers) -> NDArray[np.uint8]:
+def _label_count(*answers: Answers) -> int:
+    """Return the number of labels: of label indices (rows,) one more than the highest, or the columns."""
+    return 1 + max(int(one.max()) for one in answers) if answers[0].ndim == 1 else answers[0].shape[1]
+
+
+def _columns(truth: Answers, answers: Answers, labels: int) -> NDArray[np.uint8]:
     """Return for each row and label whether the label is true, is predicted, and is both: (rows, 3, labels)."""
     if truth.ndim == 1:
-        labels = np.arange(1 + max(int(truth.max()), int(answers.max())))
-        true, predicted = truth[:, None] == labels, answers[:, None] == labels
+        indices = np.arange(labels)
+        true, predicted = truth[:, None] == indices, answers[:, None] == indices
     else:
         true, predicted = truth > 0, answers > 0
     return np.stack([true, predicted, true & predicted], axis=1).astype(np.uint8)

@@ -47,6 +47,18 @@ def test_f1_is_that_of_scikit_learn(metric):
     assert f1_of(truth, ours, metric) == pytest.approx(f1_score(truth, ours, average=average, zero_division=0))
 
 
+@pytest.mark.parametrize("wrong", [{"reference": 3}, {"ours": 3}])
+def test_a_label_that_only_one_model_answers_costs_that_model(wrong):
+    """The last label occurs in no row, and one of the two models answers a row with it."""
+    answers = {name: TRUTH.copy() for name in ("reference", "ours")}
+    for name, label in wrong.items():
+        answers[name][0] = label
+    lost = compare_f1(TRUTH, answers["reference"], answers["ours"], "macro_f1")
+    scores = [f1_score(TRUTH, one, average="macro", labels=[0, 1, 2]) for one in answers.values()]
+    assert lost.loss_points == pytest.approx(100 * (scores[0] - scores[1]))
+    assert lost.loss_points != 0
+
+
 @pytest.mark.parametrize(("kind", "metric"), [(kind, m) for kind, names in CHOICES.items() for m in names])
 def test_no_row_that_differs_is_no_proof_on_few_rows(kind, metric):
     """The rule of three: of 20 rows none differs, and 15 of 100 texts may."""
