@@ -50,7 +50,9 @@ def _answer(pipeline: Any, task: Task) -> Callable[[list[str]], NDArray[np.float
     def labels(texts: list[str]) -> NDArray[np.float32]:
         # the task's thresholds were chosen for the encoder: shift the logits so that a probability of 0.5 meets them
         shift = _logit(np.array(task.thresholds or [EVEN] * len(task.labels)))
-        return np.asarray(_logit(pipeline.predict_proba(texts)) + shift, dtype=np.float32)
+        # for a task of one label scikit-learn returns two columns: without the label, and with it
+        probabilities = pipeline.predict_proba(texts)[:, -len(task.labels) :]
+        return np.asarray(_logit(probabilities) + shift, dtype=np.float32)
 
     def label(texts: list[str]) -> NDArray[np.float32]:
         scores = np.full((len(texts), len(task.labels)), -1e9, dtype=np.float32)
