@@ -1,7 +1,8 @@
 """Reduce a tokenizer and an embedding table to the tokens that a domain uses and a set that always stays.
 
 The token embeddings are half of the weights of a small encoder. A text that uses only kept tokens is split as before;
-another text is split into shorter kept tokens. No text gets new unknown tokens: single characters always stay.
+another text is split into shorter kept tokens. No text gets new unknown tokens: single characters always stay, and so
+do the bytes of which some tokenizers compose characters that are not in their vocabulary.
 """
 
 import json
@@ -22,6 +23,7 @@ from models.families import FAMILIES
 
 KINDS = ("WordPiece", "BPE", "Unigram")
 SPECIAL = re.compile(r"\[[A-Z]+\]|</?[a-z]+>")  # [PAD], <mask>: not every file lists them as added tokens
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")  # with `byte_fallback`, the bytes of a character that the vocabulary lacks
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +105,18 @@ def token_names(document: dict[str, Any]) -> dict[int, str]:
 
 
 def always_kept(document: dict[str, Any]) -> set[int]:
-    """Return the ids of the tokens that stay whatever the texts are: special and added ones, and single characters.
+    """Return the ids of the tokens that stay whatever the texts are: special and added ones, characters and bytes.
 
     In a Unigram tokenizer the token with the lowest score stays too: the score of an unknown character depends on it.
 
     Args:
         document: contents of `tokenizer.json`.
     """
-    keep = {i for i, name in token_names(document).items() if _is_single(name) or SPECIAL.fullmatch(name)}
+    model, names = document["model"], token_names(document)
+    keep = {i for i, name in names.items() if _is_single(name) or SPECIAL.fullmatch(name)}
     keep |= {token["id"] for token in document.get("added_tokens") or ()}
-    model = document["model"]
+    if model.get("byte_fallback"):
+        keep |= {i for i, name in names.items() if BYTE.fullmatch(name)}
     if model["type"] == "Unigram":
         keep.add(int(np.argmin([score for _, score in model["vocab"]])))
         if model.get("unk_id") is not None:

@@ -28,7 +28,7 @@ from models.store.stage import Stage, StageResult, run_stage
 from models.task import Task
 from models.tokenizer import Row, Tokenizer
 
-VERSION = 4
+VERSION = 5
 NO_LIMIT = 10**9  # tokens
 
 

@@ -73,6 +73,20 @@ def test_nothing_becomes_unknown(folder):
         )
 
 
+@pytest.mark.parametrize("fallback", [True, False])
+def test_the_bytes_that_stand_for_unknown_characters_stay(fallback):
+    names = ["<pad>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *"abcd", "ab", "cd"]
+    model = models.BPE(
+        {name: i for i, name in enumerate(names)}, [("a", "b"), ("c", "d")], unk_token="<unk>", byte_fallback=fallback
+    )
+    before = tokenizers.Tokenizer(model)
+    found = trim_tokenizer(json.loads(before.to_str()), before.encode("ab").ids)
+    after = tokenizers.Tokenizer.from_str(json.dumps(found.document))
+    assert after.encode("ab中").tokens == before.encode("ab中").tokens
+    assert ("cd" in after.get_vocab()) is False
+    assert ("<0xE4>" in after.get_vocab()) is fallback
+
+
 def test_every_special_token_keeps_its_place_in_a_row(folder):
     before, after, _ = trimmed(folder, COVERED)
     for pair in ((COVERED[0], COVERED[1]), (OTHERS[-1], OTHERS[-2])):
