@@ -20,6 +20,7 @@ from models.sublayer import SublayerId
 BUCKETS = 8000
 DROPPED = {0: 0.0}  # costs of a sublayer that the full model does not have
 NEGLIGIBLE = 0.01  # share of the mean cost of dropping a sublayer: an int8 loss below it counts as 0
+FREE = 1e-12  # cost of a pruned width that was measured as 0: of two plans without a loss the full model is chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +86,14 @@ def make_frontier(
     for name in SublayerId.keys(layers):
         loss = int8_loss.get(name, 0.0)
         extra: dict[Kind, float] = {"int8": loss if loss > negligible else 0.0, "fp32": 0.0}
+        by_width = costs.get(name, DROPPED)
+        least = {width: 0.0 if width == max(by_width) else FREE for width in by_width}
         sublayers.append([
-            Option(width, kind, cost + (extra[kind] if width else 0.0), table.amounts(name, layers, kind)[width])
-            for kind in kinds for width, cost in sorted(costs.get(name, DROPPED).items()) if width or kind == kinds[0]
+            Option(
+                width, kind, max(cost, least[width]) + (extra[kind] if width else 0.0),
+                table.amounts(name, layers, kind)[width],
+            )
+            for kind in kinds for width, cost in sorted(by_width.items()) if width or kind == kinds[0]
         ])  # fmt: skip
     margin = 1 + len(sublayers) / BUCKETS  # the full model must fit after each amount is rounded up
     most = sum(max(option.amount for option in choices) for choices in sublayers)

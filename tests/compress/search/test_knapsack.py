@@ -139,6 +139,13 @@ def test_a_target_that_needs_no_cut_gives_the_full_model():
     assert found.speedup > 1.5
 
 
+def test_the_full_model_reaches_a_target_also_where_pruning_costs_nothing():
+    table, nothing = table_of(), {name: dict.fromkeys(by_width, 0.0) for name, by_width in costs_of().items()}
+    space = Space(SHAPE, make_frontier(SHAPE, nothing, {}, table), table)
+    plan, _ = search_to_target(Target(kind="speedup", value=1.2), space, 6.0, machine(table), 0.05)
+    assert plan.architecture == SHAPE
+
+
 def test_what_was_dropped_before_stays_dropped_and_takes_nothing():
     shape = SHAPE.with_layers([(4, 96), (0, 96), (2, 0)])
     table, costs = table_of(), costs_of()
