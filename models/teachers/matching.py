@@ -1,8 +1,10 @@
 """match_labels() and check_agreement(): whether a teacher answers the task of the training rows, and how well."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.data.texts import Texts
 from models.errors import InputError
@@ -13,6 +15,8 @@ from models.task import Task
 
 NAMED = 5  # labels named in a message
 CORRELATED = 0.1  # scores of a teacher of several labels or of a number correlate with the labels by more
+CHANCE = 0.05  # of answers in random order, a larger share as good as the teacher's says that these may be guessed
+DRAWS = 199
 
 
 def match_labels(
@@ -20,9 +24,9 @@ def match_labels(
 ) -> list[int]:
     """Return the position of each label of the task among the teacher's.
 
-    They are matched by name. If the names differ only in upper and lower case, or if one side has the names LABEL_0,
-    LABEL_1, …, which say nothing, a message says which labels are taken for which. The single output of a regression
-    has no name that counts.
+    They are matched by name. If the names differ only in upper and lower case and in spaces around them, or if one
+    side has the names LABEL_0, LABEL_1, …, which say nothing, a message says which labels are taken for which. The
+    single output of a regression has no name that counts.
 
     Args:
         teacher: its name, for messages.
@@ -43,22 +47,25 @@ def match_labels(
         return [0]
     if set(labels) == set(task.labels):
         return [list(labels).index(name) for name in task.labels]
-    folded = [name.casefold() for name in labels]
-    if len(set(folded)) == len(folded) and set(folded) == {name.casefold() for name in task.labels}:
+    folded = [folded_name(name) for name in labels]
+    if len(set(folded)) == len(folded) and set(folded) == {folded_name(name) for name in task.labels}:
         if not quiet:
             say(f"the teacher {teacher} writes its labels {_names(labels)}, {learner} {_names(task.labels)}")
-        return [folded.index(name.casefold()) for name in task.labels]
+        return [folded.index(folded_name(name)) for name in task.labels]
+    numbered = [f"LABEL_{i}" for i in range(len(labels))]  # a file may have these columns in another order
     for nameless, others, said in (
         (labels, task.labels, f"the teacher {teacher} names its labels"),
         (task.labels, labels, f"beside the teacher {teacher}, the labels of {learner} are"),
     ):  # fmt: skip
-        if list(nameless) == [f"LABEL_{i}" for i in range(len(labels))]:
+        if set(nameless) == set(numbered):
             if not quiet:
                 say(
                     f"{WARNING}{said} LABEL_0 to LABEL_{len(labels) - 1}: they are taken for "
                     f"{_names(others, len(others))}, in this order"
                 )
-            return list(range(len(labels)))
+            if nameless is labels:
+                return [list(labels).index(name) for name in numbered]
+            return [numbered.index(name) for name in task.labels]
     unknown = [name for name in labels if name not in task.labels]
     missing = [name for name in task.labels if name not in labels]
     raise InputError(
@@ -67,8 +74,15 @@ def match_labels(
     )
 
 
+def folded_name(name: str) -> str:
+    """Return the name of a label without upper case, and without spaces around it."""
+    return name.strip().casefold()
+
+
 def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, weak: bool) -> None:
-    """Compare a teacher's answers with labels: they must be better than the most frequent label.
+    """Compare a teacher's answers with labels, and say how often they agree.
+
+    They must be better than the most frequent label, and better than the same answers in random order.
 
     Args:
         teacher: its name, for messages.
@@ -79,29 +93,47 @@ def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, w
 
     Raises:
         InputError: the teacher agrees with the labels no more often than their most frequent one (`multi` and
-            regression: the correlation of its scores with them is CORRELATED or less), and `weak` is false.
+            regression: the correlation of its scores with them is CORRELATED or less), or only as often as its
+            answers in random order do in more than CHANCE of draws; and `weak` is false.
     """
     truth, rows = labelled.targets(task), f"{len(labelled)} rows of {labelled.source}"
-    if task.kind == "single":
-        agreement = float((np.asarray(task.decide(scores)) == truth).mean())
-        constant = float(np.bincount(truth).max() / len(truth))
-        if agreement > constant or agreement == 1:
+    likeness, least, sentence = (
+        _label_agreement(truth, np.asarray(task.decide(scores)))
+        if task.kind == "single"
+        else _score_agreement(truth, scores)
+    )
+    agreement, order = likeness(np.arange(len(truth))), np.random.default_rng(0)
+    message = sentence.format(teacher=teacher, agreement=agreement, rows=rows, least=least)
+    if agreement > least or agreement == 1:
+        chance = (1 + sum(likeness(order.permutation(len(truth))) >= agreement for _ in range(DRAWS))) / (1 + DRAWS)
+        if chance <= CHANCE or agreement == 1:
+            say(message)
             return
-        message = (
-            f"the teacher {teacher} agrees with {agreement:.1%} of the labels of {rows}, and the most frequent "
-            f"label alone with {constant:.1%}"
-        )
-    else:
-        truth = truth.reshape(scores.shape)  # several labels: their frequencies differ, so each is centred by itself
-        correlation = pearson((scores - scores.mean(axis=0)).ravel(), (truth - truth.mean(axis=0)).ravel())
-        if correlation > CORRELATED:
-            return
-        message = (
-            f"the scores of the teacher {teacher} have a correlation of {correlation:.2f} with the labels of {rows}"
-        )
+        message += f"; its answers in random order are as good in {chance:.0%} of draws"
     if not weak:
         raise InputError(f"{message}: it may be of another language or task; --weak-teacher continues with it")
     say(f"{WARNING}{message}")
+
+
+Likeness = Callable[[NDArray[np.int64]], float]  # of answers, taken in this order of rows, to the labels
+
+
+def _label_agreement(truth: NDArray[Any], answers: NDArray[Any]) -> tuple[Likeness, float, str]:
+    """Return the share of equal labels, that of the most frequent one, and a sentence about them."""
+    constant = float(np.bincount(truth).max() / len(truth))
+    return lambda order: float((answers[order] == truth).mean()), constant, (
+        "the teacher {teacher} agrees with {agreement:.1%} of the labels of {rows}, and the most frequent label "
+        "alone with {least:.1%}"
+    )  # fmt: skip
+
+
+def _score_agreement(truth: NDArray[Any], scores: Scores) -> tuple[Likeness, float, str]:
+    """Return the correlation of scores and labels, the least one that counts, and a sentence about them."""
+    truth = truth.reshape(scores.shape)  # several labels: their frequencies differ, so each is centred by itself
+    wanted, given = (truth - truth.mean(axis=0)).ravel(), scores - scores.mean(axis=0)
+    return lambda order: pearson(given[order].ravel(), wanted), CORRELATED, (
+        "the scores of the teacher {teacher} have a correlation of {agreement:.2f} with the labels of {rows}"
+    )  # fmt: skip
 
 
 def _names(labels: Sequence[str], most: int = NAMED) -> str:

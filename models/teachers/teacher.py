@@ -8,10 +8,12 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models import task as task_file
@@ -26,6 +28,7 @@ from models.tokenizer import Encoded, Row, Tokenizer
 from models.weights import weight_files
 
 LONGEST = 512  # tokens that a teacher of transformers reads at most
+TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "*.model", "tokenizer_config.json")
 RESERVED = 2  # positions of such a model that no token may have, if its tokenizer gives no limit (RoBERTa)
 SERIES = "series"  # key in the details of a report: the folders of all seeds
 Logits = NDArray[np.float32]  # (rows, labels)
@@ -102,7 +105,8 @@ def _open(path: Path, pair: bool, learner: str) -> Teacher:
         stage = ModelFolder.open(path).manifest.lineage[-1].stage
         raise FolderError(f"the teacher {path} is the result of '{stage}': wanted a classifier folder")
     config = read_config(path)
-    outputs = len(config.get("id2label") or ()) or int(config.get("num_labels") or 2)
+    named = config.get("num_labels") or 2
+    outputs = len(config.get("id2label") or ()) or (named if isinstance(named, int) else 2)
     task = head_task(config, outputs, str(path / CONFIG)).task(pair, LONGEST)
     return Teacher(path, task, _digest(path), is_foreign=True)
 
@@ -134,30 +138,61 @@ def _load_foreign(folder: Path, task: Task, rows: Sequence[Row]) -> tuple[list[E
         return_attention_mask=False,
     )  # fmt: skip
     encoded = [Encoded(ids, types) for ids, types in zip(texts["input_ids"], texts["token_type_ids"], strict=True)]
+    _check_ids(folder, model, tokenizer, encoded)
+    # many tokenizers make token types for models that take none (T5, BART)
+    has_types = "token_type_ids" in tokenizer.model_input_names and (
+        "token_type_ids" in signature(model.forward).parameters
+    )
+    if model.config.pad_token_id is None:  # GPT-2 and similar look for it to find the last token of each text
+        model.config.pad_token_id = tokenizer.pad_token_id
 
-    def answer(some: Sequence[Encoded]) -> Logits:
-        inputs = {"input_ids": [row.ids for row in some]}
-        if "token_type_ids" in tokenizer.model_input_names:
+    def answer_together(some: Sequence[Encoded]) -> Logits:
+        inputs: dict[str, Any] = {"input_ids": [row.ids for row in some]}
+        if has_types:
             inputs["token_type_ids"] = [row.types for row in some]
-        batch = tokenizer.pad(inputs, return_tensors="pt").to(device)
+        if tokenizer.pad_token is not None:
+            inputs = tokenizer.pad(inputs, return_tensors="pt")
+        batch = {name: torch.as_tensor(values, device=device) for name, values in inputs.items()}
         return np.asarray(model(**batch).logits.float().cpu().numpy())
 
+    def answer(some: Sequence[Encoded]) -> Logits:
+        # without a padding token each text is answered alone
+        parts = [some] if tokenizer.pad_token is not None else [[one] for one in some]
+        try:
+            return np.concatenate([answer_together(part) for part in parts])
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise FolderError(f"the teacher {folder} cannot answer in transformers: {_reason(error)}") from None
+
     return encoded, answer
+
+
+def _check_ids(folder: Path, model: Any, tokenizer: Any, encoded: Sequence[Encoded]) -> None:
+    known = model.get_input_embeddings().num_embeddings
+    if (largest := max(tokenizer.pad_token_id or 0, *(max(row.ids, default=0) for row in encoded))) >= known:
+        raise FolderError(
+            f"the teacher {folder} has {known} token embeddings, and its tokenizer gives the token {largest}: they "
+            "belong to different models"
+        )
 
 
 def _open_transformers(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+    options = {"local_files_only": True, "trust_remote_code": False}
+    what = "the tokenizer of the teacher"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, ValueError, ImportError, KeyError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        # its advice to pad while tokenizing is for other programs
+        tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
+        what = "the teacher"
+        model, info = AutoModelForSequenceClassification.from_pretrained(folder, **options, output_loading_info=True)
+    except Exception as error:  # transformers raises what its libraries do: of safetensors, of tokenizers, TypeError
+        reason = _reason(error)
+        if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
+            reason = "it has no tokenizer.json, and no other file of one"
         if "trust_remote_code" in str(error):
             reason = "it is Python code of its own (auto_map), which is never run"
-        raise FolderError(f"transformers cannot open the teacher {folder}: {reason}") from None
+        raise FolderError(f"transformers cannot open {what} {folder}: {reason}") from None
     if info["missing_keys"]:
         raise FolderError(
             f"the teacher {folder} lacks weights ({min(info['missing_keys'])}): wanted a fine-tuned classifier"
@@ -165,9 +200,14 @@ def _open_transformers(folder: Path) -> tuple[Any, Any]:
     return model.eval().float(), tokenizer
 
 
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
 def _limit(model: Any, tokenizer: Any, most: int) -> int:
     """Return the tokens that a model of transformers reads: its tokenizer's limit or its positions, or `most`."""
-    if tokenizer.model_max_length < 10**6:  # a tokenizer without a limit says 10^30
-        return int(min(most, tokenizer.model_max_length))
+    limit = tokenizer.model_max_length  # 10^30 of a tokenizer without one
     positions = getattr(model.config, "max_position_embeddings", None) or 0
-    return min(most, positions - RESERVED) if positions > RESERVED else most
+    if positions > RESERVED and limit > positions:
+        limit = positions - RESERVED
+    return int(min(most, limit))

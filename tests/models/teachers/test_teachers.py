@@ -13,11 +13,21 @@ from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from teaching import CONFIG, KINDS, LABELS, Given, write_table
 from tiny import make_tiny_family, write_bpe_tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BartConfig,
+    BartForSequenceClassification,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    T5Config,
+    T5ForSequenceClassification,
+)
 
 import prunella
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
+from models.errors import InputError
 from models.finetuning.finetune import Splits
 from models.finetuning.finetune_config import TeachingConfig
 from models.finetuning.losses import LossConfig
@@ -26,7 +36,7 @@ from models.finetuning.seeds import finetune_seeds
 from models.task import Task
 from models.teachers.answers import answers_of
 from models.teachers.guidance import Guidance, Source
-from models.teachers.matching import match_labels
+from models.teachers.matching import check_agreement, match_labels
 from models.teachers.teacher import open_teacher
 from models.tokenizer import Tokenizer
 
@@ -207,18 +217,61 @@ def write_gpt2(folder: Path) -> None:
     GPT2ForSequenceClassification(config).save_pretrained(folder)
 
 
+def write_other(folder: Path, name: str) -> None:
+    """A classifier whose model takes no token types, or whose tokenizer cannot pad, or knows no limit of tokens."""
+    folder.mkdir()
+    vocabulary = write_bpe_tokenizer(folder, ["<s>", "<pad>", "</s>", "<unk>"])
+    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>"}
+    special = {"vocab_size": vocabulary, "num_labels": 3, "bos_token_id": 0, "eos_token_id": 2}
+    if name == "t5":
+        model = T5ForSequenceClassification(T5Config(
+            **special, pad_token_id=1, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
+            decoder_start_token_id=1,
+        ))  # fmt: skip
+    elif name == "bart":
+        model = BartForSequenceClassification(BartConfig(
+            **special, pad_token_id=1, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
+            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64,
+            decoder_start_token_id=2,
+        ))  # fmt: skip
+    else:
+        sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 48}
+        model = GPT2ForSequenceClassification(GPT2Config(**special, **sizes))
+        if name == "gpt2-unpadded":
+            tokenizer.pop("pad_token")
+    tokenizer |= {"model_max_length": 512} if name.startswith("gpt2") else {}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    model.save_pretrained(folder)
+
+
 def test_any_folder_of_transformers_teaches(given, tmp_path):
     write_gpt2(tmp_path / "gpt2")
     make_tiny_family(tmp_path / "bert", "bert")
+    others = ("t5", "bart", "gpt2-unpadded", "gpt2-pads-in-the-tokenizer-only")
+    torch.manual_seed(0)
+    for name in others:
+        write_other(tmp_path / name, name)
     rows = given.rows("train").rows
-    for name in ("gpt2", "bert"):
+    for name in ("gpt2", "bert", *others):
         (teacher,) = open_teacher(tmp_path / name, pair=False)
         answers = answers_of(teacher, rows, given.store)
         model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name).eval()
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
         with torch.inference_mode():
-            wanted = [model(**tokenizer(row[0], return_tensors="pt")).logits[0].numpy() for row in rows[:20]]
+            unwanted = {"return_token_type_ids": False} if name in ("t5", "bart") else {}
+            wanted = [
+                model(**tokenizer(row[0], return_tensors="pt", **unwanted)).logits[0].numpy() for row in rows[:20]
+            ]
         np.testing.assert_allclose(answers[:20], wanted, atol=1e-4)
+
+
+def test_a_text_longer_than_the_positions_is_cut_whatever_the_tokenizer_says(tmp_path):
+    write_other(tmp_path / "gpt2", "gpt2-unpadded")
+    (teacher,) = open_teacher(tmp_path / "gpt2", pair=False)
+    (encoded,), answer = teacher.load([("a good film " * 40,)])
+    assert len(encoded.ids) <= 48
+    with torch.inference_mode():
+        assert np.isfinite(answer([encoded])).all()
 
 
 def test_labels_in_another_order_are_matched_by_name(given, student, tmp_path):
@@ -334,6 +387,28 @@ def test_names_that_differ_in_case_are_the_same_labels_and_it_is_said(capsys):
     assert "beside the teacher a, the labels of the model m are LABEL_0 to LABEL_1: they are taken for no, yes" in (
         capsys.readouterr().err
     )
+
+
+def test_numbered_labels_and_labels_with_spaces_are_matched_in_any_order(capsys):
+    task = Task(labels=LABELS)
+    assert match_labels("T", ("LABEL_2", "LABEL_0", "LABEL_1"), task) == [1, 2, 0]
+    assert "taken for mixed, negative, positive, in this order" in capsys.readouterr().err
+    assert match_labels("T", LABELS, Task(labels=("LABEL_2", "LABEL_0", "LABEL_1"))) == [2, 0, 1]
+    assert match_labels("T", (" positive", "mixed ", "negative"), task) == [1, 2, 0]
+
+
+def test_answers_that_are_only_by_chance_better_than_the_most_frequent_label_are_refused(capsys):
+    draw = np.random.default_rng(0)
+    rows, task = [(f"text {i}",) for i in range(200)], Task(labels=("no", "yes"))
+    truth = np.array([i % 2 for i in range(200)])
+    labelled = Texts(rows, [task.labels[i] for i in truth], "rows.csv")
+    guesses = (draw.integers(0, 2, 200) for _ in range(100))
+    answers = next(one for one in guesses if 0.5 < (one == truth).mean() < 0.54)
+    with pytest.raises(InputError, match=r"agrees with 5\d\.\d% of the labels .* in random order are as good in"):
+        check_agreement("T", task, labelled, np.eye(2)[answers], weak=False)
+    better = np.where(draw.random(200) < 0.3, truth, answers)
+    check_agreement("T", task, labelled, np.eye(2)[better], weak=False)
+    assert "the teacher T agrees with" in capsys.readouterr().err
 
 
 def test_only_the_nearest_of_many_texts_are_learned(given, student, tmp_path):
