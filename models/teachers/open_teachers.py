@@ -116,9 +116,12 @@ class OpenTeachers:
         for texts in (one for one in (splits.train, splits.texts) if one is not None):
             missing = [row for row in texts.rows if row not in self.scores.index]
             if missing:
+                alike = {_loose(row) for row in self.scores.index}
+                differ = sum(_loose(row) in alike for row in missing)
+                hint = f" ({differ} differ from rows of the file in spaces or upper case only)" if differ else ""
                 raise InputError(
                     f"{self.scores.name} has no scores for {len(missing)} of {len(texts)} rows of {texts.source}, "
-                    f"such as {missing[0][0][:60]!r}: wanted scores for every row that is trained on"
+                    f"such as {missing[0][0][:60]!r}{hint}: wanted scores for every row that is trained on"
                 )
 
     def _source(self, path: Path, members: Sequence[Teacher], parts: Sequence[Sequence[Row]], store: Path) -> Source:
@@ -139,6 +142,11 @@ class OpenTeachers:
             )
             return
         check_agreement(source.name, self.task, sample, source.scores(self.task, sample.rows), self.named.weak)
+
+
+def _loose(row: Row) -> Row:
+    """Return the row without upper case and repeated spaces."""
+    return tuple(" ".join(text.split()).casefold() for text in row)
 
 
 def _sample(splits: Splits, source: Source | None = None) -> Texts:

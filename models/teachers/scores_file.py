@@ -1,7 +1,7 @@
 """read_scores(): read a file with the scores that some teacher, such as an LLM or an API, gave to rows.
 
 A row of the file has the text (and the second text of a pair), or `row`, the number of a training row from 0 on, and
-one column for each label.
+one column for each label. Other columns, which files often have, are ignored where they cannot be labels.
 """
 
 import itertools
@@ -13,16 +13,20 @@ from typing import Any
 import numpy as np
 
 from models.data.columns import Columns
+from models.data.labels import LARGEST
 from models.errors import InputError
-from models.messages import progress
+from models.messages import progress, say
 from models.task import Task
-from models.teachers.matching import match_labels
+from models.teachers.matching import folded_name, match_labels
 from models.teachers.score_records import score_records
 from models.teachers.teacher import Logits
 from models.tokenizer import Row
 
 NUMBER = "row"  # column of the number of a training row
 SUM_TOLERANCE = 1e-3  # of the probabilities of a row
+ROUNDED = 0.05  # the same, at most, of probabilities that are rounded to a few digits
+MOST_DIGITS = 6
+FEW = 10  # so many rows of probabilities are no logits
 SMALLEST = 1e-7  # smaller probabilities count as this one: their logarithm is limited
 SAME = 1e-6  # scores of one text that differ by more contradict each other
 
@@ -56,8 +60,9 @@ def read_scores(  # noqa: PLR0913 (what the file must fit)
     first = next(records, None)
     if first is None:
         raise InputError(f"{path} has no rows: wanted the scores of one text or more")
-    keys, names = _columns(path, list(first[1]), task, columns)
     renamed = columns.labels or {}
+    keys = _keys(path, list(first[1]), task, columns)
+    names = _label_columns(path, first[1], task, columns, task.kind == "single" and not are_logits)
     order = match_labels(str(path), [renamed.get(name, name) for name in names], task, learner)
     index: dict[Row, int] = {}
     scores: list[np.ndarray] = []
@@ -75,18 +80,60 @@ def read_scores(  # noqa: PLR0913 (what the file must fit)
             raise InputError(
                 f"{where}: {row[0][:60]!r} has other scores in an earlier row: wanted one answer per text"
             )
-    return index, _to_logits(np.stack(scores), task, are_logits)
+    table = np.stack(scores)
+    if are_logits:
+        _check_logits(path, table, task)
+    return index, _to_logits(table, task, are_logits)
 
 
-def _columns(path: Path, present: list[str], task: Task, columns: Columns) -> tuple[list[str], list[str]]:
-    """Return the columns that identify a row, and those of the labels."""
+def _keys(path: Path, present: list[str], task: Task, columns: Columns) -> list[str]:
+    """Return the columns that identify a row."""
     texts = [columns.text, columns.text_pair] if task.pair else [columns.text]
     keys = texts if set(texts) <= set(present) else [NUMBER] if NUMBER in present else []
     if not keys:
         wanted = " and ".join(map(repr, texts))
         raise InputError(f"{path} has the columns {', '.join(present)}: wanted {wanted}, or {NUMBER!r}")
+    return keys
+
+
+def _label_columns(
+    path: Path, first: Mapping[str, Any], task: Task, columns: Columns, sums_to_one: bool
+) -> list[str]:
+    """Return the columns of the labels, and those that might be some; the others are named in a message.
+
+    Args:
+        path: the file, for the message.
+        first: its first record.
+        task: its labels are looked for.
+        columns: those of texts and labels, which are no scores.
+        sums_to_one: whether the scores of the labels do: then no label can be missing beside them.
+    """
     ignored = {columns.text, columns.text_pair, columns.label, NUMBER} - set(task.labels)
-    return keys, [name for name in present if name not in ignored]
+    renamed = columns.labels or {}
+    names = [name for name in first if name not in ignored]
+    wanted = {folded_name(name) for name in task.labels}
+    known = [name for name in names if folded_name(renamed.get(name, name)) in wanted]
+    if len(known) < len(task.labels):  # none may be left out: a message says how the labels differ
+        return [name for name in names if not _is_index(name)]
+    others = [
+        name for name in names
+        if name not in known and not (sums_to_one or _is_index(name) or not _is_number(first[name]))
+    ]  # fmt: skip
+    if left_out := [name for name in names if name not in (*known, *others) and not _is_index(name)]:
+        say(f"{path}: these columns are no labels, and are ignored: {', '.join(left_out)}")
+    return [name for name in names if name in (*known, *others)]
+
+
+def _is_index(name: str) -> bool:
+    """Whether a column is the number of a row that pandas writes, without a name."""
+    return not name or name.startswith("Unnamed: ")
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return math.isfinite(float(value))
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _row(where: str, record: Mapping[str, Any], keys: Sequence[str], numbered: Sequence[Row]) -> Row:
@@ -96,7 +143,8 @@ def _row(where: str, record: Mapping[str, Any], keys: Sequence[str], numbered: S
                 raise InputError(f"{where}: {key!r} holds {type(record[key]).__name__}, wanted a text")
         return tuple(record[key] for key in keys)
     try:
-        number = int(str(record[NUMBER]))
+        value = float(str(record[NUMBER]))  # 3.0 is 3: whole numbers become floats where some are missing
+        number = int(value) if value.is_integer() else -1
     except ValueError:
         number = -1
     if not 0 <= number < len(numbered):
@@ -110,22 +158,43 @@ def _row(where: str, record: Mapping[str, Any], keys: Sequence[str], numbered: S
 def _number(where: str, name: str, value: Any) -> float:
     try:
         number = math.nan if value is None or isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{where}: {name!r} holds {str(value)[:40]!r}, wanted a finite number")
+    if not abs(number) <= LARGEST:  # nor NaN; a larger one would be infinite in float32
+        raise InputError(f"{where}: {name!r} holds {str(value)[:40]!r}, wanted a finite number that float32 can hold")
     return number
 
 
 def _check_probabilities(where: str, values: np.ndarray, task: Task) -> None:
     if task.kind == "regression":
         return
-    advice = "wanted probabilities, or --teacher-logits"
+    advice = "wanted probabilities (of percentages a hundredth), or --teacher-logits with logits"
     if values.min() < 0 or values.max() > 1:
         worst = values.min() if values.min() < 0 else values.max()
         raise InputError(f"{where}: {worst:g} is not between 0 and 1: {advice}")
-    if task.kind == "single" and abs(values.sum() - 1) > SUM_TOLERANCE:
+    if task.kind == "single" and abs(values.sum() - 1) > max(SUM_TOLERANCE, min(ROUNDED, _rounding(values))):
         raise InputError(f"{where}: the scores sum to {values.sum():.4f}, not to 1: {advice}")
+
+
+def _rounding(values: np.ndarray) -> float:
+    """Return how far the sum can be from the true one if the values are rounded to as many digits as they have."""
+    for digits in range(1, MOST_DIGITS):
+        if np.abs(values * 10**digits - np.rint(values * 10**digits)).max() < 1e-6:
+            return len(values) / 2 / 10**digits + 1e-6
+    return 0.0
+
+
+def _check_logits(path: Path, scores: np.ndarray, task: Task) -> None:
+    """Refuse probabilities and percentages under the flag of logits: a student would learn nearly equal answers."""
+    if task.kind == "regression" or scores.min() < 0 or len(scores) < FEW:
+        return
+    sums = scores.sum(axis=1)
+    if scores.max() <= 1 and (task.kind == "multi" or np.abs(sums - 1).max() <= ROUNDED):
+        raise InputError(f"{path} holds probabilities, and --teacher-logits says logits: leave that out")
+    if task.kind == "single" and np.abs(sums - 100).max() <= 100 * ROUNDED:
+        raise InputError(
+            f"{path} holds percentages, and --teacher-logits says logits: leave that out, and divide them by 100"
+        )
 
 
 def _to_logits(scores: np.ndarray, task: Task, are_logits: bool) -> Logits:

@@ -1,6 +1,7 @@
 """Teachers and scores that are refused in one sentence before any training."""
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -49,12 +50,69 @@ def set_cell(line: int, column: int, value: object):
         (lambda head, lines: [one.pop() for one in (head, *lines)], "has 2 labels (mixed, negative)"),
         (lambda head, lines: [one.__setitem__(slice(1, 4), [0, 0, 1]) for one in lines], "agrees with"),
         (lambda head, lines: head.__setitem__(0, "row"), "'row' holds"),
+        (set_cell(0, 1, "1e39"), "wanted a finite number that float32 can hold"),
+        (set_cell(0, 0, "  "), "has no scores for 1 of 32 rows"),
+        (
+            lambda head, lines: [one.__setitem__(0, f" {one[0].upper()} ") for one in lines],
+            "(32 differ from rows of the file in spaces or upper case only): wanted scores for every row",
+        ),
+        (
+            lambda head, lines: [one.__setitem__(slice(1, 4), [100 * float(x) for x in one[1:]]) for one in lines],
+            "is not between 0 and 1: wanted probabilities (of percentages a hundredth)",
+        ),
     ],
 )  # fmt: skip
 def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
     code, line, err = student("--teacher-scores", bad_scores(given, tmp_path, change))
     assert (code, line) == (2, None)
     assert message in err.splitlines()[-1]
+
+
+def test_a_number_of_hundreds_of_digits_is_no_score(given, student, tmp_path):
+    path = given.write_scores(tmp_path / "bad.jsonl", names=("train",))
+    first, *lines = path.read_text().splitlines()
+    record = json.loads(first) | {"mixed": 10**400}
+    path.write_text("\n".join([json.dumps(record), *lines]))
+    code, _, err = student("--teacher-scores", path)
+    assert code == 2
+    assert "bad.jsonl, line 1: 'mixed' holds '1000" in err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("factor", "message"), [(1, "holds probabilities,"), (100, "holds percentages,")])
+def test_probabilities_are_not_taken_for_logits(given, student, tmp_path, factor, message):
+    rows = given.rows("train").rows
+    labels, scores = given.scores("single", rows)
+    lines = [[row[0], *map(float, factor * line)] for row, line in zip(rows, scores, strict=True)]
+    path = write_table(tmp_path / "scores.csv", ["text", *labels], lines)
+    code, line, err = student("--teacher-scores", path, "--teacher-logits")
+    assert (code, line) == (2, None)
+    assert message in err.splitlines()[-1]
+
+
+def test_columns_that_are_no_labels_are_ignored_and_rounded_probabilities_read(given, student, tmp_path):
+    rows = [row for name in ("train", "validation") for row in given.rows(name).rows]
+    labels, scores = given.scores("single", rows)
+    table = [
+        [row[0], i, "because", f"{i}.0", *(f"{x:.2f}" for x in line)]
+        for i, (row, line) in enumerate(zip(rows, scores, strict=True))
+    ]
+    path = write_table(tmp_path / "scores.csv", ["text", "", "reason", "id", *labels], table)
+    code, _, err = student("--teacher-scores", path)
+    assert code == 0, err
+    assert "scores.csv: these columns are no labels, and are ignored: reason, id" in err
+    path = write_table(
+        tmp_path / "more.csv", ["text", *labels, "neutral"], [[*one[:1], *one[4:], "0.1"] for one in table]
+    )
+    code, _, err = student("--teacher-scores", path, "--teacher-logits")
+    assert code == 2
+    assert "has 4 labels (mixed, negative, positive, neutral)" in err.splitlines()[-1]
+
+
+def test_whole_numbers_of_rows_may_have_a_decimal_point(given, student, tmp_path):
+    labels, scores = given.scores("single", given.rows("train").rows)
+    table = [[f"{i}.0", *map(float, line)] for i, line in enumerate(scores)]
+    code, _, err = student("--teacher-scores", write_table(tmp_path / "scores.csv", ["row", *labels], table))
+    assert code == 0, err
 
 
 @pytest.mark.parametrize(
@@ -66,6 +124,9 @@ def test_bad_scores_are_one_sentence(given, student, tmp_path, change, message):
         (["--teacher", "{tmp}/bundle"], "bundle has no weights for training (a bundle has none)"),
         (["--teacher", "{tmp}/nowhere"], "{tmp}/nowhere is not a folder"),
         (["--teacher", "{tmp}/bare"], "bare lacks weights"),
+        (["--teacher", "{tmp}/cut"], "transformers cannot open the teacher {tmp}/cut: Error while deserializing"),
+        (["--teacher", "{tmp}/wordless"], "wordless: it has no tokenizer.json, and no other file of one"),
+        (["--teacher", "{tmp}/mixed"], "mixed has 4 token embeddings, and its tokenizer gives the token "),
         (["--teacher-scores", "{tmp}/nowhere.csv"], "cannot read {tmp}/nowhere.csv"),
         (["--teacher-scores", "{tmp}/scores.txt"], "ends in '.txt': wanted .csv"),
         (["--texts", "{texts}"], "--texts needs a teacher: give --teacher FOLDER or --teacher-scores FILE"),
@@ -86,6 +147,13 @@ def test_bad_teachers_are_one_sentence(given, student, tmp_path, arguments, mess
     bare = AutoModelForSequenceClassification.from_pretrained(tmp_path / "bare", num_labels=3)
     bare.bert.save_pretrained(tmp_path / "bare")
     write_tokenizer(tmp_path / "bare")
+    for name in ("cut", "wordless", "mixed"):
+        make_tiny_checkpoint(tmp_path / name, labels=3)
+    (tmp_path / "cut" / "model.safetensors").write_bytes(b"\xff" * 100)
+    (tmp_path / "wordless" / "tokenizer.json").unlink()
+    few = AutoModelForSequenceClassification.from_pretrained(tmp_path / "mixed")
+    few.resize_token_embeddings(4)
+    few.save_pretrained(tmp_path / "mixed")
     shutil.copytree(
         given.teachers["single"].path, tmp_path / "bundle", ignore=shutil.ignore_patterns("*.safetensors")
     )
