@@ -5,9 +5,11 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from models.data.other_formats import column_remedy
+from models.data.other_formats import header_remedy, missing_column
 from models.errors import InputError
 from models.schema import Record
+
+FLAGS = {"text": "--text-column", "text_pair": "--pair-column", "label": "--label-column"}
 
 
 class Columns(Record):
@@ -42,7 +44,6 @@ class Columns(Record):
             if column in names:
                 present.append(column)
             elif field == "text" or column != Columns.model_fields[field].default:
-                raise InputError(
-                    f"{source} has no column {column!r}: it has {', '.join(names)}{column_remedy(names)}"
-                )
+                remedy = header_remedy(source) if field == "text" and len(names) > 1 else ""
+                raise InputError(f"{source} has {missing_column(column, FLAGS[field], names)}{remedy}")
         return present

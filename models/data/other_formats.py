@@ -44,10 +44,15 @@ def suffix_remedy(suffix: str) -> str:
     return f"; {remedy}" if remedy else ""
 
 
-def column_remedy(names: Sequence[str]) -> str:
-    """Return why a table may have no column of a name, as the end of a sentence."""
-    flags = "--text-column, --pair-column, --label-column"
-    return separator_remedy(names) or f"; the first line names the columns, and {flags} choose others"
+def missing_column(column: str, flag: str, names: Sequence[str]) -> str:
+    """Return that a source has no column of a name, the names that it has, and what to do, without a subject."""
+    return f"no column {column!r}: it has {', '.join(names)}{separator_remedy(names) or f'; {flag} names another'}"
+
+
+def header_remedy(source: str) -> str:
+    """Return what to do with a table whose first line is a row, as the end of a sentence; empty for other sources."""
+    is_table = source.lower().endswith((".csv", ".tsv"))
+    return "; if its first line is a row, put a line of names before it, such as text and label" if is_table else ""
 
 
 def separator_remedy(names: Sequence[str]) -> str:

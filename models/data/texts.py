@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.data.builtin import read_builtin
-from models.data.columns import Columns
+from models.data.columns import FLAGS, Columns
 from models.data.csv_jsonl import READERS, LocatedRecord, read_lines, read_records
 from models.data.label_map import LabelMap, label_problem
 from models.data.labels import SURROGATE, Label, check_missing, label_names, label_positions, parse_label
-from models.data.other_formats import suffix_remedy
+from models.data.other_formats import missing_column, suffix_remedy
 from models.data.parquet_hub import HUB, read_hub, read_parquet
 from models.data.split import split_rows
 from models.errors import InputError
@@ -45,6 +45,7 @@ class Texts:
     source: str  # name of the file or data set, for messages and reports
     kind: Kind = "single"
     label_map: LabelMap | None = None  # the map of --labels, if the labels were renamed by one
+    without: str = "no label column"  # what the source lacks if it has no labels, for messages
 
     def __post_init__(self) -> None:
         if self.labels is not None and len(self.labels) != len(self.rows):
@@ -92,7 +93,7 @@ class Texts:
             InputError: the rows have no labels.
         """
         if self.labels is None:
-            raise InputError(f"{self.source} has no label column: wanted labelled rows")
+            raise InputError(f"wanted labelled rows, and {self.source} has {self.without}")
         return self.labels
 
     def targets(self, task: Task) -> Targets:
@@ -173,7 +174,10 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     """
     name, columns = str(source), columns or Columns()
 
+    known: list[str] = []  # all columns of a source of which only the chosen ones are read
+
     def choose(names: Sequence[str]) -> list[str]:
+        known.extend(names)
         return columns.find(name, names)
 
     if name.startswith(BUILTIN):
@@ -181,16 +185,18 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         records = ((name, {"text": text, "label": value}) for text, value in pairs)
         return _validate(name, records, Columns(labels=columns.labels), kind, as_text=False)
     if name.startswith(HUB):
-        return _validate(name, read_hub(name, choose), columns, kind, as_text=False)
+        return _validate(name, read_hub(name, choose), columns, kind, as_text=False, known=known)
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix == PARQUET:
-        return _validate(name, read_parquet(path, choose), columns, kind, as_text=False)
+        return _validate(name, read_parquet(path, choose), columns, kind, as_text=False, known=known)
     if suffix in READERS:
         return _validate(name, read_records(path), columns, kind, as_text=suffix in TEXT_CELLS)
     if suffix == LINES and columns.ignores_label:
         lines = ((f"{path}, line {n}", {columns.text: line.strip()}) for n, line in enumerate(read_lines(path), 1))
         return _validate(name, (one for one in lines if one[1][columns.text]), columns, kind, as_text=True)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: wanted one file of rows")
     supported = ", ".join([*READERS, PARQUET, *([LINES] if columns.ignores_label else [])])
     raise InputError(
         f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set"
@@ -198,8 +204,15 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     )
 
 
-def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:
-
+def _validate(
+    source: str,
+    records: Iterator[LocatedRecord],
+    columns: Columns,
+    kind: Kind,
+    as_text: bool,
+    known: Sequence[str] = (),
+) -> Texts:
+    """Return the rows of `records`; `known` has all columns of the source if the records have only some of them."""
     first = next(records, None)
     if first is None:
         raise InputError(f"{source} has no rows: wanted one text or more")
@@ -227,7 +240,12 @@ def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, k
                 raise InputError(f"{where}: {columns.label!r} holds {excerpt}, {error}") from None
     if kind == "single" and label_map is None:
         check_missing(source, labels)
-    return Texts(rows, labels if columns.label in present else None, source, kind, label_map)
+    if columns.label in present:
+        return Texts(rows, labels, source, kind, label_map)
+    lacks = missing_column(columns.label, FLAGS["label"], known or list(first[1]))
+    if kind == "multi":
+        lacks += "; the labels of a row are one cell: a list, or in CSV and TSV names joined by |"
+    return Texts(rows, None, source, kind, label_map, lacks)
 
 
 def _text(where: str, column: str, value: Any) -> str:

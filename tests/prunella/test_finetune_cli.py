@@ -227,7 +227,7 @@ def mixed_up(given: dict[str, Path], folder: Path) -> Path:
         ({"max_tokens": 49}, "--max-tokens is 49, and {given}/encoder has 48 positions"),
         ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere has no config.json: wanted a Hugging Face model folder"),
         ({"validation": "{tmp}/empty.csv"}, "{tmp}/empty.csv has no rows"),
-        ({"validation": "{tmp}/bare.csv"}, "{tmp}/bare.csv has no label column: wanted labelled rows"),
+        ({"validation": "{tmp}/bare.csv"}, "and {tmp}/bare.csv has no column 'label': it has text; --label-column"),
         ({"validation": "{tmp}/pairs.csv"}, "{tmp}/pairs.csv has pairs, {given}/train.csv single texts"),
         ({"test": "{tmp}/neutral.csv"}, "{tmp}/neutral.csv has labels that {given}/train.csv has not: neutral"),
         ({"task": "regression"}, "line 2: 'label' holds"),

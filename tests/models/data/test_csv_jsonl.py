@@ -87,7 +87,7 @@ TAIL = b'{"text": "hi", "label": "a"}\n'
         ("a.csv", b"text,label,text\nhi,1,ho\n", "a.csv, line 1: two columns are named 'text'"),
         ("a.tsv", b"text\ttext\nhi\tho\n", "a.tsv, line 1: two columns are named 'text'"),
         ("a.jsonl", b'{"text": "hi", "text": "ho"}\n', "a.jsonl, line 1: two columns are named 'text'"),
-        ("a.tsv", b"words\tlabel\nhi\t1\n", "a.tsv has no column 'text': it has words, label"),
+        ("a.tsv", b"words\tlabel\nhi\t1\n", "'text': it has words, label; --text-column names another"),
         ("a.csv", "text,label\nhi,1\nhé,1\n".encode("latin-1"), "a.csv, line 3: byte 0xe9 is not UTF-8"),
         ("a.csv", "text,label\nhi,1\n".encode("utf-16"), "a.csv is UTF-16; wanted text in UTF-8: iconv -f UTF-16"),
         ("a.jsonl", '{"text": "hi"}\n'.encode("utf-16-be"), "a.jsonl has NUL bytes, as UTF-16 has"),
@@ -99,7 +99,8 @@ TAIL = b'{"text": "hi", "label": "a"}\n'
         ("a.ndjson", b"{}", r"ends in '.ndjson': .*; rename it to .jsonl"),
         ("a.csv", b"text;label\nhi;1\n", "it has text;label; its columns seem to be separated by semicolons"),
         ("a.csv", b"text\tlabel\nhi\t1\n", "seem to be separated by tabs"),
-        ("a.tsv", b"good film\t1\nbad\t0\n", "has no column 'text': .*; the first line names the columns"),
+        ("a.tsv", b"good film\t1\nbad\t0\n", "has no column 'text': it has good film, 1; .*; if its first line is a row, put a line of names before it"),
+        ("a.jsonl", b'{"review": "hi"}\n', "no column 'text': it has review; --text-column names another$"),
         ("a.csv", b"text,label\nhi,1\nho,nan\n", "a label is 'nan', and the others are numbers"),
         ("a.jsonl", TAIL + b'{"text": "  ", "label": "a"}\n', "a.jsonl, line 2: 'text' is empty"),
         ("a.jsonl", b'{"text": "x\\udc00"}\n', r"a.jsonl, line 1: 'text' holds an unpaired surrogate \\udc00"),
@@ -162,6 +163,13 @@ def test_columns_asked_for_by_name_must_be_there(tmp_path):
         with pytest.raises(InputError, match=r"a.parquet has no column 'topic': it has text, vector"):
             read_texts(path, columns)
     assert read_texts(path).labels is None
+    wanted = r"wanted labelled rows, and .*a.parquet has no column 'label': it has text, vector; --label-column names"
+    with pytest.raises(InputError, match=wanted):
+        read_texts(path).require_labels()
+    with pytest.raises(InputError, match=r"--label-column names another; the labels of a row are one cell: a list"):
+        read_texts(path, kind="multi").require_labels()
+    with pytest.raises(InputError, match="is a folder: wanted one file of rows"):
+        read_texts(tmp_path)
     with pytest.raises(ValidationError, match="three names"):
         Columns(text="label")
 
