@@ -34,6 +34,8 @@ class LabelMap:
             return None
         if isinstance(value, Mapping):
             pairs = [(str(label), name) for label, name in value.items()]
+        elif not isinstance(value, str):
+            raise InputError(f"--labels is {value!r}: wanted a name for each label, such as {EXAMPLE}")
         elif value.lstrip().startswith("{"):
             pairs = _json_pairs(value)
         else:

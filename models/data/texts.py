@@ -180,16 +180,20 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         known.extend(names)
         return columns.find(name, names)
 
+    def chosen(records: Iterator[LocatedRecord]) -> Texts:
+        texts = _validate(name, records, columns, kind, as_text=False)
+        return replace(texts, without=_without_labels(columns, known, kind))
+
     if name.startswith(BUILTIN):
         pairs = zip(*read_builtin(name, kind), strict=True)
         records = ((name, {"text": text, "label": value}) for text, value in pairs)
         return _validate(name, records, Columns(labels=columns.labels), kind, as_text=False)
     if name.startswith(HUB):
-        return _validate(name, read_hub(name, choose), columns, kind, as_text=False, known=known)
+        return chosen(read_hub(name, choose))
     path = Path(source)
     suffix = path.suffix.lower()
     if suffix == PARQUET:
-        return _validate(name, read_parquet(path, choose), columns, kind, as_text=False, known=known)
+        return chosen(read_parquet(path, choose))
     if suffix in READERS:
         return _validate(name, read_records(path), columns, kind, as_text=suffix in TEXT_CELLS)
     if suffix == LINES and columns.ignores_label:
@@ -204,15 +208,8 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
     )
 
 
-def _validate(
-    source: str,
-    records: Iterator[LocatedRecord],
-    columns: Columns,
-    kind: Kind,
-    as_text: bool,
-    known: Sequence[str] = (),
-) -> Texts:
-    """Return the rows of `records`; `known` has all columns of the source if the records have only some of them."""
+def _validate(source: str, records: Iterator[LocatedRecord], columns: Columns, kind: Kind, as_text: bool) -> Texts:
+
     first = next(records, None)
     if first is None:
         raise InputError(f"{source} has no rows: wanted one text or more")
@@ -242,10 +239,14 @@ def _validate(
         check_missing(source, labels)
     if columns.label in present:
         return Texts(rows, labels, source, kind, label_map)
-    lacks = missing_column(columns.label, FLAGS["label"], known or list(first[1]))
-    if kind == "multi":
-        lacks += "; the labels of a row are one cell: a list, or in CSV and TSV names joined by |"
-    return Texts(rows, None, source, kind, label_map, lacks)
+    return Texts(rows, None, source, kind, label_map, _without_labels(columns, list(first[1]), kind))
+
+
+def _without_labels(columns: Columns, names: Sequence[str], kind: Kind) -> str:
+    """Return what a source with the columns `names` lacks if it has no labels, and what to do."""
+    lacks = missing_column(columns.label, FLAGS["label"], names)
+    several = "; the labels of a row are one cell: a list, or in CSV and TSV names joined by |"
+    return lacks + (several if kind == "multi" else "")
 
 
 def _text(where: str, column: str, value: Any) -> str:

@@ -99,7 +99,11 @@ TAIL = b'{"text": "hi", "label": "a"}\n'
         ("a.ndjson", b"{}", r"ends in '.ndjson': .*; rename it to .jsonl"),
         ("a.csv", b"text;label\nhi;1\n", "it has text;label; its columns seem to be separated by semicolons"),
         ("a.csv", b"text\tlabel\nhi\t1\n", "seem to be separated by tabs"),
-        ("a.tsv", b"good film\t1\nbad\t0\n", "has no column 'text': it has good film, 1; .*; if its first line is a row, put a line of names before it"),
+        (
+            "a.tsv",
+            b"good film\t1\nbad\t0\n",
+            "it has good film, 1; .*; if its first line is a row, put a line of names before it",
+        ),
         ("a.jsonl", b'{"review": "hi"}\n', "no column 'text': it has review; --text-column names another$"),
         ("a.csv", b"text,label\nhi,1\nho,nan\n", "a label is 'nan', and the others are numbers"),
         ("a.jsonl", TAIL + b'{"text": "  ", "label": "a"}\n', "a.jsonl, line 2: 'text' is empty"),
