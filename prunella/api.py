@@ -10,10 +10,12 @@ from inspect import get_annotations, signature
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from compress.run import compress as compress
+from compress.run import compress as run_compress
 from models.schema import wrong_values
+from prunella.arguments import check_arguments
 from prunella.cli import bench, train
 from prunella.cli import cascade as cascade_commands
+from prunella.cli import compress as compress_commands
 from prunella.cli import quantize as quantize_commands
 from prunella.cli.options import check_out
 
@@ -23,12 +25,14 @@ R = TypeVar("R")
 
 
 def _with_paths(command: Callable[P, R]) -> Callable[..., R]:
-    """Return the command with what typer does before a call: convert strings to paths, and check `out`."""
-    paths = {name for name, annotation in get_annotations(command).items() if _is_path(annotation)}
+    """Return the command with what typer does before a call: check values, convert strings to paths, check `out`."""
+    annotations = get_annotations(command)
+    paths = {name for name, annotation in annotations.items() if _is_path(annotation)}
 
     @wraps(command)
     def run(*args: Any, **kwargs: Any) -> R:
         call = signature(command).bind(*args, **kwargs)
+        check_arguments(call.arguments, annotations)
         for name in paths & call.arguments.keys():
             call.arguments[name] = None if call.arguments[name] is None else Path(call.arguments[name])
         check_out(call.arguments.get("out"))
@@ -38,11 +42,24 @@ def _with_paths(command: Callable[P, R]) -> Callable[..., R]:
     return run
 
 
+def _checked(function: Callable[P, R], command: Callable[..., Any]) -> Callable[P, R]:
+    """Return the function with its arguments checked by the options of a command."""
+    annotations = get_annotations(command)
+
+    @wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        check_arguments(signature(function).bind(*args, **kwargs).arguments, annotations)
+        return function(*args, **kwargs)
+
+    return run
+
+
 def _is_path(annotation: Any) -> bool:
     base = getattr(annotation, "__origin__", annotation)  # the type inside Annotated
     return base is Path or base == (Path | None)
 
 
+compress = _checked(run_compress, compress_commands.compress)
 finetune = _with_paths(train.finetune)
 quantize = _with_paths(quantize_commands.quantize)
 evaluate = _with_paths(bench.evaluate)

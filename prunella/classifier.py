@@ -3,11 +3,11 @@
 It needs the base install only: no torch, no transformers, no server.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ from service.settings import Settings
 
 Text = str | tuple[str, str]  # a pair is a tuple of two texts
 Stage = Literal["gate", "student"]
+Truncate = Literal["right", "left", "never"]
 ROWS_AT_ONCE = 1024  # processed at a time, so that memory does not grow with the number of texts
 NO_LIMIT = 10**9  # the service limits requests of clients; a caller in the same process is trusted
 
@@ -53,7 +54,7 @@ class Classifier:
         bundle: str | Path,
         device: str = "auto",
         threads: int = 1,
-        truncate: Literal["right", "left", "never"] = "right",
+        truncate: Truncate = "right",
         cascade: bool = True,
         windows: int | None = None,
         windows_combine: Combine | None = None,
@@ -75,8 +76,10 @@ class Classifier:
         Raises:
             FolderError: there is no such bundle, or it is incomplete.
             DisagreementError: the answers on this processor differ from the stored ones.
-            InputError: `windows` are asked for, and the model takes pairs.
+            InputError: an argument has an impossible value; or `windows` are asked for, and the model takes pairs.
         """
+        if truncate not in get_args(Truncate):
+            raise InputError(f"truncate is {truncate!r}: choose from {', '.join(get_args(Truncate))}")
         self._opened_with = (str(bundle), device, threads, truncate, cascade, windows, windows_combine)
         limits = {"max_batch": NO_LIMIT, "max_text_chars": NO_LIMIT}
         with wrong_values():
@@ -96,10 +99,10 @@ class Classifier:
     def __call__(self, texts: Text) -> Prediction: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts
 
     @overload
-    def __call__(self, texts: Sequence[Text]) -> list[Prediction]: ...
+    def __call__(self, texts: Iterable[Text]) -> list[Prediction]: ...
 
-    def __call__(self, texts: Text | Sequence[Text]) -> Prediction | list[Prediction]:
-        """Classify one text, one pair (a tuple of two texts), or a list of either.
+    def __call__(self, texts: Text | Iterable[Text]) -> Prediction | list[Prediction]:
+        """Classify one text, one pair (a tuple of two texts), or a list or other iterable of either, in its order.
 
         Raises:
             InputError: a text is invalid, for example empty, or single although the model takes pairs. The message
@@ -110,7 +113,7 @@ class Classifier:
         predictions = [self._predict(*row) for row in self._logits(rows, self._gate)]
         return predictions[0] if single else predictions
 
-    def logits(self, texts: Sequence[Text]) -> NDArray[np.float32]:
+    def logits(self, texts: Iterable[Text]) -> NDArray[np.float32]:
         """Return the logits (texts, labels) of a list of texts or pairs, by the bundle's model, never by its gate.
 
         Raises:
@@ -178,12 +181,16 @@ class Classifier:
         return answers
 
 
-def _rows(texts: Sequence[Text]) -> list[Row]:
+def _rows(texts: Iterable[Text]) -> list[Row]:
     """Return rows of one or two texts.
 
     Raises:
-        InputError: an item is neither a text nor a pair.
+        InputError: there is no list, or an item is neither a text nor a pair.
     """
+    is_table = isinstance(texts, Mapping) or hasattr(texts, "columns")  # iterating over one gives its columns' names
+    if is_table or isinstance(texts, str | bytes | bytearray) or not isinstance(texts, Iterable):
+        remedy = ": choose the column of the texts, such as table['text']" if is_table else ""
+        raise InputError(f"found {type(texts).__name__}, wanted a text, or a list of texts{remedy}")
     rows: list[Row] = []
     for position, item in enumerate(texts):
         if isinstance(item, str):

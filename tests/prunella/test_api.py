@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from pandas import DataFrame
 from tiny import make_tiny_checkpoint, tiny_texts
 
 import prunella
 from models.errors import FolderError, InputError
-from prunella import Classifier, compress, evaluate, finetune, quantize
+from prunella import Classifier, cascade, compress, evaluate, finetune, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +73,20 @@ def test_compress_gives_what_the_command_prints(made, tmp_path, capsys):
         (lambda made: compress(made[0].folder, made[1], speedup=4, size_mb=1), "wanted one target"),
         (lambda made: Classifier(made[0].folder, threads=0), "threads"),
         (lambda made: evaluate("nowhere", data=made[1]), "nowhere"),
+        (lambda made: evaluate(made[0].folder, ["a"]), "data is a list: wanted the name of a file of rows"),
+        (lambda made: evaluate(made[0].folder, DataFrame({"text": ["a"]})), r"first: data.to_csv\('data.csv'"),
+        (lambda made: evaluate(None, made[1]), "model is None: wanted a path"),
+        (lambda made: evaluate(made[0].folder, made[1], windows=0), "windows is 0: wanted 1 or more and 64 at most"),
+        (lambda made: finetune(None), "train is None: wanted the name of a file"),
+        (lambda made: finetune(made[1], task="foo"), "task is 'foo': choose from single, multi, regression"),
+        (lambda made: finetune(made[1], seeds=0), "seeds is 0: wanted 1 or more"),
+        (lambda made: finetune(made[1], teacher=[1]), "teacher is a list: wanted a folder, or a list of folders"),
+        (lambda made: compress(made[0].folder, ["a"]), "train is a list"),
+        (lambda made: compress(made[0].folder, made[1], speedup="fast"), "speedup is 'fast': wanted a number"),
+        (lambda made: compress(made[0].folder, made[1], labels=3), "--labels is 3"),
+        (lambda made: quantize(made[0].folder, made[1], calibrator="best"), "calibrator is 'best': choose from mse"),
+        (lambda made: cascade("bundle", made[1], made[1], against="me"), "against is 'me': choose from student, mod"),
+        (lambda made: Classifier(made[0].folder, truncate="middle"), "truncate is 'middle': choose from right, left"),
     ],
 )
 def test_wrong_values_are_input_errors(made, call, message):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from bundles import make_tiny_bundle
 from gates import ALWAYS, NEVER, add_gate
+from pandas import DataFrame, Series
 from starlette.testclient import TestClient
 from tiny import BAD, GOOD, OTHER
 
@@ -102,11 +103,23 @@ def test_another_process_can_be_given_it(tiny_bundle):
         (["good film", " "], "text 1: a text is empty"), ("", "text 0: a text is empty"),
         (["good", ("good", "film")], "text 1: found a pair"), (["good", 3], "item 1 is 3: wanted a text"),
         (["good", ["good", "film"]], "item 1 is .*: wanted a text, or a tuple"),
+        (None, "found NoneType, wanted a text, or a list of texts"), (b"good film", "found bytes, wanted"),
+        ({"text": "good film"}, "found dict, wanted .*: choose the column of the texts"),
+        (DataFrame({"text": ["good film"]}), r"found DataFrame, wanted .* such as table\['text'\]"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_answered_is_named_by_its_position(tiny_bundle, texts, message):
     with pytest.raises(InputError, match=message):
         Classifier(tiny_bundle, device="cpu")(texts)
+
+
+def test_the_texts_may_be_any_iterable_but_not_one_string_for_logits(tiny_bundle):
+    classifier, texts = Classifier(tiny_bundle, device="cpu"), ["good film", "bad film"]
+    expected = classifier(texts)
+    for same in (np.array(texts), np.array(texts, dtype=object), Series(texts), iter(texts)):
+        assert classifier(same) == expected
+    with pytest.raises(InputError, match="found str, wanted a text, or a list of texts"):
+        classifier.logits("good film")  # not its letters
 
 
 def test_long_texts_are_cut_where_it_was_told(tiny_bundle):
