@@ -24,7 +24,11 @@ def verdicts(report: Report) -> Iterator[str]:
     yield from _simple_baseline(report, ours)
     noisy = sorted({e.name for e in report.engines for t in e.timings if t.noisy})
     if noisy:
-        yield f"The machine wavered while {', '.join(noisy)} was timed: rows marked noisy should be measured again."
+        verb = "was" if len(noisy) == 1 else "were"
+        yield (
+            f"The machine's speed changed while {', '.join(noisy)} {verb} timed: "
+            "rows marked noisy should be measured again."
+        )
     if report.openings and (reason := disturbance(report.openings)):
         yield f"The times mean little, because {reason}: measure again on a quiet machine."
 
