@@ -47,6 +47,12 @@ def explain(error: ValidationError) -> str:
     return "; ".join(f"{place}: {sentence(one)}" for place, one in list(zip(places, errors, strict=True))[:5])
 
 
+def explain_options(error: ValidationError) -> str:
+    """Return the errors of settings as one sentence in which an option has its own name, without its section's."""
+    errors = error.errors(include_url=False, include_input=False, include_context=False)
+    return "; ".join(f"{one['loc'][-1]}: {sentence(one)}" if one["loc"] else sentence(one) for one in errors[:5])
+
+
 def sentence(error: Mapping[str, Any]) -> str:
     """Return what is wrong at the place of an error."""
     return "unknown key" if error["type"] == "extra_forbidden" else str(error["msg"]).removeprefix("Value error, ")
@@ -62,4 +68,4 @@ def wrong_values() -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        raise InputError(f"{error.title}: {explain(error)}") from None
+        raise InputError(explain_options(error)) from None

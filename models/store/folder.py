@@ -92,12 +92,14 @@ class ModelFolder:
         """
         path = Path(path)
         if not path.is_dir():
-            raise FolderError(f"{path} is not a folder: wanted a model folder made by prunella")
+            what = "is a file" if path.is_file() else "does not exist"
+            raise FolderError(f"{path} {what}: wanted a folder that prunella made")
         try:
             hold = Hold(path / MANIFEST)
         except FileNotFoundError:
             raise FolderError(
-                f"{path} has no {MANIFEST}: the stage that creates it has not finished; run it again"
+                f"{path} has no {MANIFEST}: it is no folder that prunella made, or the command that made it has not "
+                "finished; then run it again"
             ) from None
         manifest = Manifest.read(path / MANIFEST)
         for name, entry in manifest.files.items():

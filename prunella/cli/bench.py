@@ -28,8 +28,10 @@ EXAMPLE = "whole numbers above 0, separated by commas, such as 1,16"
 
 
 def evaluate(
-    model: Path,
-    data: Annotated[str, typer.Option(help="labelled rows to classify")],
+    model: Annotated[Path, typer.Argument(help="a bundle, a classifier folder, or a fine-tuned Hugging Face folder")],
+    data: Annotated[
+        str, typer.Option(help="labelled rows to classify: CSV, TSV, JSONL, Parquet, hub:… or builtin:…")
+    ],
     device: Annotated[
         str,
         typer.Option(
@@ -117,7 +119,7 @@ def is_hugging_face(model: Path) -> bool:
 
 
 def bench(
-    bundle: Path,
+    bundle: Annotated[Path, typer.Argument(help="a bundle folder")],
     data: Annotated[str, typer.Option(help="rows to classify; labels are needed for accuracy")],
     train: Annotated[str | None, typer.Option(help="labelled rows to train tfidf and to calibrate openvino")] = None,
     text_column: TextColumn = "text",

@@ -18,8 +18,8 @@ EXAMPLE = "A warm and funny film that earns every one of its tears."
 def demo(
     store: Store = STORE,
     speedup: Annotated[float, typer.Option(min=1, help="target speed-up over unpruned fp32 ONNX Runtime")] = 4.0,
-    serve: bool = True,
-    port: int = 3000,
+    serve: Annotated[bool, typer.Option(help="serve the finished bundle until Ctrl-C")] = True,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="port to listen on")] = 3000,
 ) -> None:
     """Run all steps on built-in real data: fine-tune, prune, heal, quantize, report, publish, serve."""
     need("torch", "train")

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from models.distributed import note_failure, world_size
 from models.errors import InputError, PrunellaError
 from models.messages import configure, fail, log
-from models.schema import explain
+from models.schema import explain_options
 from prunella.cli.bench import bench, evaluate, plan
 from prunella.cli.cascade import cascade
 from prunella.cli.compress import compress
@@ -83,7 +83,7 @@ def main() -> None:
     except PrunellaError as error:
         end(error.exit_code, str(error))
     except ValidationError as error:  # the value of a flag is not valid for its configuration
-        end(2, f"{error.title}: {explain(error)}")
+        end(2, explain_options(error))
     except Exception:
         code = note_failure(1)
         if code is None:

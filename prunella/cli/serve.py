@@ -12,7 +12,7 @@ import typer
 from prunella.cli.output import show
 
 
-def publish(bundle: Path) -> None:
+def publish(bundle: Annotated[Path, typer.Argument(help="a bundle folder")]) -> None:
     """Copy a bundle into BentoML's model store."""
     from service.process.publish import publish as publish_bundle
 
@@ -25,7 +25,8 @@ def serve(
         str, typer.Option(envvar="PRUNELLA_DEVICE", help="device to run on: auto, cpu, cuda[:i] or tensorrt")
     ] = "auto",
     port: Annotated[
-        int, typer.Option(envvar=["AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"], help="port to listen on")
+        int,
+        typer.Option(envvar=["AIP_HTTP_PORT", "SAGEMAKER_BIND_TO_PORT"], min=1, max=65535, help="port to listen on"),
     ] = 3000,
     host: Annotated[str, typer.Option(help="address to listen on; 0.0.0.0: all")] = "127.0.0.1",
     name: Annotated[

@@ -16,6 +16,8 @@ Accumulate = Annotated[
 ]
 Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16; auto: bf16 if it is faster on this processor")]
 WeightDecay = Annotated[float, typer.Option(help="weight decay of matrices; biases and norms have none")]
+Dropout = Annotated[float, typer.Option(help="share of the values that are set to 0 in training, below 1")]
+Seed = Annotated[int, typer.Option(help="seed of the order of rows, of dropout and of new weights")]
 Warmup = Annotated[float, typer.Option(help="share of the steps in which the learning rate rises")]
 Patience = Annotated[int | None, typer.Option(help="stop after this number of evaluations without a better metric")]
 EvaluateEvery = Annotated[int | None, typer.Option(help="steps between evaluations; default: an epoch")]
@@ -100,8 +102,10 @@ def finetune(
     ] = None,
     warmup: Warmup = 0.1,
     weight_decay: WeightDecay = 0.01,
-    dropout: float = 0.1,
-    label_smoothing: float = 0.0,
+    dropout: Dropout = 0.1,
+    label_smoothing: Annotated[
+        float, typer.Option(help="share of a label's weight that all labels get; for labels that may be wrong")
+    ] = 0.0,
     class_weights: Annotated[
         str, typer.Option(help="none, or balanced (rare labels have a larger weight in the loss)")
     ] = "none",
@@ -121,7 +125,7 @@ def finetune(
     evaluate_every: EvaluateEvery = None,
     precision: Precision = "auto",
     snapshot_minutes: SnapshotMinutes = 5,
-    seed: int = 0,
+    seed: Seed = 0,
     seeds: Annotated[
         int, typer.Option(min=1, help="number of models to train, with seeds from --seed on; reports mean and spread")
     ] = 1,
@@ -228,14 +232,14 @@ def pretrain(
     minutes: Annotated[
         float | None, typer.Option(help="training time in minutes; instead of --steps or --epochs")
     ] = None,
-    steps: int | None = None,
-    epochs: int = 1,
+    steps: Annotated[int | None, typer.Option(help="length in steps; instead of --epochs or --minutes")] = None,
+    epochs: Annotated[int, typer.Option(help="length in passes over the corpus")] = 1,
     batch_size: Batch = 64,
     accumulate: Accumulate = 1,
-    learning_rate: float = 5e-4,
+    learning_rate: Annotated[float, typer.Option(help="peak learning rate")] = 5e-4,
     warmup: Warmup = 0.06,
     weight_decay: WeightDecay = 0.01,
-    dropout: float = 0.1,
+    dropout: Dropout = 0.1,
     metric: Annotated[
         str | None, typer.Option(help="held_out_loss or masked_accuracy; the model with the best value is kept")
     ] = None,
@@ -243,7 +247,7 @@ def pretrain(
     evaluate_every: EvaluateEvery = None,
     precision: Precision = "auto",
     snapshot_minutes: SnapshotMinutes = 5,
-    seed: int = 0,
+    seed: Seed = 0,
     store: Store = STORE,
     out: Out = None,
 ) -> Delivered:

@@ -21,7 +21,7 @@ from models import architecture, task
 from models.architecture import Architecture
 from models.errors import FolderError
 from models.schema import Record
-from models.store.folder import REPORT, ModelFolder
+from models.store.folder import MANIFEST, REPORT, ModelFolder
 from models.task import Task
 from models.tokenizer import FILE as TOKENIZER
 from models.tokenizer import Tokenizer
@@ -31,6 +31,7 @@ from service.cascade.gate import Gate, GateInfo
 log = logging.getLogger("prunella")
 FILE = "bundle.json"
 GOLDEN = "golden.json"
+MAKE_BUNDLE = "`prunella compress`, `quantize` or `export` makes a bundle of a classifier"
 WEIGHTS = ".bin"  # suffix of the file with the weights of a graph, where they are not in the ONNX file
 
 
@@ -102,10 +103,12 @@ class Bundle:
         Raises:
             FolderError: the folder is incomplete, was altered, or is not a bundle.
         """
+        if (Path(path) / "config.json").is_file() and not (Path(path) / MANIFEST).is_file():
+            raise FolderError(f"{path} is a Hugging Face folder, not a bundle: {MAKE_BUNDLE}")
         folder = ModelFolder.open(path)
         if not (folder.path / FILE).is_file():
             stage = folder.manifest.lineage[-1].stage
-            raise FolderError(f"{path} is the result of '{stage}', not a bundle: export or quantize it first")
+            raise FolderError(f"{path} is the result of '{stage}', not a bundle: {MAKE_BUNDLE}")
         shape = Architecture.read(folder.path / architecture.FILE)
         stored = Task.read(folder.path / task.FILE)
         info = BundleInfo.read(folder.path / FILE)

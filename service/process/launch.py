@@ -81,6 +81,8 @@ def _scratch_folder(workers: int) -> Path | None:
 
 def _bind(host: str, port: int) -> socket.socket:
     """Return the bound socket. A worker listens on it when it is ready; until then connections are refused."""
+    if not 0 <= port < 65536:  # 0: any free port
+        raise InputError(f"--port is {port}: wanted a port from 0 to 65535")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

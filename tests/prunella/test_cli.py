@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from serving import make_tiny_bundle
 from tiny import make_tiny_checkpoint, tiny_texts
+from typer.main import get_command
 from verbs import run, run_plain
 
 from models.store.folder import ModelFolder
-from prunella.cli import output
+from prunella.cli import main, output
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -121,6 +122,15 @@ def swapped(lines: str) -> str:
         (("publish", "{classifier}"), "not a bundle"),
         (("loadtest", "--url", "http://127.0.0.1:1"), "no server answers"),
         (("serve", "nothing:here"), "neither a bundle folder nor a tag"),
+        (("serve", "{bundle}", "--port", "99999"), "65535"),
+        (("bench", "{encoder}", "--data", "{data}"), "is a Hugging Face folder, not a bundle: `prunella compress`"),
+        (
+            ("evaluate", "{empty}/nowhere", "--data", "{data}"),
+            "nowhere does not exist: wanted a folder that prunella",
+        ),
+        (("evaluate", "{data}", "--data", "{data}"), "data.jsonl is a file: wanted a folder that prunella made"),
+        (("inspect", "{empty}/nowhere"), "nowhere does not exist: wanted a folder of a model"),
+        (("inspect", "{data}"), "data.jsonl is a file: wanted a folder of a model"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatch, arguments, told):
@@ -164,6 +174,18 @@ def test_a_killed_stage_leaves_nothing_that_opens_and_runs_again(made, tmp_path)
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     folder = ModelFolder.open(Path(json.loads(done.stdout.splitlines()[-1])["folder"]))
     assert folder.manifest.lineage[-1].stage == "finetune"
+
+
+def test_every_option_of_every_command_is_explained():
+    def commands(command):
+        inner = getattr(command, "commands", {}).values()
+        return [found for each in inner for found in commands(each)] if inner else [command]
+
+    unexplained = [
+        f"{command.name} {option.name}"
+        for command in commands(get_command(main.app)) for option in command.params if not option.help
+    ]  # fmt: skip
+    assert unexplained == []
 
 
 def test_the_help_of_serve_fits_on_one_screen_and_explains_each_option(capsys, monkeypatch):

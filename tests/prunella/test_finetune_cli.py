@@ -232,8 +232,8 @@ def mixed_up(given: dict[str, Path], folder: Path) -> Path:
         ({"test": "{tmp}/neutral.csv"}, "{tmp}/neutral.csv has labels that {given}/train.csv has not: neutral"),
         ({"task": "regression"}, "line 2: 'label' holds"),
         ({"patience": 2}, "--patience is 2 and no metric is watched"),
-        ({"dropout": 1}, "FinetuneConfig: dropout: "),
-        ({"class_weights": "some"}, "FinetuneConfig: loss.class_weights: "),
+        ({"dropout": 1}, "dropout: Input should be less than 1"),
+        ({"class_weights": "some"}, "class_weights: Input should be 'none'"),
     ],
 )
 def test_wrong_use_is_one_sentence_and_exit_2(prune, given, tmp_path, changed, told):
