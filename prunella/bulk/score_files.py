@@ -13,7 +13,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 
-from models.data.other_formats import column_remedy
+from models.data.other_formats import missing_column
 from models.errors import FolderError, InputError, MissingExtraError
 from models.messages import progress, say
 from models.schema import Record, wrong_values
@@ -221,8 +221,7 @@ def _check_columns(job: Job, data: InputFiles, names: list[str]) -> None:
     flags = dict.fromkeys(job.columns or (), "--columns") | {job.pair_column: "--pair-column"}
     for name, flag in (flags | {job.text_column: "--text-column"}).items():
         if name is not None and name not in names:
-            columns = ", ".join(names) + (column_remedy(names) if data.format == "csv" else "")
-            raise InputError(f"{data.files[0].path} has no column {name!r} ({flag}): it has {columns}")
+            raise InputError(f"{data.files[0].path} has {missing_column(name, flag, names)}")
     read = {*names, *data.differences} if job.columns is None else flags.keys() | {job.text_column}
     if difference := next((text for name, text in data.differences.items() if name in read), None):
         raise InputError(
