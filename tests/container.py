@@ -27,6 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from container_steps import ask, assert_same, check  # noqa: E402
+from rolling import rolling_restart  # noqa: E402
 
 BIN = Path(sys.executable).parent
 LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--user", "1000790000:0"]
@@ -35,6 +36,8 @@ MOST_BYTES = 450_000_000
 TRAINING = ("torch", "transformers", "optimum", "onnx", "sklearn", "huggingface_hub")
 PROGRAMS = ("gcc", "cc", "g++", "make", "git", "pip", "pip3", "uv")
 TEXTS = ["good film", "a dull story of the plot"]
+ROLLING_REQUESTS = int(os.environ.get("TEST_ROLLING_REQUESTS", "2000"))
+SOAK_REQUESTS = int(os.environ.get("TEST_SOAK_REQUESTS", "0"))  # 0: no soak
 
 
 def say(line: str) -> None:
@@ -267,6 +270,34 @@ def probe_drain(server: Container) -> Counter[str]:
     return outcomes
 
 
+def probe_rolling_restart(engine: Engine, image: str) -> dict[str, object]:
+    """Replace two containers in turn under load: no request fails."""
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Container:
+            return stack.enter_context(Container(engine, image, drain_delay_s="1"))
+
+        outcomes, replaced, rate = rolling_restart(start, ROLLING_REQUESTS)
+    failed = {name: count for name, count in outcomes.items() if name not in ("200", "429")}
+    assert not failed, f"requests failed in a rolling restart: {failed} of {outcomes.total()}"
+    return {"outcomes": dict(outcomes), "replaced": replaced, "requests_per_second": round(rate)}
+
+
+def probe_memory(server: Container) -> list[float]:
+    """Return the megabytes of the worker after a hundredth of a long load, and after each tenth of it."""
+    command = [sys.executable, "-m", "prunella", "loadtest", "--url", server.url, "--users", "16", "--requests"]
+
+    def megabytes(requests: int) -> float:
+        subprocess.run(
+            [*command, str(requests), "--scenario", "soak"], check=True, stdout=subprocess.DEVNULL, cwd=ROOT
+        )
+        return round(server.metric("process_resident_memory_bytes") / 1e6, 1)
+
+    sizes = [megabytes(SOAK_REQUESTS // 100), *[megabytes(SOAK_REQUESTS // 10) for _ in range(10)]]
+    assert sizes[-1] < 1.05 * sizes[0], f"memory grew: {sizes} MB"
+    return sizes
+
+
 def limits_work(engine: Engine, image: str) -> str | None:
     """Return None if the engine can limit memory and CPU here, else why not."""
     code = (
@@ -318,6 +349,12 @@ def main() -> int:
                 measured["limited_worker_bytes"] = server.metric("process_resident_memory_bytes")
                 assert server.stop() == 0
             say("passed: 512 MB and half a core")
+        measured["rolling_restart"] = probe_rolling_restart(engine, image)
+        say(f"passed: a rolling restart of two containers: {measured['rolling_restart']}")
+        if SOAK_REQUESTS:
+            with Container(engine, image) as server:
+                measured["soak_megabytes"] = probe_memory(server)
+            say(f"passed: {SOAK_REQUESTS:,} requests: {measured['soak_megabytes']} MB")
         seconds = []
         for _ in range(3):
             with Container(engine, image) as server:
