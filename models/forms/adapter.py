@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoint import read_config
-from models.errors import CheckError, FolderError, InputError, MissingExtraError
+from models.errors import CheckError, FolderError, InputError, MissingExtraError, PrunellaError
 from models.families.config_forms import canonical_config
 from models.families.fast_tokenizer import VOCABULARIES
 from models.forms.config_refusals import refuse_config
@@ -21,9 +21,12 @@ from models.store.stage import Stage, run_stage
 from models.weights import weight_files
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+VERSION = 2  # 1 took an adapter whose tensors found no place in the base
 MODEL = "model"  # folder of the merged model inside the stage's folder
 MERGEABLE = ("LORA", "LOHA", "LOKR", "IA3", "VERA", "OFT", "BOFT", "HRA")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", *VOCABULARIES)
+OTHER_TASKS = ("TOKEN_CLS", "QUESTION_ANS", "CAUSAL_LM", "SEQ_2_SEQ_LM")  # whose head does not tell labels of texts
+PICKLED = "adapter_model.bin"
 HEAD = ("classifier.out_proj.weight", "classifier.weight", "score.weight")  # ends of the names of last matrices
 
 
@@ -71,7 +74,9 @@ def merge_adapter(folder: Path, base: Path | None, store: Path) -> Path:
         ) from None
     files = {name: sha256_of(folder / name) for name in _files(folder)}
     settings = {"adapter": files, "base": load_source_id(source), "peft": version}
-    result = run_stage(Stage("merge", 1, settings), [], store, lambda target: _merge(folder, source, target / MODEL))
+    result = run_stage(
+        Stage("merge", VERSION, settings), [], store, lambda target: _merge(folder, source, target / MODEL)
+    )
     return result.folder.path / MODEL
 
 
@@ -80,16 +85,23 @@ def read_adapter(folder: Path) -> dict[str, Any]:
 
     Raises:
         FolderError: it cannot be read, or there are no weights in safetensors.
-        InputError: the adapter is of a kind that has no merged form.
+        InputError: the adapter is of a kind that has no merged form, or of another task.
     """
     config: dict[str, Any] = read_json(folder / CONFIG)
     if config.get("peft_type") not in MERGEABLE:
         raise InputError(
             f"{folder} holds an adapter of the type {config.get('peft_type')!r}, which cannot be merged into its "
-            f"model: wanted {', '.join(MERGEABLE)}"
+            f"model: wanted {', '.join(MERGEABLE)}: train one of them, or the model itself"
+        )
+    if (task := config.get("task_type")) in OTHER_TASKS:
+        raise InputError(
+            f"{folder} holds an adapter of the task {task}: wanted one of a classifier of texts (task_type SEQ_CLS)"
         )
     if not (folder / WEIGHTS).is_file():
-        raise FolderError(f"{folder} has no {WEIGHTS}: save the adapter with safetensors")
+        found = f", only {PICKLED}" if (folder / PICKLED).is_file() else ""
+        raise FolderError(
+            f"{folder} has no {WEIGHTS}{found}: save the adapter with safetensors (peft: save_pretrained)"
+        )
     refuse_foreign_file(folder / WEIGHTS)
     return config
 
@@ -112,6 +124,8 @@ def find_base(folder: Path, config: dict[str, Any], base: Path | None) -> Path:
         raise FolderError(
             f"--base {base} has no config.json with weights: wanted the Hugging Face folder of {named!r}"
         )
+    if not named:
+        raise InputError(f"{folder / CONFIG} names no base_model_name_or_path: give --base FOLDER")
     raise InputError(
         f"{folder} is an adapter of {named!r}, which is not a local folder: give --base FOLDER, or merge it where "
         f"its base is: {command(folder, Path(named))}"
@@ -132,6 +146,26 @@ def command(folder: Path, base: Path) -> str:
 
 def _merge(folder: Path, base: Path, target: Path) -> None:
     """Write the merged model, with the labels and the tokenizer of the adapter's folder if it has some."""
+    try:
+        merged = _merged(folder, base)
+    except PrunellaError:
+        raise
+    except Exception as error:  # peft and transformers raise many kinds, by what does not fit
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:300]
+        raise FolderError(f"{folder} does not fit its base {base}: {reason}: {WANTED_BASE}") from None
+    try:
+        merged.save_pretrained(target)
+    except OSError as error:
+        raise CheckError(f"cannot write {target} ({error}): make room and run it again") from None
+    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES if name != "special_tokens_map.json")
+    for name in TOKENIZER_FILES:
+        if (path := (folder if has_tokenizer else base) / name).is_file():
+            shutil.copyfile(path, target / name)
+    say(f"{folder}: its adapter is merged into {base}")
+
+
+def _merged(folder: Path, base: Path) -> Any:
+    """Return the merged model of transformers."""
     from peft import PeftModel
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
@@ -150,26 +184,54 @@ def _merge(folder: Path, base: Path, target: Path) -> None:
     )  # fmt: skip
     mismatched = (key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])  # by version
     fresh = {*report["missing_keys"], *mismatched}
-    try:
-        adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
-        trained = {name for name in _tensor_names(folder) if ".lora_" not in name}
-        if lacking := sorted(name for name in fresh if f"base_model.model.{name}" not in trained):
-            raise FolderError(
-                f"{base} and {folder} both lack {lacking[0]}: wanted the base with this module, or an adapter that "
-                "names it in modules_to_save"
-            )
-        merged = adapted.merge_and_unload(safe_merge=True)
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise FolderError(f"{folder} does not fit its base {base}: {' '.join(str(error).split())[:300]}") from None
-    try:
-        merged.save_pretrained(target)
-    except OSError as error:
-        raise CheckError(f"cannot write {target} ({error}): make room and run it again") from None
-    has_tokenizer = any((folder / name).is_file() for name in TOKENIZER_FILES if name != "special_tokens_map.json")
-    for name in TOKENIZER_FILES:
-        if (path := (folder if has_tokenizer else base) / name).is_file():
-            shutil.copyfile(path, target / name)
-    say(f"{folder}: its adapter is merged into {base}")
+    shapes = _shapes(folder)
+    _resize(model, shapes)
+    adapted = PeftModel.from_pretrained(model, str(folder), local_files_only=True)
+    _check_loaded(folder, base, adapted, set(shapes))
+    trained = {name for name in shapes if ".lora_" not in name}
+    if lacking := sorted(name for name in fresh if f"{WRAPPED}{name}" not in trained):
+        raise FolderError(
+            f"{base} and {folder} both lack {lacking[0]}: wanted the base with this module, or an adapter that "
+            "names it in modules_to_save"
+        )
+    return adapted.merge_and_unload(safe_merge=True)
+
+
+def _resize(model: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Give the model as many tokens as the adapter's folder, which then holds the whole table."""
+    table = model.get_input_embeddings()
+    name = next(name for name, module in model.named_modules() if module is table)
+    rows = shapes.get(f"{WRAPPED}{name}.weight", (table.num_embeddings,))[0]
+    if rows != table.num_embeddings:
+        model.resize_token_embeddings(rows, mean_resizing=False)
+
+
+def _check_loaded(folder: Path, base: Path, adapted: Any, stored: set[str]) -> None:
+    """Check that each tensor of the adapter found its place, and each place its tensor: peft only warns.
+
+    Raises:
+        FolderError: one did not, as where the adapter was trained on a model without a head, or on another family.
+    """
+    from peft import get_peft_model_state_dict
+
+    wanted = {_plain(name) for name in get_peft_model_state_dict(adapted, save_embedding_layers=False)}
+    found = {_plain(name) for name in stored}
+    named = dict(adapted.named_parameters())
+    unread = sorted(name for name in found - wanted if name not in named)
+    if missing := sorted(wanted - found):
+        also = f", and holds {unread[0]}, which has no place in it" if unread else ""
+        raise FolderError(f"{folder} lacks {missing[0]} of its base {base}{also}: {WANTED_BASE}")
+    if unread:
+        raise FolderError(f"{folder} holds {unread[0]}, which has no place in its base {base}: {WANTED_BASE}")
+
+
+WRAPPED = "base_model.model."  # first part of the names in an adapter's file
+WANTED_BASE = "wanted the model that the adapter was trained on, as a classifier of texts"
+
+
+def _plain(name: str) -> str:
+    """Return the name of a tensor without that of the adapter, which some files have."""
+    return name.replace(".default.", ".").removesuffix(".default")
 
 
 def _files(folder: Path) -> list[str]:
@@ -179,22 +241,17 @@ def _files(folder: Path) -> list[str]:
 
 def _outputs(folder: Path) -> int | None:
     """Return the number of outputs of the head that the adapter's folder holds; None: it holds none."""
-    from safetensors import safe_open
-
-    for name in _tensor_names(folder):
-        if name.endswith(HEAD):
-            with safe_open(str(folder / WEIGHTS), "pt") as file:
-                return int(file.get_slice(name).get_shape()[0])
-    return None
+    return next((shape[0] for name, shape in _shapes(folder).items() if name.endswith(HEAD)), None)
 
 
-def _tensor_names(folder: Path) -> list[str]:
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the adapter's tensors by their names; none where there is no file."""
     from safetensors import SafetensorError, safe_open
 
     if not (folder / WEIGHTS).is_file():
-        return []
+        return {}
     try:
         with safe_open(str(folder / WEIGHTS), "pt") as file:
-            return list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise FolderError(f"{folder / WEIGHTS} cannot be read as weights: {error}") from None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -74,7 +75,7 @@ def _bundle(folder: Path, problems: _Problems) -> Facts:
 def _adapter(folder: Path, problems: _Problems) -> Facts:
     need("torch", "train")
     from models.checkpoint import refuse_adapter
-    from models.forms.adapter import find_base, is_adapter, read_adapter
+    from models.forms.adapter import find_base, is_adapter, read_adapter, resolve_model
 
     if not is_adapter(folder):  # a model of its own, too
         problems.check("adapter", lambda: refuse_adapter(folder))
@@ -83,7 +84,18 @@ def _adapter(folder: Path, problems: _Problems) -> Facts:
     if config is None:
         return {"kind": "adapter"}
     base = problems.check("base", lambda: find_base(folder, config, None))
-    return {"kind": "adapter", "adapter": config["peft_type"], "base": None if base is None else str(base)}
+    facts: Facts = {"kind": "adapter", "adapter": config["peft_type"], "base": None if base is None else str(base)}
+    if base is None:
+        return facts
+    with TemporaryDirectory(prefix="prunella-") as store:  # the commands merge it in the user's store
+        merged = problems.check("adapter", lambda: resolve_model(folder, None, Path(store)))
+        if merged is None:
+            return facts
+        more, _ = _checkpoint(merged, problems)
+        problems.all = [
+            {key: text.replace(str(merged), str(folder)) for key, text in one.items()} for one in problems.all
+        ]
+    return more | facts
 
 
 def _checkpoint(folder: Path, problems: _Problems) -> tuple[Facts, tuple[str, ...]]:

@@ -1,6 +1,7 @@
 """Folders of adapters (LoRA): merged by peft with their local base, with the modules that were trained whole."""
 
 import json
+import re
 import shutil
 import sys
 
@@ -157,3 +158,132 @@ def test_a_folder_with_a_model_of_its_own_is_no_adapter(tmp_path):
     make_tiny_family(tmp_path, "bert")
     (tmp_path / "adapter_config.json").write_text("{}")
     assert not is_adapter(tmp_path)
+
+
+def load(path):
+    from safetensors.torch import load_file
+
+    return load_file(path / "adapter_model.safetensors")
+
+
+def store_tensors(path, tensors):
+    from safetensors.torch import save_file
+
+    save_file(tensors, path / "adapter_model.safetensors")
+
+
+def answers_of(folder):
+    batch = TensorBatch(Tokenizer.open(folder, 40).batch(tiny_texts(9).rows))
+    with torch.no_grad():
+        return load_checkpoint(folder)(batch)[0].numpy(), batch
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"use_dora": True}, {"use_rslora": True}, {"bias": "all"}, {"bias": "lora_only"}, {"fan_in_fan_out": True},
+        {"rank_pattern": {"layer.0.attention.self.query": 2}, "alpha_pattern": {"value": 32}},
+        {"modules_to_save": ["classifier", "word_embeddings"]}, {"modules_to_save": ["score"]},
+        {"layers_to_transform": [1]},
+    ],
+)  # fmt: skip
+def test_every_setting_of_lora_is_merged(tmp_path, settings):
+    adapted = make_adapter(tmp_path, **settings)
+    found, batch = answers_of(resolve_model(tmp_path / "adapter", None, tmp_path / "store"))
+    np.testing.assert_allclose(found, logits_of(adapted, batch), atol=1e-4)
+
+
+def test_a_base_gets_the_tokens_that_the_adapter_added(tmp_path):
+    make_adapter(tmp_path)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(
+        tmp_path / "base", attn_implementation="eager"
+    )
+    model.resize_token_embeddings(90)
+    settings = {"target_modules": TARGETS["bert"], "modules_to_save": ["classifier"]}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(task_type="SEQ_CLS", r=4, **settings)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    change(tmp_path / "adapter", base_model_name_or_path="../base")
+    assert any("word_embeddings" in name for name in load(tmp_path / "adapter"))
+    folder = resolve_model(tmp_path / "adapter", None, tmp_path / "store")
+    found, batch = answers_of(folder)
+    assert load_checkpoint(folder).architecture.vocabulary == 90
+    np.testing.assert_allclose(found, logits_of(adapted, batch), atol=1e-4)
+
+
+def train_on_the_encoder(folder):
+    """Save an adapter of the bare encoder, whose names lack the first part."""
+    body = transformers.AutoModel.from_pretrained(folder / "base")
+    config = peft.LoraConfig(task_type="FEATURE_EXTRACTION", r=4, target_modules=TARGETS["bert"])
+    peft.get_peft_model(body, config).save_pretrained(folder / "adapter")
+    change(folder / "adapter", base_model_name_or_path="../base")
+
+
+def lose_a_tensor(folder):
+    tensors = load(folder / "adapter")
+    tensors.pop(next(name for name in tensors if "lora_B" in name))
+    store_tensors(folder / "adapter", tensors)
+
+
+def another_base(family="bert", **sizes):
+    def change_base(folder):
+        shutil.rmtree(folder / "base")
+        make_tiny_family(folder / "base", family, 2, **sizes)
+
+    return change_base
+
+
+def break_values(folder):
+    tensors = load(folder / "adapter")
+    next(iter(tensors.values())).fill_(float("nan"))
+    store_tensors(folder / "adapter", tensors)
+
+
+def add_a_token(folder):
+    shutil.copy(folder / "base" / "tokenizer.json", folder / "adapter" / "tokenizer.json")
+    path = folder / "adapter" / "tokenizer.json"
+    document = json.loads(path.read_text())
+    parts = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    document["added_tokens"].append({"id": 500, "content": "[X]", "special": True, **parts})
+    path.write_text(json.dumps(document))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (train_on_the_encoder, "lacks base_model.model.bert.*, and holds base_model.model.encoder"),
+        (lose_a_tensor, "lora_B.weight of its base .*: wanted the model that the adapter was trained on"),
+        (another_base(num_hidden_layers=3), "lacks base_model.model.bert.encoder.layer.2"),
+        (another_base(num_hidden_layers=1), "holds base_model.model.bert.encoder.layer.1.* no place in its base"),
+        (another_base("roberta"), "it lacks 'base_model.model.classifier.dense.weight'"),
+        (another_base("bert", hidden_size=32), "does not fit its base .*size mismatch"),
+        (break_values, "NaNs detected"), (add_a_token, "beyond the token table of 85 rows, such as '.X.'"),
+        (lambda f: change(f / "adapter", task_type="TOKEN_CLS"), "an adapter of the task TOKEN_CLS"),
+        (lambda f: change(f / "adapter", task_type="CAUSAL_LM"), "an adapter of the task CAUSAL_LM"),
+        (lambda f: change(f / "adapter", base_model_name_or_path=None), "names no base_model_name_or_path"),
+        (lambda f: (f / "adapter" / "adapter_model.safetensors").rename(f / "adapter" / "adapter_model.bin"),
+         "has no adapter_model.safetensors, only adapter_model.bin"),
+        (lambda f: change(f / "adapter", peft_type="PREFIX_TUNING"), "of the type 'PREFIX_TUNING'"),
+    ],
+)  # fmt: skip
+def test_inspect_and_the_verbs_refuse_with_one_reason(tmp_path, capsys, monkeypatch, damage, message):
+    make_adapter(tmp_path)
+    damage(tmp_path)
+    code, facts, _ = run(capsys, monkeypatch, "inspect", tmp_path / "adapter")
+    assert (code, facts["can"]) == (0, [])
+    assert re.search(message, facts["problems"][0]["problem"]), facts["problems"]
+    code, _, err = run(capsys, monkeypatch, "export", tmp_path / "adapter", "--store", tmp_path / "store")
+    assert code == 2
+    assert re.search(message, err)
+    assert "Traceback" not in err
+
+
+def test_inspect_says_what_the_merged_model_is(tmp_path, capsys, monkeypatch):
+    make_adapter(tmp_path)
+    code, facts, err = run(capsys, monkeypatch, "inspect", tmp_path / "adapter")
+    assert code == 0, err
+    assert (facts["kind"], facts["family"], facts["head"], facts["problems"]) == ("adapter", "bert", 3, [])
+    assert "export" in facts["can"]
+    monkeypatch.setitem(sys.modules, "peft", None)
+    _, facts, _ = run(capsys, monkeypatch, "inspect", tmp_path / "adapter")
+    assert facts["can"] == []
+    assert "pip install 'prunella[peft]'" in facts["problems"][0]["problem"]
