@@ -1,8 +1,9 @@
 """Send many kinds of malformed requests to a server, and count its answers: python -m loadtests.malformed --url URL.
 
 The exit code is 1 if a request got a 5xx or hung, if the memory of the server grew by more than GROWTH, or if its
-/metrics cannot be read afterwards. The last line of stdout is JSON. The requests are generated from a seed, so that a
-run can be repeated.
+/metrics cannot be read afterwards. With --grpc HOST:PORT half of the requests are gRPC, which may not get INTERNAL,
+UNKNOWN or UNAVAILABLE, and the server must still answer there. The last line of stdout is JSON. The requests are
+generated from a seed, so that a run can be repeated.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from loadtests import malformed_grpc
 from loadtests.phase import read_metrics
 
 TIMEOUT_SECONDS = 15.0  # a request counts as hung if it has no answer and an open connection after that time
@@ -218,6 +220,11 @@ def _read(connection: socket.socket, answers: bytearray) -> None:
         answers += part
 
 
+def _is_bad(code: int | str) -> bool:
+    """Whether no malformed request may get this status over HTTP, or this one over gRPC."""
+    return code in malformed_grpc.BAD if isinstance(code, str) else code >= 500 or code < 0
+
+
 def _warm_up(address: tuple[str, int]) -> None:
     """Send a valid request to every path: what the first request to a path loads is no growth of the memory."""
     connection = http.client.HTTPConnection(*address, timeout=60)
@@ -243,25 +250,33 @@ def main() -> int:
         prog="python -m loadtests.malformed", description=(__doc__ or "").splitlines()[0]
     )
     parser.add_argument("--url", required=True)
+    parser.add_argument("--grpc", metavar="HOST:PORT", help="the server's port for gRPC")
     parser.add_argument("--requests", type=int, default=100_000)
     parser.add_argument("--threads", type=int, default=24)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     parts = urlsplit(options.url)
     address = (parts.hostname or "127.0.0.1", parts.port or 80)
-    counts: Counter[tuple[str, int]] = Counter()
+    counts: Counter[tuple[str, int | str]] = Counter()
     lock = threading.Lock()
 
     def work(number: int) -> None:
         rng = random.Random(f"{options.seed}-{number}")
+        over_grpc = malformed_grpc.Client(options.grpc) if options.grpc else None
         for _ in range(options.requests // options.threads):
-            kind = rng.choice(KINDS)
-            codes = send(address, kind(rng, rng.choice(PATHS)))
+            found: list[tuple[str, int | str]]
+            if over_grpc is not None and rng.random() < 0.5:
+                found = [over_grpc.send(rng)]
+            else:
+                kind = rng.choice(KINDS)
+                found = [(kind.__name__, code) for code in send(address, kind(rng, rng.choice(PATHS)))]
             with lock:
-                counts.update((kind.__name__, code) for code in codes)
+                counts.update(found)
 
     start = time.monotonic()
     _warm_up(address)
+    if options.grpc:
+        malformed_grpc.Client(options.grpc).warm_up()
     before = read_metrics(options.url).get("memory_bytes")
     threads = [threading.Thread(target=work, args=(i,)) for i in range(options.threads)]
     for thread in threads:
@@ -269,14 +284,16 @@ def main() -> int:
     memory = _sample(options.url, threads, options.requests, lambda: sum(counts.values()))
     after = read_metrics(options.url).get("memory_bytes")
     memory = [round(value / 1e6, 1) for value in (before, *memory, after) if value]
-    codes: Counter[int] = Counter()
+    codes: Counter[str] = Counter()
     for (_, code), count in counts.items():
-        codes[code] += count
-    bad = {f"{kind} {code}": n for (kind, code), n in sorted(counts.items()) if code >= 500 or code < 0}
+        codes["closed" if code == 0 else str(code)] += count
+    bad = {f"{kind} {code}": n for (kind, code), n in sorted(counts.items(), key=str) if _is_bad(code)}
+    if options.grpc and not malformed_grpc.Client(options.grpc).is_alive():
+        bad["the server does not answer over gRPC"] = 1
     growth = round(after / before - 1, 4) if before and after else None
     result = {
         "verb": "malformed", "requests": options.requests // options.threads * options.threads,
-        "codes": {("closed" if code == 0 else str(code)): n for code, n in sorted(codes.items())}, "bad": bad,
+        "codes": dict(sorted(codes.items())), "bad": bad,
         "memory_growth": growth, "memory_mb": memory, "seconds": round(time.monotonic() - start, 1),
     }  # fmt: skip
     sys.stdout.write(json.dumps(result) + "\n")

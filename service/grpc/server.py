@@ -105,22 +105,31 @@ class GrpcServer:
         """Return gRPC's handler of a method: with the key, the errors and the counts that all methods share."""
         kind = message(f"{name}Request")
 
-        async def handle(data: bytes, grpc_context: Any) -> Any:
-            arrived = time.perf_counter()
-            context = Context(grpc_context)
-            status = 499  # until there is an answer or an error: the client has gone, or its deadline has passed
+        async def answer(messages: list[bytes], context: Context) -> Any:
+            """Return the response, or the error, which must not keep what the request needed."""
             try:
                 if name not in OPEN:
                     check_key(context, self._settings.api_key)
-                response = await method(_parsed(kind, data), context)
-                status = 200
+                return await method(_parsed(kind, messages.pop()), context)
             except BadRequest as problem:
-                status = problem.status
-                await _abort(grpc_context, problem)
+                problem.__context__ = None
+                return problem.with_traceback(None)
             except Exception:
-                status = 500
                 log.exception("gRPC %s failed", name)
-                await _abort(grpc_context, BadRequest(500, "the server failed on this request; its log says why"))
+                return BadRequest(500, "the server failed on this request; its log says why")
+
+        async def handle(data: bytes, grpc_context: Any) -> Any:
+            # gRPC keeps the frames of a request that is aborted until the garbage collector finds them, so this frame
+            # has neither the message nor an error with the frames in which it was read
+            arrived = time.perf_counter()
+            messages = [data]
+            del data
+            status = 499  # until there is an answer or an error: the client has gone, or its deadline has passed
+            try:
+                response = await answer(messages, Context(grpc_context))
+                status = response.status if isinstance(response, BadRequest) else 200
+                if isinstance(response, BadRequest):
+                    await _abort(grpc_context, response)
             finally:
                 self._inference.telemetry.count("grpc", status)
                 if self._settings.access_log:

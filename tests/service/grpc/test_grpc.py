@@ -1,10 +1,14 @@
 """The Open Inference Protocol over gRPC: real servers and clients, and the same answers as over HTTP."""
 
 import asyncio
+import gc
+import json
 import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -252,6 +256,49 @@ class Held:
         self.reached.set()
         self.go.wait(30)
         return self._engine.infer(encoded)
+
+
+def test_a_refused_request_is_not_kept(tiny_bundle):
+    """gRPC keeps the frames of an aborted call until the garbage collector runs, which may be after a gigabyte."""
+    many = message("ModelInferRequest")(model_name="prunella")
+    tensor = many.inputs.add(name="text", datatype="BYTES", shape=[20_000])
+    tensor.contents.bytes_contents.extend([b""] * 20_000)
+
+    async def go():
+        inference = InferenceService(
+            Engine.open(Bundle.open(tiny_bundle), RuntimeSettings(device="cpu")), Settings(device="cpu")
+        )
+        await inference.start()
+        server = GrpcServer(inference)
+        address = f"127.0.0.1:{await server.start('127.0.0.1', 0)}"
+        try:
+            await asyncio.to_thread(problem, address, "ModelInfer", many)
+            gc.collect()
+            gc.disable()
+            before = len(gc.get_objects())
+            for _ in range(10):
+                refused = await asyncio.to_thread(problem, address, "ModelInfer", many)
+                assert refused.code() is Code.INVALID_ARGUMENT
+                assert "20000 texts in one request" in refused.details()
+            assert len(gc.get_objects()) - before < 20_000  # 10 times as many texts were refused
+        finally:
+            gc.enable()
+            await server.stop(0)
+            await inference.stop()
+
+    asyncio.run(go())
+
+
+def test_malformed_requests_of_every_kind(tiny_bundle, tmp_path):
+    with serving(tiny_bundle, tmp_path) as (_, url, address):
+        command = [sys.executable, "-m", "loadtests.malformed", "--url", url, "--grpc", address]
+        command += ["--requests", "400", "--threads", "8"]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["bad"] == {}, ended.stderr
+    assert {"OK", "INVALID_ARGUMENT", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNIMPLEMENTED", "CLOSED"} <= set(
+        told["codes"]
+    )
 
 
 def test_deadlines_of_clients_and_a_queue_that_is_full(tiny_bundle):

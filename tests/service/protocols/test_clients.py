@@ -202,7 +202,8 @@ def test_cohere(ranker, version):
     client = {"v1": cohere.Client, "v2": cohere.ClientV2}[version](api_key="any", base_url=ranker)
     asked = {"model": NAMES["ranker"], "query": RERANK["query"], "documents": RERANK["documents"]}
     wanted = requests.post(ranker + "/v1/rerank", json=RERANK, timeout=20).json()["results"]
-    for options in ({}, {"top_n": 2}, {"top_n": 10}, {"max_tokens_per_doc": 4096}):
+    more = {"v1": {"max_chunks_per_doc": 10}, "v2": {"max_tokens_per_doc": 4096, "priority": 3}}[version]
+    for options in ({}, {"top_n": 2}, {"top_n": 10}, more):
         found = client.rerank(**asked, **options).results
         assert [one.index for one in found] == [one["index"] for one in wanted[: options.get("top_n")]]
         assert [one.relevance_score for one in found] == [one["relevance_score"] for one in wanted[: len(found)]]
