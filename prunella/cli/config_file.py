@@ -25,7 +25,8 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         text = path.read_text(encoding="utf-8")
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except (OSError, ValueError) as error:
-        raise InputError(f"--config {path} cannot be read: {error}") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"--config {path} cannot be read: {reason}") from None
     known = {str(option.name) for option in context.command.params} - OWN_OPTIONS
     options = {key.replace("-", "_"): value for key, value in values.items()} if isinstance(values, dict) else {}
     if not isinstance(values, dict) or (unknown := sorted(options.keys() - known)):

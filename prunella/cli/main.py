@@ -1,6 +1,7 @@
 """The command line `prunella COMMAND`. The last line that a command prints on stdout is JSON."""
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -53,6 +54,9 @@ SINGLE_PROCESS = (
     "loadtest",
     "store",
 )
+# commands that go on from their finished stages, snapshots or parts if the same command is given again
+RESUMED = ("pretrain", "finetune", "compress", "cascade", "quantize", "export", "score", "demo")
+INTERRUPTED = 128 + signal.SIGINT  # exit code of a command that Ctrl-C ended
 app.command()(prints(pretrain))
 app.command()(prints(finetune))
 app.command()(compress)
@@ -80,6 +84,11 @@ def main() -> None:
     """Run a command; a PrunellaError is printed as one line, by one process only, and gives the exit code."""
     try:
         app()
+    except SystemExit as end_of_command:
+        if end_of_command.code == INTERRUPTED:
+            command = next((argument for argument in sys.argv[1:] if not argument.startswith("-")), "")
+            fail("interrupted" + ("; the same command goes on from here" if command in RESUMED else ""))
+        raise
     except PrunellaError as error:
         end(error.exit_code, str(error))
     except ValidationError as error:  # the value of a flag is not valid for its configuration

@@ -9,7 +9,7 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 from models.distributed import rank
-from models.errors import MissingExtraError
+from models.errors import CheckError, MissingExtraError
 from models.store.results import Delivered
 
 P = ParamSpec("P")
@@ -32,10 +32,21 @@ def show(result: dict[str, Any]) -> None:
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """Print one JSON object on stdout; with several processes, only the main one prints."""
-    if rank() == 0:
+    """Print one JSON object on stdout; with several processes, only the main one prints.
+
+    Raises:
+        CheckError: stdout cannot be written, such as on a full disk; the message has the folder of the result.
+    """
+    if rank() != 0:
+        return
+    try:
         sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
+    except BrokenPipeError:  # nobody reads it, which the command line ends without a message
+        raise
+    except OSError as error:
+        where = f", and the result is in {result['folder']}" if "folder" in result else ""
+        raise CheckError(f"the last line cannot be written to stdout ({error.strerror}){where}") from None
 
 
 def prints(command: Callable[P, Delivered | dict[str, Any]]) -> Callable[P, None]:

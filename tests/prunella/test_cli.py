@@ -158,6 +158,27 @@ def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatc
     assert "Traceback" not in err
 
 
+def test_ctrl_c_is_one_sentence_and_exit_130(capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("models.data.texts.read_texts", interrupted)
+    assert run(capsys, monkeypatch, "finetune", "--train", "a.csv") == (
+        130, None, "prunella: interrupted; the same command goes on from here\n"
+    )  # fmt: skip
+    monkeypatch.setattr("service.model.bundle.Bundle.open", interrupted)
+    assert run(capsys, monkeypatch, "publish", "a") == (130, None, "prunella: interrupted\n")
+
+
+def test_a_last_line_that_cannot_be_written_names_the_result(made):
+    command = [sys.executable, "-m", "prunella", "inspect", str(made[1])]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    told = f"the last line cannot be written to stdout (No space left on device), and the result is in {made[1]}"
+    assert done.stderr.splitlines()[-1] == f"prunella: {told}"
+
+
 def test_a_killed_stage_leaves_nothing_that_opens_and_runs_again(made, tmp_path):
     make_tiny_checkpoint(tmp_path / "encoder")
     store = tmp_path / "store"
