@@ -31,6 +31,6 @@ def find_reference(bundle: Bundle, store: Path) -> ModelFolder:
         stage, folder_id = (large or steps)[-1]
         raise InputError(
             f"{store} has no '{stage}' folder with id {folder_id}, the model that the bundle was made from: "
-            "give --reference FOLDER"
+            "give its folder with --reference"
         )
     return ModelFolder.open(path)

@@ -85,6 +85,10 @@ def read_older(path: Path) -> Report:
     Raises:
         InputError: There is no report, or it has no openings to compare speed by.
     """
+    if not path.is_file():
+        raise InputError(
+            f"there is no file {path} to compare with: wanted the report.json of an earlier `prunella bench`"
+        )
     report = Report.read(path)
     openings_of(report)
     return report

@@ -113,6 +113,7 @@ def pretrain(sources: Sources, config: PretrainConfig, store: Path) -> StageResu
         InputError: a source cannot be used; the message says which and why.
         CheckError: the loss is not finite, or a file cannot be written.
     """
+    _check_size(sources.size or DEFAULT_SIZE)  # before a tokenizer is trained
     tokenizer = _tokenizer_folder(sources, config, store)
     vocabulary = Vocabulary.of(open_backend(tokenizer))
     if config.masking.whole_words and not vocabulary.inside.any():
@@ -157,9 +158,13 @@ def resolve_size(size: str, vocabulary: Vocabulary, length: int) -> Architecture
             layers=(LayerShape(heads=width // HEAD_SIZE, ffn=4 * width),) * count,
             pad_id=vocabulary.pad,
         )
-    if not Path(size).is_file():
-        raise InputError(f"the size {size!r} is neither a file nor one of {', '.join(SIZES)}")
+    _check_size(size)
     return Architecture.read(Path(size)).model_copy(update={"vocabulary": vocabulary.size, "pad_id": vocabulary.pad})
+
+
+def _check_size(size: str) -> None:
+    if size not in SIZES and not Path(size).is_file():
+        raise InputError(f"the size {size!r} is neither a file nor one of {', '.join(SIZES)}")
 
 
 def _fill_folder(

@@ -126,7 +126,7 @@ def bench(
     pair_column: PairColumn = "text_pair",
     label_column: LabelColumn = "label",
     labels: Labels = None,
-    reference: Annotated[Path | None, typer.Option(help="unpruned classifier; default: found in --store")] = None,
+    reference: Annotated[Path | None, typer.Option(help="the unpruned model; default: found in --store")] = None,
     against: Annotated[
         str, typer.Option(help="engines to compare with, separated by commas")
     ] = "pytorch,ort_fp32,stock_int8,tfidf",
@@ -166,6 +166,7 @@ def bench(
     from bench.report.build import run_bench
     from bench.report.compare_reports import check_missed, compare_reports, openings_of, read_older
     from bench.report.summary import summary
+    from compress.inputs.source import open_source
     from models.data.texts import read_texts
     from models.store.folder import ModelFolder
     from service.model.bundle import Bundle
@@ -183,7 +184,10 @@ def bench(
         timeout=engine_timeout,
         texts=openings_of(older).texts if older else texts,  # a comparison needs the same number of texts
     )
-    unpruned = ModelFolder.open(reference) if reference else find_reference(opened, store)
+    if reference and is_hugging_face(reference):
+        unpruned = open_source(reference, store, opened.task.pair, opened.task.max_tokens)
+    else:
+        unpruned = ModelFolder.open(reference) if reference else find_reference(opened, store)
     kind = opened.task.kind
     columns = read_columns(text_column, pair_column, label_column, labels)
     rows, train_rows = read_texts(data, columns, kind), read_texts(train, columns, kind) if train else None

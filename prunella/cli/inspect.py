@@ -17,6 +17,11 @@ Facts = dict[str, Any]
 BUNDLE_USES: tuple[str, ...] = ("serve", "score", "evaluate", "bench", "plan", "publish")
 CLASSIFIER_USES = ("compress", "quantize", "export", "evaluate", "finetune --encoder")
 ADAPTER_USES = ("compress", "quantize", "export", "evaluate")
+WORDS = {  # keys that do not say for people what they are
+    "head": "outputs of the head", "head_form": "form of the head", "pair": "takes pairs of texts",
+    "variants": "variants, bytes", "default": "variant by device", "report": "measured",
+    "speedup": "times as fast as", "ort_fp32": "ort_fp32", "stock_int8": "stock_int8",  # engines keep their names
+}  # fmt: skip
 ENCODER_USES = ("finetune --encoder", "pretrain --encoder")
 
 
@@ -181,13 +186,18 @@ def _tell(facts: Facts) -> None:
 
 
 def _words(key: str) -> str:
-    return key.replace("_", " ")
+    return WORDS.get(key) or key.replace("_", " ")
 
 
 def _text(value: Any) -> str:
     """Return a fact as people read it: a list or an object as one line, a whole number with separators."""
     if isinstance(value, dict):
-        return ", ".join(f"{_words(key)} {_text(part)}" for key, part in value.items())
+        parts = {
+            _words(key): f"({_text(part)})" if isinstance(part, dict) else _text(part) for key, part in value.items()
+        }
+        return ", ".join(f"{key} {part}" for key, part in parts.items())
     if isinstance(value, list):
         return ", ".join(map(_text, value))
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,22 @@ def test_wrong_use_is_one_sentence_and_exit_2(made, tmp_path, capsys, monkeypatc
     assert (code, result) == (2, None)
     assert told in err
     assert "Traceback" not in err
+
+
+def test_bench_takes_a_hugging_face_folder_as_the_reference(made, tmp_path, capsys, monkeypatch):
+    folder, bundle, classifier = made
+    theirs = tmp_path / "theirs"
+    shutil.copytree(classifier, theirs)
+    for name in ("manifest.json", "task.json", "architecture.json", "report.json"):
+        (theirs / name).unlink()
+    given = []
+    monkeypatch.setattr("bench.report.build.run_bench", lambda inputs, *_: given.append(inputs) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(
+            capsys, monkeypatch, "bench", bundle, "--data", folder / "data.jsonl", "--reference", theirs, "--store",
+            tmp_path / "store",
+        )  # fmt: skip
+    assert given[0].reference.manifest.lineage[-1].stage == "import"
 
 
 def test_ctrl_c_is_one_sentence_and_exit_130(capsys, monkeypatch):

@@ -24,6 +24,8 @@ def test_a_classifier_of_each_family(tmp_path, capsys, monkeypatch, family):
     assert result["parameters"] == sum(parameter.numel() for parameter in theirs.parameters())
     assert (result["problems"], "compress" in result["can"]) == ([], True)
     assert "can: prunella compress" in error
+    assert "outputs of the head: 3\n" in error
+    assert "pruned: no\n" in error
 
 
 def test_a_bare_encoder(tmp_path, capsys, monkeypatch):

@@ -327,6 +327,8 @@ def test_reports_of_schema_1_can_be_shown_but_not_compared(report, tmp_path):
     path.write_text(json.dumps(old | {"schema_version": 4}))
     with pytest.raises(FolderError, match="schema_version"):
         read_older(path)
+    with pytest.raises(InputError, match=r"there is no file .*gone.json to compare with: wanted the report.json"):
+        read_older(tmp_path / "gone.json")
     with pytest.raises(InputError, match="measure that bundle again"):
         compare_reports(report.model_copy(update={"openings": None}), report)
 

@@ -228,6 +228,7 @@ def test_wrong_use_is_refused_with_a_reason(tmp_path, corpus_file, tokenizer_fol
     ModernBertModel(ModernBertConfig(vocab_size=200, pad_token_id=0, **shape)).save_pretrained(tmp_path / "modern")
     own = str(tokenizer_folder)
     cases = [
+        (Sources((tmp_path / "none.txt",), size="huge"), "neither a file nor one of tiny"),
         (Sources(files, size="huge", tokenizer=own), "neither a file nor one of tiny, mini, small, base"),
         (Sources(files, size=size, tokenizer=str(tmp_path)), r"has no tokenizer\.json"),
         (Sources(files, encoder=str(tmp_path / "other"), tokenizer=own), "token embeddings, the tokenizer"),
