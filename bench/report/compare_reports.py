@@ -75,7 +75,7 @@ class Verdict(Record):
             name = NAMES[self.accuracy_change.metric]
             low, high = self.accuracy_change.loss_interval
             text += f", {name} {self.accuracy} ({0.0 - self.accuracy_change.loss_points:+.2f} points, "
-            text += f"95 % interval {-high:+.2f} to {-low:+.2f}, on {self.accuracy_change.rows} rows)"
+            text += f"95 % interval {0.0 - high:+.2f} to {0.0 - low:+.2f}, on {self.accuracy_change.rows} rows)"
         return text
 
 

@@ -10,6 +10,7 @@ from bench.measure.accuracy.task_metric import HEADS, NAMES, format_metric, scor
 from bench.report.escape import plain
 from bench.report.markdown import (
     CASCADE_HEADS,
+    NO_REFERENCE,
     cascade_cells,
     cascade_sentences,
     machine_sentence,
@@ -54,6 +55,7 @@ def to_html(report: Report) -> str:
         cascade_sentences=[] if report.cascade is None else cascade_sentences(report.cascade),
         labels=[plain(label) for label in report.labels],
         compared=pair,
+        no_reference=NO_REFERENCE,
         matrices=pair if len(report.labels) <= CONFUSION_LABELS else [],
         machine=machine_sentence(report),
     )

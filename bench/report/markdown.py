@@ -9,6 +9,7 @@ from bench.report.escape import code, markdown
 from bench.report.mlperf import mlperf_sentence
 from bench.report.report_schema import EngineReport, Report, Setting
 
+NO_REFERENCE = "no engine of the full model ran"
 CASCADE_HEADS = ["stage", "rows", "share", "accuracy", "student's accuracy there", "ECE"]
 
 
@@ -22,7 +23,8 @@ def to_markdown(report: Report) -> str:
         engines_table(report),
         "",
         *cascade_lines(report),
-        f"Reference: `{report.reference}`, {report.reference_architecture.summary()}. "
+        f"Reference: {f'`{report.reference}`' if report.reference else NO_REFERENCE}, "
+        f"{report.reference_architecture.summary()}. "
         f"Ours: {report.architecture.summary()}.",
         f"{report.rows} rows for {NAMES[report.metric]}; {report.texts_timed} texts at their own lengths, "
         f"{report.rounds} rounds, engines in turn; times and speed-ups are the model's, from token ids to logits "
@@ -157,7 +159,8 @@ def _row(engine: EngineReport, report: Report) -> list[str]:
     if engine.name == report.reference:
         cells[-1] = "reference"
     interval = engine.speedup_interval
-    cells.append(f"{engine.speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else "1")
+    without = "1" if engine.name == report.reference else ""  # of others it is not known
+    cells.append(f"{engine.speedup:.2f}x [{interval[0]:.2f}, {interval[1]:.2f}]" if interval else without)
     for setting in report.shown:
         timing = engine.at(setting)
         cells.append(time_cell(engine, setting) + (" noisy" if timing and timing.noisy else ""))

@@ -147,6 +147,29 @@ def test_without_labels_there_is_speed_but_no_accuracy(made, tmp_path):
     assert "--train" in report.engines[2].problem
 
 
+def changed(report, dropped=(), **changes):
+    """Return a report without some engines; `changes` are fields of the other engines."""
+    engines = tuple(e.model_copy(update=changes) for e in report.engines if e.name not in dropped)
+    return report.model_copy(update={"engines": engines})
+
+
+def test_without_a_reference_no_speedup_is_made_up():
+    stored = Report.read(RESULTS / "bbc-news.json").model_copy(update={"reference": None, "openings": None})
+    report = changed(stored, ("ort_fp32", "pytorch"), speedup=None, speedup_interval=None, difference=None)
+    (row,) = (line for line in to_markdown(report).splitlines() if line.startswith("| **ours** |"))
+    assert [cell.strip() for cell in row.split("|")][4:6] == ["", ""]  # loss, speed-up
+    assert "<td>1</td>" not in to_html(report).partition("<h2>By length</h2>")[0]
+    for page in (to_markdown(report), to_html(report)):
+        assert "no engine of the full model ran" in page
+        assert "None" not in page
+
+
+def test_a_loss_of_nothing_has_no_sign_of_a_loss():
+    report = Report.read(RESULTS / "bbc-news.json")
+    same = report.engine("ours").difference.model_copy(update={"loss_points": 0.0})
+    assert "<b>+0.00</b>" in to_html(changed(report, difference=same))
+
+
 def test_wrong_use_is_told(made, tmp_path):
     store, bundle = made
     reference = find_reference(bundle, store)
