@@ -154,6 +154,11 @@ def _same_subject(older: Report, newer: Report) -> None:
         raise InputError(
             f"the reports are not comparable: the older is about {older.data}, the newer about other rows"
         )
+    if older.labels != newer.labels:  # answers are stored as numbers of labels
+        raise InputError(
+            f"the older report's model has the labels {', '.join(older.labels)}, the newer's "
+            f"{', '.join(newer.labels)}: their answers cannot be compared row by row"
+        )
     if older.reference != newer.reference:
         raise InputError(f"the reports have different references: {older.reference} and {newer.reference}")
     machines = [f"{r.machine['processor']} ({' '.join(r.machine['flags'])})" for r in (older, newer)]

@@ -69,6 +69,11 @@ def test_older_and_newer_speed_are_judged(report, factor, call):
     assert verdict.is_worse == (call == "worse")
 
 
+def test_answers_of_models_that_number_their_labels_otherwise_are_not_compared(report):
+    with pytest.raises(InputError, match="cannot be compared row by row"):
+        compare_reports(report, report.model_copy(update={"labels": report.labels[::-1]}))
+
+
 @pytest.mark.parametrize("factor", [1.0, 1 / 1.1])
 def test_openings_that_differ_widely_give_no_call(report, factor):
     wild = np.exp(np.log(FIRST) + np.array([0.3, -0.3] * 4))
