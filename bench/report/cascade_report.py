@@ -1,7 +1,8 @@
 """cascade_report(): shares, times, accuracy and calibration of the two stages of a bundle with a gate.
 
 Most texts take the gate's time and the others the student's, so that the median says nothing about the cost of a text
-and the mean nothing about the slowest ones: a cascade's 95th percentile is its student's.
+and the mean nothing about the slowest ones: a cascade's 95th percentile is its student's, unless the student answers
+fewer than one text in twenty.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,8 @@ from models.schema import Record
 from models.task import Task
 from models.tokenizer import Encoded
 from service.cascade.gate import Gate
+
+SLOWEST_SHARE = 0.05  # of the texts: they are beyond the 95th percentile
 
 
 class StageReport(Record):
@@ -54,6 +57,11 @@ class CascadeReport(Record):
     bounded_against: str
     threshold_rows: int = Field(description="rows on which the threshold was found")
 
+    @property
+    def slowest(self) -> Literal["gate", "student"]:
+        """The stage whose time the 95th percentile is."""
+        return "student" if self.stages[1].share > SLOWEST_SHARE else "gate"
+
     def sentence(self) -> str:
         """Return what the gate does, and what it does not, in sentences."""
         gate = self.stages[0]
@@ -62,8 +70,8 @@ class CascadeReport(Record):
         )  # fmt: skip
         return (
             f"The gate answers {gate.share:.1%} of the rows. A text takes {self.mean_ms:.3g} ms on average, "
-            f"{self.student_mean_ms:.3g} ms without a gate; the 95th percentile is the student's{slow}. A million "
-            f"texts cost {self.core_seconds_per_million:.0f} core-seconds."
+            f"{self.student_mean_ms:.3g} ms without a gate; the 95th percentile is the {self.slowest}'s{slow}. A "
+            f"million texts cost {self.core_seconds_per_million:.0f} core-seconds."
         )
 
 

@@ -81,7 +81,7 @@ def cascade_sentences(cascade: CascadeReport) -> list[str]:
     )  # fmt: skip
     sentences = [
         f"Milliseconds a text, from token ids to the answer: {', '.join(percentiles)}. The 95th percentile of a "
-        f"cascade is that of its student.{speed}",
+        f"cascade is that of its {cascade.slowest}.{speed}",
         f"The threshold {cascade.threshold:.4g} was found on {cascade.threshold_rows} rows: with "
         f"{cascade.confidence:.0%} confidence the cascade loses at most {cascade.max_loss:g} points against the "
         f"{cascade.bounded_against}.",

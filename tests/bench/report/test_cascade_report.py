@@ -1,6 +1,7 @@
 """The report of a bundle with a gate: both stages, mean times, and no claim that the slowest texts are faster."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,13 @@ from bench.measure.latency.timing import mean_seconds, speedup
 from bench.report.bench_config import BenchConfig
 from bench.report.build import run_bench
 from bench.report.cascade_report import CascadeResults, cascade_report
+from bench.report.markdown import cascade_sentences
 from bench.report.report_schema import Report
 from bench.report.summary import summary
 from models.task import Task
 from models.tokenizer import Encoded
 from prunella import Classifier
+from service.cascade.gate import Gate
 from service.model.bundle import Bundle
 
 ROWS = 200
@@ -68,6 +71,14 @@ def test_times_are_means_and_the_slowest_texts_take_the_students_time(results):
     assert report.core_seconds_per_million == pytest.approx(1000 * mean)
     assert report.p95_ms == pytest.approx(2.1)
     assert "the 95th percentile is the student's (2.1 ms; 2 ms without a gate)" in report.sentence()
+
+
+def test_where_nearly_all_texts_are_the_gates_so_is_the_slowest_time(results):
+    gate = Gate.of(results.gate.info.model_copy(update={"thresholds": (0.0,)}), results.gate.table)
+    report = cascade_report(replace(results, gate=gate))
+    assert report.stages[0].share == 1
+    assert "the 95th percentile is the gate's" in report.sentence()
+    assert "that of its gate." in cascade_sentences(report)[0]
 
 
 def test_without_labels_and_with_few_texts_nothing_is_made_up(results):
