@@ -144,12 +144,17 @@ def _pareto(axes: Axes, report: Report) -> bool:
 
 
 def _bars(score: AnyScore) -> list[list[float]]:
-    """Return the lengths of the 95 % error bar below and above the score, in hundredths."""
+    """Return the lengths of the 95 % error bar below and above the score, in hundredths.
+
+    Of a share of rows it is Wilson's interval, which has a width also where all rows are right.
+    """
+    from scipy.stats import binomtest
+
     if isinstance(score, NumberScore):
         low, high = score.pearson_interval
         return [[max(0.0, 100 * (score.pearson - low))], [max(0.0, 100 * (high - score.pearson))]]
-    half = 196 * (score.value * (1 - score.value) / score.rows) ** 0.5
-    return [[half], [half]]
+    interval = binomtest(round(score.value * score.rows), score.rows).proportion_ci(method="wilson")
+    return [[100 * (score.value - interval.low)], [100 * (interval.high - score.value)]]
 
 
 def _batches(axes: Axes, report: Report) -> bool:

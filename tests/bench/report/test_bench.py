@@ -11,7 +11,7 @@ from tiny import tiny_texts
 
 from bench.engines.available import Inputs
 from bench.engines.reference import find_reference
-from bench.measure.accuracy.difference import compare, score
+from bench.measure.accuracy.difference import Score, compare, score
 from bench.measure.accuracy.error_analysis import quality
 from bench.measure.accuracy.evaluate import evaluate
 from bench.measure.engine_spec import fixed_length
@@ -24,7 +24,7 @@ from bench.report.build import run_bench
 from bench.report.findings import verdicts
 from bench.report.html import to_html
 from bench.report.markdown import to_markdown
-from bench.report.plots import figures
+from bench.report.plots import _bars, figures
 from bench.report.report_schema import Report
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
@@ -162,6 +162,16 @@ def test_without_a_reference_no_speedup_is_made_up():
     for page in (to_markdown(report), to_html(report)):
         assert "no engine of the full model ran" in page
         assert "None" not in page
+
+
+@pytest.mark.parametrize("right", [0, 7, 20])
+def test_the_bar_of_an_accuracy_has_a_width_on_few_rows_whatever_they_say(right):
+    (below,), (above,) = _bars(Score(rows=20, accuracy=right / 20, macro_f1=0.0))
+    share, z = right / 20, 1.959964
+    middle, half = share + z * z / 40, z * (share * (1 - share) / 20 + z * z / 1600) ** 0.5
+    assert share - below / 100 == pytest.approx((middle - half) / (1 + z * z / 20), abs=1e-6)
+    assert share + above / 100 == pytest.approx((middle + half) / (1 + z * z / 20), abs=1e-6)
+    assert below + above > 15
 
 
 def test_a_loss_of_nothing_has_no_sign_of_a_loss():
