@@ -27,8 +27,8 @@ RESIDENT = 4096  # texts whose lengths are drawn
 class PlanConfig(Record):
     """The load, and a replica's size."""
 
-    rps: float = Field(gt=0, description="requests a second, of one text each")
-    p99_ms: float = Field(gt=0, description="limit of the 99th percentile of the time to answer")
+    rps: float = Field(gt=0, allow_inf_nan=False, description="requests a second, of one text each")
+    p99_ms: float = Field(gt=0, allow_inf_nan=False, description="limit of the 99th percentile of the time to answer")
     cores: int | None = Field(None, ge=1, description="cores of a replica; None: those of this machine")
 
 

@@ -111,3 +111,12 @@ def test_the_command_plans_for_a_bundle(tiny_bundle, tmp_path, capsys, monkeypat
     code, _, err = run(capsys, monkeypatch, "plan", tiny_bundle, *options, "--lengths", tmp_path / "pairs.csv")
     assert code == 2
     assert "pairs" in err
+
+
+@pytest.mark.parametrize(
+    ("rps", "p99"), [("inf", "20"), ("nan", "20"), ("0", "20"), ("10", "inf"), ("10", "-1"), ("10", "nan")]
+)
+def test_a_load_that_is_none_is_refused_before_anything_is_measured(rps, p99, tmp_path, capsys, monkeypatch):
+    code, last, err = run(capsys, monkeypatch, "plan", tmp_path, "--rps", rps, "--p99-ms", p99)
+    assert (code, last) == (2, None)
+    assert "Input should be" in err
