@@ -8,8 +8,11 @@ from compress.inputs.provenance import judged_on_training_rows, split_train
 from compress.inputs.source import open_source, source_kind, with_windows
 from models import task as task_file
 from models.data.columns import Columns
+from models.data.overlap import without
 from models.data.roles import RowRoles
 from models.data.texts import Texts, read_texts
+from models.errors import InputError
+from models.messages import say
 from models.retrieval.nearest_texts import nearest_texts
 from models.task import Combine, Kind, Task
 
@@ -28,6 +31,19 @@ class Files:
     def read(self, source: str, kind: Kind) -> Texts:
         """Read one of the files."""
         return read_texts(source, self.columns, kind)
+
+
+def _without_held_out(more: Texts, roles: RowRoles) -> Texts:
+    """Leave out further texts that are labelled rows: no student may learn the rows on which it is judged."""
+    kept = without(more, roles.everything.rows)
+    if not len(kept):
+        raise InputError(f"all {len(more)} rows of {more.source} are labelled rows as well: wanted further texts")
+    if dropped := len(more) - len(kept):
+        say(
+            f"{dropped} of {len(more)} rows of {more.source} are labelled rows, apart from case, punctuation and "
+            "spaces: they are left out"
+        )
+    return kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,4 +87,5 @@ def read_inputs(model: Path, files: Files, store: Path, long_texts: LongTexts | 
     numbered = [*numbered, *more.rows]
     if files.nearest is not None:
         more = nearest_texts(more, train, [roles.choosing, roles.judged], files.nearest, store)
+    more = _without_held_out(more, roles)
     return replace(inputs, train=train.joined(more), parts=(train, more), numbered=numbered)

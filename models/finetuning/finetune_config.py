@@ -12,6 +12,7 @@ from models.checkpoint import read_architecture
 from models.compatibility import check_tokenizer
 from models.data.check_labels import check_labels
 from models.data.columns import Columns
+from models.data.overlap import without
 from models.data.roles import FEWEST_ROWS
 from models.data.texts import Texts
 from models.distributed import world_size
@@ -94,12 +95,15 @@ class Splits:
     def with_texts(self, texts: Texts) -> "Splits":
         """Add rows without labels; those that are among the labelled rows, or come again, are left out.
 
+        Of validation and test rows, also those that differ in case, punctuation and spaces only.
+
         Raises:
             InputError: no row is left, or one side has pairs and the other single texts.
         """
         self.train.joined(texts)  # raises for rows of another form
-        labelled = {row for part in (self.train, self.validation, self.test) if part is not None for row in part.rows}
-        rows = [row for row in dict.fromkeys(texts.rows) if row not in labelled]
+        held_out = [row for part in (self.validation, self.test) if part is not None for row in part.rows]
+        learned = set(self.train.rows)
+        rows = [row for row in dict.fromkeys(without(texts, held_out).rows) if row not in learned]
         if not rows:
             raise InputError(
                 f"all {len(texts)} rows of {texts.source} are labelled rows as well: wanted further texts"

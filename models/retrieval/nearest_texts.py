@@ -11,8 +11,6 @@
 """
 
 import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.data.builtin import MINILM
+from models.data.overlap import row_key, row_words
 from models.data.texts import Texts
 from models.errors import InputError
 from models.messages import progress, say
@@ -91,10 +90,10 @@ def _choose(  # noqa: PLR0913 (the same)
     corpus: Sequence[Row], training: Sequence[Row], held_out: Sequence[Row], count: int, encoder: Path, target: Path
 ) -> None:
     """Write the numbers of the lines, and a report of what was left out, into `target`."""
-    seen = {_key(row) for row in (*training, *held_out)}
+    seen = {row_key(row) for row in (*training, *held_out)}
     left = []
     for number, row in enumerate(progress(corpus, desc="find repeated lines", unit="line", delay=2)):
-        if (key := _key(row)) not in seen:
+        if (key := row_key(row)) not in seen:
             seen.add(key)
             left.append(number)
     report = {"lines": len(corpus), "known": len(corpus) - len(left)}
@@ -115,25 +114,16 @@ def _choose(  # noqa: PLR0913 (the same)
     write_text(target / REPORT, json.dumps(report) + "\n")
 
 
-def _words(row: Row) -> list[str]:
-    return re.findall(r"\w+", unicodedata.normalize("NFKC", " ".join(row)).casefold())
-
-
-def _key(row: Row) -> str:
-    """Return the words of a row; of a row without words, its text without spaces."""
-    return " ".join(_words(row)) or "".join(" ".join(row).split())
-
-
 def _near_held_out(rows: Sequence[Row], vectors: Tensor, held_out: Sequence[Row], encoder: Path) -> NDArray[np.bool_]:
     """Return whether each row (rows,) is nearly one of the held-out rows."""
     near = np.zeros(len(rows), dtype=bool)
     if not held_out or not rows:
         return near
-    theirs, words = embed(held_out, encoder, "held-out texts"), [set(_words(row)) for row in held_out]
+    theirs, words = embed(held_out, encoder, "held-out texts"), [set(row_words(row)) for row in held_out]
     for start in range(0, len(rows), BLOCK):
         cosines, neighbours = (vectors[start : start + BLOCK] @ theirs.T).topk(min(NEIGHBOURS, len(held_out)))
         for place, others in enumerate(neighbours.tolist()):
-            own = set(_words(rows[start + place]))
+            own = set(row_words(rows[start + place]))
             near[start + place] = float(cosines[place, 0]) >= SAME or any(
                 len(own & words[other]) >= SHARED * len(own | words[other]) for other in others if words[other]
             )
