@@ -6,7 +6,7 @@ bundle with its gate (folder `cascade`). Losses and times are then measured on t
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,8 @@ from pydantic import Field
 from bench.measure.accuracy.difference import compare
 from compress.cascade.cascade_answers import Floats, FullModel, Student
 from compress.cascade.cascade_time import time_cascade
-from compress.cascade.learn_gate import LearnConfig, Lesson, answers, learn_gate
+from compress.cascade.learn_gate import LearnConfig, Lesson, answers, check_count, learn_gate
+from compress.cascade.row_checks import name_unseen, rows_apart, say_of_threshold, unseen_labels
 from compress.cascade.threshold import CONFIDENCE, Chosen, GateRows, NoThreshold, choose_threshold, path_of
 from compress.inputs.validate_texts import check_texts
 from export.baseline.stock_export import FP32, stock_export
@@ -37,7 +38,7 @@ from service.model.bundle import Bundle, CascadeInfo
 
 VERSION = 2
 PATH = "thresholds.json"  # of a learned gate: the thresholds to test, the strictest first
-NAMED = 5  # labels named in a message
+UNSEEN = "unseen.json"  # of a learned gate: the labels that no training text has
 
 
 class CascadeConfig(Settings):
@@ -92,20 +93,25 @@ def add_gate(  # noqa: PLR0913
     """
     opened = Bundle.open(bundle.path)
     _check(opened.task, texts, bundle.path)
+    texts = _apart(texts)
+    say_of_threshold(texts.threshold, opened.task, config.max_loss)
     if model is None and config.against == "full model":
         raise InputError("the loss is to be bounded against the full model, and there is none: give --model FOLDER")
     if model is None:
         say("--model is not given: the gate learns from the student, and losses are against the student")
     full = None if model is None else FullModel.open(model, opened.task, store)
+    if full is not None and not _made_from(bundle, full.folder):
+        say(f"{WARNING}{model} is not the model that {bundle.path} was made from: losses and times are against it")
     models = CascadeModels(Student(opened), full, store)
     learned = _learned_gate(bundle, models, texts, config.learn)
     gate = Gate.open(learned.path)
     path = [tuple(one) for one in json.loads((learned.path / PATH).read_text(encoding="utf-8"))]
-    rows = _unlearned(texts)
+    rows = texts.threshold
     judged = models.judge(gate, rows, config.against == "full model")
     chosen = choose_threshold(judged, path, config.max_loss)
     if isinstance(chosen, NoThreshold):
-        say(f"{WARNING}the bundle has no gate: {chosen.problem}")
+        kept = "" if opened.gate is None else ", and keeps the one that it has"
+        say(f"{WARNING}the bundle gets no gate{kept}: {chosen.problem}")
         return Cascade(None, {"cascade": None, "cascade_problem": chosen.problem})
     gate = _opened_gate(gate, chosen, judged, config)
     stage = Stage("cascade", VERSION, {"gate": gate.info.model_dump(mode="json"), "rows": rows.sha256})
@@ -165,6 +171,7 @@ def _check(task: Task, texts: CascadeTexts, path: Path) -> None:
         check_texts(rows, task, path, purpose, any_text=True)
         if purpose in ("threshold", "test") or (purpose == "training" and rows.labels is not None):
             rows.targets(task)  # raises for missing labels, and for labels that the model does not have
+    check_count(len(texts.train))
 
 
 def _learned_gate(
@@ -187,34 +194,35 @@ def _learned_gate(
             truth[: len(texts.train)] = texts.train.targets(task)
         tokens, scores = [one.ids for one in encoded], models.scores(rows, encoded)
         lesson = Lesson(tokens, truth, scores, len(task.labels), tokenizer.vocabulary, len(texts.train))
-        name_unseen(task, lesson.targets())
+        (target / UNSEEN).write_text(json.dumps(unseen_labels(task, lesson.targets())), encoding="utf-8")
         learned = learn_gate(lesson, config, sha256_of(bundle.path / tokenizer_file.FILE))
         learned.gate.save(target)
         (target / PATH).write_text(json.dumps(path_of(learned.confidence)), encoding="utf-8")
 
-    return run_stage(Stage("gate", VERSION, settings), parents, models.store, make).folder
+    folder = run_stage(Stage("gate", VERSION, settings), parents, models.store, make).folder
+    if (folder.path / UNSEEN).is_file():  # a folder of an earlier version has none
+        name_unseen(json.loads((folder.path / UNSEEN).read_text(encoding="utf-8")))
+    return folder
 
 
-def name_unseen(task: Task, targets: Floats) -> None:
-    """Print a warning for labels that no training text has: the gate never answers with them."""
-    unseen = [name for name, total in zip(task.labels, targets.sum(axis=0), strict=True) if total < 0.5]
-    if unseen:
-        named = ", ".join(unseen[:NAMED]) + (f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else "")
-        say(
-            f"{WARNING}no training text has the label {named}: the gate does not know it. The bound counts texts of "
-            "this label that the gate answers wrongly only as far as the validation rows have some"
-        )
+def _made_from(bundle: ModelFolder, model: ModelFolder) -> bool:
+    """Whether the lineage of a bundle names a model: the one that was cut, or a larger one that taught it."""
+    steps = bundle.manifest.lineage
+    return model.id in {one for step in steps for one in (*step.parents, step.config.get("baseline"))}
 
 
-def _unlearned(texts: CascadeTexts) -> Texts:
-    """Return the threshold rows whose texts are not among the training texts: on those a gate is too good."""
-    learned = {*texts.train.rows, *(() if texts.extra is None else texts.extra.rows)}
-    kept, source = [i for i, row in enumerate(texts.threshold.rows) if row not in learned], texts.threshold.source
-    if not kept:
-        raise InputError(f"all rows of {source} are also training texts: give others with --validation")
-    if dropped := len(texts.threshold) - len(kept):
-        say(f"{WARNING}{dropped} rows of {source} are also training texts: the threshold is found without them")
-    return texts.threshold.take(kept)
+def _apart(texts: CascadeTexts) -> CascadeTexts:
+    """Leave out threshold rows that are training texts, and test rows that are either: on those a gate is too good.
+
+    Case, punctuation and spaces make no difference: a gate that has learned a text knows those variants as well.
+    """
+    learned = [*texts.train.rows, *(() if texts.extra is None else texts.extra.rows)]
+    threshold = rows_apart(texts.threshold, learned, "training texts", "the threshold is found", "--validation")
+    if texts.test is None:
+        return replace(texts, threshold=threshold)
+    seen = [*learned, *threshold.rows]
+    test = rows_apart(texts.test, seen, "training or validation texts", "losses are measured", "--test")
+    return replace(texts, threshold=threshold, test=test)
 
 
 def _opened_gate(gate: Gate, chosen: Chosen, rows: GateRows, config: CascadeConfig) -> Gate:

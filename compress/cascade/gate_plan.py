@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 
 from compress.cascade.add_gate import CascadeConfig, CascadeTexts, check_task
+from compress.cascade.learn_gate import check_count
+from compress.cascade.row_checks import say_of_threshold
 from compress.inputs.inputs import CompressionInputs
 from models import task as task_file
 from models.data.split import halve_rows
@@ -27,7 +29,7 @@ def plan_gate(inputs: CompressionInputs, max_loss: float, seed: int) -> GatePlan
     """Set half of the rows that choose aside: they decide the gate's threshold, and nothing else.
 
     Raises:
-        InputError: the task has no gate, or several processes were started.
+        InputError: the task has no gate, there are too few training texts, or several processes were started.
     """
     if world_size() > 1:
         raise InputError("--cascade works in one process: compress without it, then run `prunella cascade`")
@@ -40,4 +42,7 @@ def plan_gate(inputs: CompressionInputs, max_loss: float, seed: int) -> GatePlan
         for rows in halve_rows(inputs.validation.labels, task.kind, len(inputs.validation), seed)
     )
     say(f"{len(threshold)} rows of {threshold.source} decide the threshold of the gate only")
-    return GatePlan(config, choosing, CascadeTexts(inputs.train, threshold, inputs.test))
+    say_of_threshold(threshold, task, max_loss)
+    train, *more = inputs.parts or (inputs.train,)  # apart: the labels of the training texts help
+    check_count(len(train))
+    return GatePlan(config, choosing, CascadeTexts(train, threshold, inputs.test, *more))

@@ -89,8 +89,7 @@ def learn_gate(lesson: Lesson, config: LearnConfig, tokenizer_sha256: str) -> Le
     Raises:
         InputError: there are fewer than FEWEST_TEXTS training texts, or the rows do not fit into the limit.
     """
-    if lesson.train_rows < FEWEST_TEXTS:
-        raise InputError(f"a gate is learned from {FEWEST_TEXTS} training texts or more, found {lesson.train_rows}")
+    check_count(lesson.train_rows)
     order = np.random.default_rng(config.seed).permutation(lesson.train_rows)
     held_out = np.sort(order[: min(-(-lesson.train_rows // 10), MOST_HELD_OUT)])
     learned = np.setdiff1d(np.arange(len(lesson.tokens)), held_out)
@@ -117,6 +116,16 @@ def learn_gate(lesson: Lesson, config: LearnConfig, tokenizer_sha256: str) -> Le
         f"{best.power:g}, temperature {temperature:.2f}"
     )
     return Learned(gate, held_out, *answers(gate, own))
+
+
+def check_count(texts: int) -> None:
+    """Check the number of training texts.
+
+    Raises:
+        InputError: there are fewer than FEWEST_TEXTS.
+    """
+    if texts < FEWEST_TEXTS:
+        raise InputError(f"a gate is learned from {FEWEST_TEXTS} training texts or more, found {texts}")
 
 
 def gate_logits(gate: Gate, tokens: Tokens) -> Floats:

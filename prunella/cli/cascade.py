@@ -100,7 +100,7 @@ def cascade(**options: Any) -> None:
     result = learn_cascade(**options)
     show({"verb": "cascade", **result})  # printed before the command fails
     if result["cascade"] is None:
-        raise NoEffectError(f"the bundle has no gate: {result['cascade_problem']}")
+        raise NoEffectError(f"the bundle gets no gate: {result['cascade_problem']}")
 
 
 def _full_model(bundle: "Bundle", store: Path) -> Path | None:

@@ -91,7 +91,7 @@ def test_the_gate_is_left_out_where_no_threshold_qualifies(tmp_path, caplog):
     full = find_folder([tmp_path], "finetune", student.manifest.lineage[-1].parents[0])
     few = CascadeTexts(film_texts(400, 1), film_texts(20, 2))
     assert demo.with_gate(student, few, full, tmp_path) is student
-    assert "the bundle has no gate: 20 rows do not show" in caplog.text
+    assert "the bundle gets no gate: 20 rows do not show" in caplog.text
 
 
 def test_a_report_without_the_model_is_an_error():

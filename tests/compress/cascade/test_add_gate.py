@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 from bundles import make_tiny_bundle
 from films import film_texts
+from tiny import make_tiny_checkpoint
 
-from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task, name_unseen
+from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task
+from compress.cascade.row_checks import name_unseen, say_of_threshold, unseen_labels
 from models.data.texts import Texts
 from models.errors import InputError
+from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.store.folder import ModelFolder, find_folder
 from models.task import Task
+from models.train.loop import TrainingConfig
 from service.model.bundle import Bundle
 
 LOSS = 4.0  # points: 75 rows can show it
@@ -136,10 +140,59 @@ def test_training_texts_do_not_decide_the_threshold(bundle, store, capsys):
         add_gate(bundle, dataclasses.replace(TEXTS, threshold=TEXTS.train), None, CascadeConfig(max_loss=LOSS), store)
 
 
-def test_a_label_without_training_texts_is_named(capsys):
-    name_unseen(Task(labels=("negative", "positive")), np.eye(2, dtype=np.float32)[[1] * 40])
+def test_test_rows_that_taught_or_decided_are_left_out_apart_from_case_and_punctuation(bundle, store, capsys):
+    same = [(row[0].upper() + " !",) for row in (*TEXTS.train.rows[:30], *TEXTS.threshold.rows[:20])]
+    mixed = Texts([*TEXTS.test.rows, *same], [*TEXTS.test.labels, *(["positive"] * 50)], "mixed test")
+    cascade = add_gate(bundle, dataclasses.replace(TEXTS, test=mixed), None, CascadeConfig(max_loss=LOSS), store)
+    assert "rows of mixed test are also training or validation texts" in capsys.readouterr().err
+    assert cascade.summary["cascade"]["test_rows"] <= 200
+    with pytest.raises(InputError, match="all rows of films 2 are also training or validation texts"):
+        add_gate(bundle, dataclasses.replace(TEXTS, test=TEXTS.threshold), None, CascadeConfig(max_loss=LOSS), store)
+
+
+def test_too_few_training_texts_are_refused_before_any_model_answers(bundle, store, monkeypatch):
+    monkeypatch.setattr("compress.cascade.add_gate.Student", None)  # calling it would be a TypeError
+    few = TEXTS.train.take(range(99))
+    with pytest.raises(InputError, match="learned from 100 training texts or more, found 99"):
+        add_gate(bundle, dataclasses.replace(TEXTS, train=few), None, CascadeConfig(max_loss=LOSS), store)
+
+
+def test_rows_that_cannot_show_a_bound_are_named(capsys):
+    task, rows = Task(labels=("negative", "positive")), film_texts(200, 7)
+    say_of_threshold(rows, task, 0.5)
+    assert "films 7 decide the threshold, and a loss of at most 0.5 points takes 6" in capsys.readouterr().err
+    say_of_threshold(rows.take([i for i, label in enumerate(rows.labels) if label == "positive"] * 4), task, 20)
+    err = capsys.readouterr().err
+    assert "no row of films 7 has the label negative: the bound says nothing about it" in err
+    assert "rows of films 7 are repetitions" in err
+    say_of_threshold(rows, task, 4)
+    assert capsys.readouterr().err == ""
+
+
+def test_another_model_than_the_bundles_own_is_named(bundle, store, tmp_path, capsys):
+    make_tiny_checkpoint(tmp_path / "encoder", seed=9)
+    config = FinetuneConfig(max_tokens=32, training=TrainingConfig(epochs=1))
+    other = finetune(str(tmp_path / "encoder"), Splits(TEXTS.train, TEXTS.test), config, tmp_path / "store").folder
+    add_gate(bundle, TEXTS, other.path, CascadeConfig(max_loss=LOSS), store, measure=False)
+    assert "is not the model that" in capsys.readouterr().err
+
+
+def test_a_bundle_that_gets_no_better_gate_keeps_its_own(bundle, store, capsys):
+    first = add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS), store, measure=False)
+    few = dataclasses.replace(TEXTS, threshold=TEXTS.threshold.take(range(20)))
+    again = add_gate(first.result.folder, few, None, CascadeConfig(max_loss=LOSS), store)
+    assert again.summary["cascade"] is None
+    assert "the bundle gets no gate, and keeps the one that it has" in capsys.readouterr().err
+
+
+def test_a_label_without_training_texts_is_named_also_where_the_gate_is_reused(capsys):
+    task = Task(labels=("negative", "positive"))
+    # many small probabilities are no text of a label
+    assert unseen_labels(task, np.array([[0.2, 0.8]] * 40, dtype=np.float32)) == ["negative"]
+    assert unseen_labels(task, np.eye(2, dtype=np.float32)[[0] + [1] * 40]) == []
+    name_unseen(["negative"])
     assert "no training text has the label negative" in capsys.readouterr().err
-    name_unseen(Task(labels=("negative", "positive")), np.eye(2, dtype=np.float32)[[0] + [1] * 40])
+    name_unseen([])
     assert capsys.readouterr().err == ""
 
 
