@@ -94,7 +94,8 @@ def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, w
     Raises:
         InputError: the teacher agrees with the labels no more often than their most frequent one (`multi` and
             regression: the correlation of its scores with them is CORRELATED or less), or only as often as its
-            answers in random order do in more than CHANCE of draws; and `weak` is false.
+            answers in random order do in more than CHANCE of draws, or its numbers are further from the labels
+            than their mean is; and `weak` is false.
     """
     truth, rows = labelled.targets(task), f"{len(labelled)} rows of {labelled.source}"
     likeness, least, sentence = (
@@ -106,10 +107,13 @@ def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, w
     message = sentence.format(teacher=teacher, agreement=agreement, rows=rows, least=least)
     if agreement > least or agreement == 1:
         chance = (1 + sum(likeness(order.permutation(len(truth))) >= agreement for _ in range(DRAWS))) / (1 + DRAWS)
-        if chance <= CHANCE or agreement == 1:
+        problem = _other_scale(truth, scores) if task.kind == "regression" else ""
+        if chance > CHANCE and agreement < 1:
+            problem = f"; its answers in random order are as good in {chance:.0%} of draws"
+        if not problem:
             say(message)
             return
-        message += f"; its answers in random order are as good in {chance:.0%} of draws"
+        message += problem
     if not weak:
         raise InputError(f"{message}: it may be of another language or task; --weak-teacher continues with it")
     say(f"{WARNING}{message}")
@@ -125,6 +129,17 @@ def _label_agreement(truth: NDArray[Any], answers: NDArray[Any]) -> tuple[Likene
         "the teacher {teacher} agrees with {agreement:.1%} of the labels of {rows}, and the most frequent label "
         "alone with {least:.1%}"
     )  # fmt: skip
+
+
+def _other_scale(truth: NDArray[Any], scores: Scores) -> str:
+    """Return how a teacher's numbers differ from the labels if these are nearer to their own mean than to them."""
+    given = scores.ravel()
+    if np.square(given - truth).mean() <= truth.var():
+        return ""
+    return (
+        f", and another scale: their mean is {given.mean():.3g} (standard deviation {given.std():.3g}), that of the "
+        f"labels {truth.mean():.3g} ({truth.std():.3g})"
+    )
 
 
 def _score_agreement(truth: NDArray[Any], scores: Scores) -> tuple[Likeness, float, str]:

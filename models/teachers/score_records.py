@@ -16,7 +16,7 @@ from models.data.texts import PARQUET
 from models.errors import InputError
 
 SUCCESS = "_SUCCESS"  # prunella score writes it last
-ADDED = frozenset({"scores", "error", "bundle"})  # columns by which its output is recognized
+ADDED = ("scores", "error", "bundle")  # columns by which its output is recognized, behind its --prefix
 
 
 def score_records(path: Path, columns: Columns) -> Iterator[LocatedRecord]:
@@ -29,9 +29,9 @@ def score_records(path: Path, columns: Columns) -> Iterator[LocatedRecord]:
     for part in _parts(path):
         records = read_parquet(part, list) if part.suffix.lower() == PARQUET else read_records(part)
         for where, record in records:
-            if record.keys() >= ADDED:
-                if not record["error"]:
-                    yield where, _by_label(where, record, columns)
+            if (prefix := _prefix(record)) is not None:
+                if not record[f"{prefix}error"]:
+                    yield where, _by_label(where, record, f"{prefix}scores", columns)
             elif path.is_dir():
                 raise InputError(f"{where}: the row has no 'scores': give `prunella score` the flag --scores")
             else:
@@ -50,13 +50,19 @@ def _parts(path: Path) -> list[Path]:
     return sorted(part for part in path.rglob("part-*") if part.suffix.lower() in kinds)
 
 
-def _by_label(where: str, record: Mapping[str, Any], columns: Columns) -> dict[str, Any]:
+def _prefix(record: Mapping[str, Any]) -> str | None:
+    """Return what stands before the names of the columns that `prunella score` added; None: it added none."""
+    prefixes = (name.removesuffix(ADDED[0]) for name in record if name.endswith(ADDED[0]))
+    return next((one for one in prefixes if all(f"{one}{name}" in record for name in ADDED)), None)
+
+
+def _by_label(where: str, record: Mapping[str, Any], column: str, columns: Columns) -> dict[str, Any]:
     """Return the record's texts, and the score of each label as a column of its own."""
-    scores = record["scores"]
+    scores = record[column]
     try:
         pairs = json.loads(scores) if isinstance(scores, str) else scores  # a cell of CSV is JSON
         by_label = {one["label"]: one["score"] for one in pairs}
     except (ValueError, TypeError, KeyError):
-        raise InputError(f"{where}: 'scores' holds {str(scores)[:40]!r}, wanted labels with their scores") from None
+        raise InputError(f"{where}: {column!r} holds {str(scores)[:40]!r}, wanted labels with their scores") from None
     texts = {name: record[name] for name in (columns.text, columns.text_pair) if name in record}
     return texts | by_label

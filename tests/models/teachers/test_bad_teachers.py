@@ -22,6 +22,16 @@ def test_scores_without_a_correlation_are_refused(given, student, tmp_path, kind
     assert "have a correlation of -0." in err.splitlines()[-1]
 
 
+def test_numbers_on_another_scale_are_refused(given, student, tmp_path):
+    rows = [row for name in ("train", "validation") for row in given.rows(name, "regression").rows]
+    labels, scores = given.scores("regression", rows)
+    lines = [[row[0], repr(float(line[0]) / 20)] for row, line in zip(rows, scores, strict=True)]
+    path = write_table(tmp_path / "shares.csv", ["text", *labels], lines)
+    code, line, err = student("--teacher-scores", path, kind="regression")
+    assert (code, line) == (2, None)
+    assert "and another scale: their mean is 1 (" in err.splitlines()[-1]
+
+
 def bad_scores(given: Given, folder: Path, change) -> Path:
     path = given.write_scores(folder / "bad.csv", names=("train", "validation"))
     with path.open(newline="") as file:

@@ -51,6 +51,13 @@ def test_an_output_without_scores_or_without_its_end_is_refused(tiny_bundle, tmp
         list(score_records(out, Columns()))
 
 
+def test_added_columns_may_have_a_prefix(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    scores = [{"label": "no", "score": 0.25}, {"label": "yes", "score": 0.75}]
+    path.write_text(json.dumps({"text": "a", "m_label": "yes", "m_scores": scores, "m_error": None, "m_bundle": "b"}))
+    assert [record for _, record in score_records(path, Columns())] == [{"text": "a", "no": 0.25, "yes": 0.75}]
+
+
 def test_scores_that_are_no_list_of_labels_are_named(tmp_path):
     path = tmp_path / "scores.jsonl"
     path.write_text(json.dumps({"text": "a", "scores": [0.5], "error": None, "bundle": "b"}))
