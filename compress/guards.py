@@ -1,9 +1,10 @@
 """Checks of a smaller model's answers: too large a loss, collapsed labels, and answers that ignore the text."""
 
 from bench.measure.accuracy.difference import Answers, Difference
-from bench.measure.accuracy.label_recall import LabelRecall, collapsed_labels, constant_answer, informedness
+from bench.measure.accuracy.label_recall import LabelRecall, collapsed_labels, constant_answer
 from bench.measure.accuracy.task_metric import NAMES
 from models.errors import TargetError
+from models.finetuning.informedness import informedness
 from models.finetuning.pearson import varies
 from models.messages import say
 from models.task import Task

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
 from bench.measure.accuracy.correlation import score_numbers
-from bench.measure.accuracy.label_recall import chance_of, informedness
 from bench.measure.accuracy.task_metric import METRICS, metric_value
 from compress.inputs.inputs import CompressionInputs, EncodedInputs
 from compress.inputs.validate_texts import check_texts
@@ -34,6 +33,7 @@ from models.compatibility import check_fit, check_tokenizer
 from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.families import FAMILIES
+from models.finetuning.informedness import chance_of, informedness
 from models.forms.config_refusals import without_head
 from models.forms.head_task import HeadTask, read_head_task
 from models.forms.tokenizer_check import model_max_length

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.data.texts import Texts
 from models.errors import InputError
+from models.finetuning.informedness import chance_of, informedness
 from models.finetuning.metrics import Scores
 from models.finetuning.pearson import pearson
 from models.messages import WARNING, say
@@ -17,6 +18,9 @@ NAMED = 5  # labels named in a message
 CORRELATED = 0.1  # scores of a teacher of several labels or of a number correlate with the labels by more
 CHANCE = 0.05  # of answers in random order, a larger share as good as the teacher's says that these may be guessed
 DRAWS = 199
+# a teacher that is right no more often than the most frequent label must be more informed than this, and answers that
+# ignore the text as informed in at most this share of draws
+INFORMED, BY_CHANCE = 0.1, 0.01
 
 
 def match_labels(
@@ -82,7 +86,9 @@ def folded_name(name: str) -> str:
 def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, weak: bool) -> None:
     """Compare a teacher's answers with labels, and say how often they agree.
 
-    They must be better than the most frequent label, and better than the same answers in random order.
+    They must be better than the most frequent label, and better than the same answers in random order. Of one label
+    for each row they may be right less often than the most frequent label if they tell the labels apart all the same:
+    where that label is frequent, an honest teacher of the rare ones often is.
 
     Args:
         teacher: its name, for messages.
@@ -105,6 +111,9 @@ def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, w
     )
     agreement, order = likeness(np.arange(len(truth))), np.random.default_rng(0)
     message = sentence.format(teacher=teacher, agreement=agreement, rows=rows, least=least)
+    if task.kind == "single" and _tells_apart(truth, np.asarray(task.decide(scores))):
+        say(message)
+        return
     if agreement > least or agreement == 1:
         chance = (1 + sum(likeness(order.permutation(len(truth))) >= agreement for _ in range(DRAWS))) / (1 + DRAWS)
         problem = _other_scale(truth, scores) if task.kind == "regression" else ""
@@ -129,6 +138,10 @@ def _label_agreement(truth: NDArray[Any], answers: NDArray[Any]) -> tuple[Likene
         "the teacher {teacher} agrees with {agreement:.1%} of the labels of {rows}, and the most frequent label "
         "alone with {least:.1%}"
     )  # fmt: skip
+
+
+def _tells_apart(truth: NDArray[Any], answers: NDArray[Any]) -> bool:
+    return informedness(truth, answers) > INFORMED and chance_of(truth, answers) <= BY_CHANCE
 
 
 def _other_scale(truth: NDArray[Any], scores: Scores) -> str:

@@ -9,10 +9,11 @@ from bench.measure.accuracy.bootstrap import bca_interval
 from bench.measure.accuracy.correlation import compare_numbers
 from bench.measure.accuracy.difference import Difference
 from bench.measure.accuracy.f1 import compare_f1, f1_of
-from bench.measure.accuracy.label_recall import chance_of, collapsed_labels, constant_answer, informedness
+from bench.measure.accuracy.label_recall import collapsed_labels, constant_answer
 from bench.measure.accuracy.paired_interval import rows_needed
 from bench.measure.accuracy.task_metric import CHOICES, choose_metric, format_metric, metric_value, paired_loss
 from models.errors import InputError
+from models.finetuning.informedness import chance_of, informedness
 
 DRAW = np.random.default_rng(0)
 TRUTH = DRAW.choice(3, 400, p=(0.7, 0.25, 0.05))

@@ -5,10 +5,44 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from teaching import KINDS, Given, write_table
 from tiny import make_tiny_checkpoint, make_tiny_family, write_tokenizer
 from transformers import AutoModelForSequenceClassification
+
+from models.data.texts import Texts
+from models.errors import InputError
+from models.task import Task
+from models.teachers.matching import check_agreement
+
+TASK = Task(labels=("rare", "usual"))
+
+
+def of_rare_labels(found: int, false: int, rows: int = 200):
+    """Return rows of which one in twenty is rare, and the scores of a teacher that finds some of them.
+
+    It takes some usual ones for rare.
+    """
+    rare = [i % 20 == 0 for i in range(rows)]
+    said = [is_rare and i < 20 * found for i, is_rare in enumerate(rare)]
+    for i in [i for i in range(rows) if not rare[i]][:false]:
+        said[i] = True
+    labels = ["rare" if one else "usual" for one in rare]
+    scores = np.array([[0.9, 0.1] if one else [0.1, 0.9] for one in said], dtype=np.float32)
+    return Texts([(f"text {i}",) for i in range(rows)], labels, "rows.csv"), scores
+
+
+def test_a_teacher_that_knows_the_rare_label_is_not_refused_for_being_right_less_often_than_the_usual_one():
+    rows, scores = of_rare_labels(found=8, false=15)  # right in 91.5 %; the usual label alone in 95 %
+    check_agreement("a", TASK, rows, scores, weak=False)
+
+
+@pytest.mark.parametrize(("found", "false"), [(0, 0), (0, 15), (1, 15), (5, 95)])
+def test_a_teacher_that_hardly_tells_the_labels_apart_is_refused(found, false):
+    rows, scores = of_rare_labels(found, false)
+    with pytest.raises(InputError, match=r"agrees with .* the most frequent label alone with 95.0%"):
+        check_agreement("a", TASK, rows, scores, weak=False)
 
 
 @pytest.mark.parametrize("kind", ["multi", "regression"])
