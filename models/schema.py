@@ -1,6 +1,6 @@
 """Record: the pydantic base class of configurations and of the JSON files that Prunella writes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -50,7 +50,12 @@ def explain(error: ValidationError) -> str:
 def explain_options(error: ValidationError) -> str:
     """Return the errors of settings as one sentence in which an option has its own name, without its section's."""
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    return "; ".join(f"{one['loc'][-1]}: {sentence(one)}" if one["loc"] else sentence(one) for one in errors[:5])
+    return "; ".join(f"{_option(one['loc'])}: {sentence(one)}" if one["loc"] else sentence(one) for one in errors[:5])
+
+
+def _option(place: Sequence[str | int]) -> str:
+    """Return the name of an option: that of its field, and for a setting of teachers as `--teacher-weight` has it."""
+    return f"{'teacher_' if 'teaching' in place else ''}{place[-1]}"
 
 
 def sentence(error: Mapping[str, Any]) -> str:
