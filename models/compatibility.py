@@ -11,6 +11,7 @@ from models.errors import InputError
 from models.task import Task
 from models.tokenizer import Tokenizer
 
+FEWEST = 4  # tokens of a text, as models.task says
 SHOWN = 3  # maximum number of tokens named in a message
 
 
@@ -30,6 +31,11 @@ def check_fit(folder: Path, shape: Architecture, task: Task) -> None:
 
 def check_tokenizer(folder: Path, tokenizer: Tokenizer, shape: Architecture, pair: bool) -> None:
     """Check a tokenizer that is already open, as `check_fit` does."""
+    if tokenizer.max_tokens < FEWEST:
+        raise InputError(
+            f"{folder} is asked to cut texts at {tokenizer.max_tokens} tokens ({shape.positions} positions): wanted "
+            f"{FEWEST} or more"
+        )
     if tokens := tokenizer.beyond(shape.vocabulary):
         examples = ", ".join(repr(token) for token in tokens[:SHOWN])
         raise InputError(

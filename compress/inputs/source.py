@@ -22,8 +22,6 @@ from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.architecture import Architecture
 from models.checkpoint import (
-    CONFIG,
-    checkpoint_hint,
     load_checkpoint,
     read_architecture,
     read_config,
@@ -75,11 +73,6 @@ def open_source(path: Path, store: Path, pair: bool = False, max_tokens: int | N
     """
     if (path / MANIFEST).is_file():
         return _open_own(path, max_tokens)
-    if not (path / CONFIG).is_file():
-        raise FolderError(
-            f"{path} has no {CONFIG}: wanted a fine-tuned Hugging Face folder, or one of prunella's"
-            f"{checkpoint_hint(path)}"
-        )
     shape, head = read_architecture(path), _head_task(path)
     limit = max_tokens or default_max_tokens(path, shape)
     check_tokenizer(path, Tokenizer.open(path, limit), shape, pair)

@@ -51,7 +51,10 @@ class EmbeddingClassifier:
         if dense is None:
             return shape.model_copy(update={"head": "unit" if is_unit else "linear"})
         if is_unit:
-            raise InputError(f"{self.folder / MODULES}: a Dense module before a normalization is not supported")
+            raise InputError(
+                f"{self.folder / MODULES}: a Dense module before a normalization is not supported: train "
+                "without one of them"
+            )
         if dense.activation == "Identity":
             return shape.model_copy(update={"head": "linear"})  # folded into the head: one matrix
         is_square = tuple(dense.weight.shape) == (shape.width, shape.width)

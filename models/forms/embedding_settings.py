@@ -37,20 +37,27 @@ def list_modules(folder: Path) -> list[tuple[str, str]]:
 
     Raises:
         FolderError: it cannot be read, or holds something else.
-        InputError: a module is code of its own.
     """
     entries = read_json(folder / MODULES, list)
     if not entries or not all(isinstance(one, dict) for one in entries):
         raise FolderError(
             f"{folder / MODULES} holds {str(entries)[:80]}: wanted a list of objects with type and path"
         )
-    types = [str(one.get("type", "")) for one in entries]
+    return [(str(one.get("type", "")).rpartition(".")[2], str(one.get("path", ""))) for one in entries]
+
+
+def refuse_own_modules(folder: Path) -> None:
+    """Refuse modules that are not of sentence-transformers: their code is in the folder.
+
+    Raises:
+        InputError: there is one.
+    """
+    types = [str(one.get("type", "")) for one in read_json(folder / MODULES, list)]
     if own := [one for one in types if not one.startswith("sentence_transformers.")]:
         raise InputError(
             f"{folder / MODULES} names Python code of its own ({own[0]!r}), which is never run: wanted modules of "
             "sentence_transformers"
         )
-    return [(name.rpartition(".")[2], str(one.get("path", ""))) for name, one in zip(types, entries, strict=True)]
 
 
 def nested_hint(folder: Path) -> str:

@@ -106,7 +106,7 @@ def _make(path: Path, coef: Any, intercept: Any, labels: tuple[str, ...], is_mul
     return LinearHead(kind, labels, coef.astype(np.float32), intercept.astype(np.float32))
 
 
-WANTED = f"wanted a {REGRESSIONS[0]}, or a {' or '.join(MULTI_LABEL)} of such regressions: train one of them"
+WANTED = f"supported are {REGRESSIONS[0]}, and {' or '.join(MULTI_LABEL)} of such regressions: train one of them"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from models.forms.embedding_settings import (
     flatten,
     general_settings,
     list_modules,
+    refuse_own_modules,
     settings_files,
 )
 from models.forms.float_weights import as_fp32
@@ -71,6 +72,7 @@ def read_modules(folder: Path) -> Modules | None:
             f"{path} lists {', '.join(names)}: supported are Transformer and Pooling, then Dense or Normalize or "
             "both; train without the others"
         )
+    refuse_own_modules(folder)
     if modules[0][1]:
         raise InputError(f"{path}: the encoder is in {modules[0][1]}: {flatten(folder)}")
     if outside := [place for _, place in modules[1:] if place in ("", "..") or Path(place).name != place]:
@@ -91,6 +93,7 @@ _ENDINGS: tuple[list[str], ...] = ([], ["Dense"], ["Normalize"], ["Dense", "Norm
 
 def _check_cross_encoder(folder: Path, names: list[str]) -> None:
     """Refuse settings and modules of a cross-encoder that change its answers."""
+    refuse_own_modules(folder)
     check_settings(folder)
     if general_settings(folder).get("model_type") != CROSS_ENCODER:
         return

@@ -53,10 +53,11 @@ def evaluate(
     """
     from bench.measure.accuracy.evaluate import evaluate_on, read_task
     from models.data.texts import read_texts
+    from models.store.folder import MANIFEST
 
     start = time.perf_counter()
     columns = read_columns(text_column, pair_column, label_column, labels)
-    if base is not None or is_hugging_face(model):
+    if base is not None or not (model / MANIFEST).is_file():
         need("torch", "train")
         from compress.inputs.source import open_source, source_kind
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from serving import make_tiny_bundle
-from tiny import make_tiny_checkpoint, tiny_texts
+from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from typer.main import get_command
 from verbs import run, run_plain
 
@@ -83,7 +83,7 @@ def swapped(lines: str) -> str:
         (("finetune", "--train", "{data}", "--encoder", "{empty}"), "wanted a Hugging Face model folder"),
         (("finetune", "--train", "{one}", "--encoder", "{encoder}"), "one label only"),
         (("finetune", "--train", "{data}", "--epochs", "0"), "epochs"),
-        (("evaluate", "{empty}", "--data", "{data}"), "no manifest.json"),
+        (("evaluate", "{empty}", "--data", "{data}"), "has no config.json: wanted a Hugging Face model folder"),
         (("evaluate", "{bundle}", "--data", "{other}"), "'neutral' is not the model's"),
         (("evaluate", "{bundle}", "--data", "{unlabelled}"), "label"),
         (("compress", "{bundle}", "--train", "{data}"), "wanted a classifier folder"),
@@ -234,3 +234,39 @@ def test_the_help_of_serve_fits_on_one_screen_and_explains_each_option(capsys, m
     for option in ("bundle", "--device", "--port", "--host", "--name", "--require-device"):
         assert re.search(rf"^ +{option}[^\n]*\n? +[a-z]", out, re.MULTILINE), option
     assert "docs/serving.md" in out
+
+
+@pytest.mark.parametrize("content", ["nothing", "a readme", "checkpoints", "nowhere"])
+def test_every_verb_says_the_same_of_a_folder_without_a_model(tmp_path, capsys, monkeypatch, content):
+    folder = tmp_path / "in"
+    if content != "nowhere":
+        folder.mkdir()
+    if content == "a readme":
+        (folder / "README.md").write_text("a model")
+    if content == "checkpoints":
+        make_tiny_checkpoint(folder / "checkpoint-3")
+    (tmp_path / "rows.jsonl").write_text('{"text": "a", "label": "b"}\n')
+    rows, store = tmp_path / "rows.jsonl", ("--store", tmp_path / "store")
+    verbs = (
+        ("export", folder, *store), ("evaluate", folder, "--data", rows, *store),
+        ("quantize", folder, "--calibration", rows, *store),
+    )  # fmt: skip
+    hint = f"; it holds 1 checkpoints of a training, the newest is {folder / 'checkpoint-3'}"
+    message = f"{folder} has no config.json: wanted a Hugging Face model folder{hint * (content == 'checkpoints')}"
+    for arguments in verbs:
+        code, _, err = run(capsys, monkeypatch, *arguments)
+        assert code == 2
+        assert message in err
+    _, facts, _ = run(capsys, monkeypatch, "inspect", folder)
+    assert message in facts["problems"][0]["problem"]
+
+
+@pytest.mark.parametrize(("family", "positions"), [("bert", 3), ("roberta", 5)])
+def test_a_model_of_fewer_positions_than_any_text_has_is_refused(tmp_path, capsys, monkeypatch, family, positions):
+    make_tiny_family(tmp_path / "in", family, max_position_embeddings=positions)
+    _, facts, _ = run(capsys, monkeypatch, "inspect", tmp_path / "in")
+    code, _, err = run(capsys, monkeypatch, "export", tmp_path / "in", "--store", tmp_path / "store")
+    assert code == 2
+    assert facts["can"] == []
+    for said in (facts["problems"][0]["problem"], err):
+        assert "asked to cut texts at 3 tokens (3 positions): wanted 4 or more" in said

@@ -570,7 +570,7 @@ def test_a_label_that_no_training_text_had_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({"parts": '["LinearSVC"]', "type": "OneVsRestClassifier"}, "OneVsRestClassifier of LinearSVC: wanted"),
+        ({"parts": '["LinearSVC"]', "type": "OneVsRestClassifier"}, "OneVsRestClassifier of LinearSVC: supported"),
         ({"rule": '["ovr", "lbfgs"]'}, "one-vs-rest"), ({"rule": '["auto", "liblinear"]'}, "one-vs-rest"),
         ({"type": "MultiOutputClassifier", "classes": "[[0, 1], [0, 1, 2], [0, 1]]"}, r"the labels \[0, 1, 2\]"),
     ],
