@@ -154,7 +154,9 @@ class GrpcServer:
         return message("ModelReadyResponse")(ready=self._is_ready())
 
     async def _server_metadata(self, _: Any, __: Context) -> Any:
-        return message("ServerMetadataResponse")(name="prunella", version=pages.version())
+        return message("ServerMetadataResponse")(
+            name="prunella", version=pages.version(), extensions=["classification"]
+        )
 
     async def _model_metadata(self, request: Any, _: Context) -> Any:
         self._check_model(request.name, request.version)

@@ -1,9 +1,9 @@
 """The Hugging Face Inference API, POST /, as `huggingface_hub.InferenceClient` uses it.
 
-`inputs`: "text" | ["text", …] | {"text": "…", "text_pair": "…"} | [{…}, …]. The answer of `text_classification` is a
-list of lists, also for one text, because the clients take the first element. With `candidate_labels` in `parameters`
-it is that of `zero_shot_classification`. The keys of transformers' pipelines are taken where they do not change the
-answer, or change it as they do there; the others are refused by name.
+`inputs`: "text" | ["text", …] | {"text": "…", "text_pair": "…"} | [{…}, …] | [["text"], ["text", "pair"], …]. The
+answer of `text_classification` is a list of lists, also for one text, because the clients take the first element. With
+`candidate_labels` in `parameters` it is that of `zero_shot_classification`. The keys of transformers' pipelines are
+taken where they do not change the answer, or change it as they do there; the others are refused by name.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Parameters(Record):
     function_to_apply: Function | None = Field(None, description="softmax, sigmoid or none, in any case")
     top_k: int | None = Field(None, ge=1, description="number of best labels in the answer; by default all")
     return_all_scores: bool | None = Field(None, description="older name: true is all labels, false the best one")
-    truncation: bool | Literal["longest_first", "do_not_truncate"] = Field(
-        True, description="whether a long text is cut; if not, it is refused"
+    truncation: bool | Literal["longest_first", "only_first", "do_not_truncate"] = Field(
+        True, description="whether a long text is cut; if not, it is refused; only_first is for single texts"
     )
     padding: bool | Literal["longest", "max_length", "do_not_pad"] | None = Field(
         None, description="accepted: padding never changes an answer here"
@@ -87,6 +87,10 @@ class Pair(Record):
     text_pair: str | None = None
 
 
+# as transformers' pipelines had it, and text-embeddings-inference has it
+TextOrPair = Annotated[list[str], StopAtFirst(), Field(min_length=1, max_length=2)]
+
+
 class HasParameters(BaseModel):
     """JSON of a request with the parameters of a pipeline."""
 
@@ -96,7 +100,9 @@ class HasParameters(BaseModel):
 class Body(Record, HasParameters):
     """JSON of a request."""
 
-    inputs: str | Pair | Annotated[list[str | Pair], StopAtFirst()] = Field(description="a text, a pair, or several")
+    inputs: str | Pair | Annotated[list[str | Pair | TextOrPair], StopAtFirst()] = Field(
+        description="a text, a pair, or several"
+    )
     options: dict[str, Any] | None = Field(None, description="options of the hosted service; accepted and ignored")
 
 
@@ -139,6 +145,8 @@ def _rows(body: Body) -> tuple[list[Row], bool]:
 
 
 def _request(rows: list[Row], single: bool, parameters: Parameters, labels: ZeroShot | None) -> Request:
+    if parameters.truncation == "only_first" and any(len(row) > 1 for row in rows):
+        raise BadRequest(422, "parameters.truncation: only_first is for single texts, not for pairs")
     if labels is None:
         return Request(
             rows,
@@ -168,9 +176,11 @@ def _request(rows: list[Row], single: bool, parameters: Parameters, labels: Zero
     )
 
 
-def _row(item: str | Pair) -> Row:
+def _row(item: str | Pair | list[str]) -> Row:
     if isinstance(item, str):
         return (item,)
+    if isinstance(item, list):
+        return tuple(item)
     return (item.text,) if item.text_pair is None else (item.text, item.text_pair)
 
 

@@ -2,7 +2,8 @@
 
 Inputs are BYTES tensors of texts: `text`, and `text_pair` for pairs. Outputs are `scores` (FP32, texts x labels, in
 the order of the model's labels), `label` (BYTES, the best one), for a multi-label model `decisions` (BOOL, texts x
-labels, whether each label is assigned by the model's thresholds) and, on request, `logits`.
+labels, whether each label is assigned by the model's thresholds) and, on request, `logits`. The parameter
+`classification` of an output, Triton's, makes scores or logits a BYTES tensor of the best classes: "0.93:2:sports".
 """
 
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from models.schema import explain
 from models.task import Task
-from service.protocols import NOT_AN_OBJECT, Answer, BadRequest, Request, in_label_order, with_index
+from service.protocols import NOT_AN_OBJECT, Answer, BadRequest, Prediction, Request, in_label_order, with_index
 
 OUTPUTS = ("scores", "label", "logits", "decisions")
 
@@ -31,7 +32,9 @@ class OipParameters(BaseModel):
 
     binary_data: bool | None = Field(None, description="of an output: whether its data is binary")
     binary_data_output: bool | None = Field(None, description="of a request: the same for outputs that do not say it")
-    classification: int | None = Field(None, description="refused: Triton's extension for the best classes")
+    classification: int | None = Field(
+        None, ge=0, description="of the outputs scores and logits, Triton's extension: so many best classes, as text"
+    )
 
 
 class RequestedOutput(BaseModel):
@@ -48,6 +51,7 @@ class Wanted(NamedTuple):
     outputs: tuple[str, ...]  # empty: the default ones of the model
     binary: bool  # whether outputs that do not say it are binary
     binary_by_name: dict[str, bool]
+    classes: dict[str, int]  # by the name of the output, for those that are wanted as best classes
 
 
 class Body(BaseModel):
@@ -70,8 +74,9 @@ def read(document: object) -> Request:
     requested = body.outputs or []
     outputs = tuple(output.name for output in requested)
     parameters = {output.name: output.parameters or OipParameters() for output in requested}
-    if any(one.classification for one in parameters.values()):
-        raise BadRequest(400, "the parameter 'classification' is not supported: use the outputs scores and label")
+    classes = {name: one.classification for name, one in parameters.items() if one.classification}
+    if not classes.keys() <= {"scores", "logits"}:
+        raise BadRequest(400, "the parameter 'classification' is for the outputs scores and logits")
     if unknown := [name for name in outputs if name not in OUTPUTS]:
         raise BadRequest(400, f"unknown output {unknown[0]!r}: choose from {', '.join(OUTPUTS)}")
     if {"scores", "logits"} <= set(outputs):
@@ -87,7 +92,7 @@ def read(document: object) -> Request:
         raise BadRequest(400, f"inputs are {', '.join(sorted(texts))}: wanted text, or text and text_pair")
     by_name = {name: one.binary_data for name, one in parameters.items() if one.binary_data is not None}
     binary = body.parameters is not None and body.parameters.binary_data_output is True
-    wanted = Wanted(body.id, outputs, binary, by_name)
+    wanted = Wanted(body.id, outputs, binary, by_name, classes)
     return Request(rows, single=False, raw_scores="logits" in outputs, extra=wanted)
 
 
@@ -123,7 +128,7 @@ def _texts(tensor: Tensor) -> list[str]:
 
 def write(answer: Answer, request: Request) -> object:
     """Return the JSON of the answer, with tensors in row-major order."""
-    request_id, requested, _, _ = request.extra
+    request_id, requested, _, _, classes = request.extra
     rows = [row or [] for row in answer.predictions]
     count, labels = len(rows), answer.labels
     flat = [score for row in rows for score in in_label_order(row, labels)]
@@ -139,9 +144,17 @@ def write(answer: Answer, request: Request) -> object:
         default.append("decisions")
     elif "decisions" in requested:
         raise BadRequest(400, "only multi-label models have the output 'decisions': use 'label'")
+    for name, most in classes.items():
+        best = [text for row in rows for text in _classes(row[:most], labels)]
+        tensors[name] = {"datatype": "BYTES", "shape": [count, min(most, len(labels))], "data": best}
     outputs = [{"name": name, **tensors[name]} for name in requested or default]
     document: dict[str, Any] = {"model_name": answer.name, "model_version": answer.model, "outputs": outputs}
     return document | ({"id": request_id} if request_id is not None else {})
+
+
+def _classes(row: list[Prediction], labels: tuple[str, ...]) -> list[str]:
+    """Return ranked labels as Triton writes classes: value, index and label."""
+    return [f"{one['score']:f}:{labels.index(one['label'])}:{one['label']}" for one in row]
 
 
 def error(problem: BadRequest) -> object:

@@ -5,7 +5,7 @@ An invalid request is answered with 400 here, as vLLM does, where other protocol
 
 import time
 import uuid
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, Field
 
@@ -60,6 +60,37 @@ class TokenLimits(Body):
         limit = self.truncate_prompt_tokens
         limit = None if limit == -1 else limit
         return None if limit is None and special_tokens else Prompt(limit, special_tokens)
+
+
+class TextPart(BaseModel):
+    """A part of the content of a text; parts of other types, such as images, are refused."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Content(BaseModel):
+    """A text as vLLM and SGLang also take it: {"content": [{"type": "text", "text": "…"}]}."""
+
+    content: list[TextPart] = Field(min_length=1, max_length=1)
+
+    @property
+    def text(self) -> str:
+        """The text."""
+        return self.content[0].text
+
+
+class HasText(Protocol):
+    """A text as an object."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+
+
+def text_of(value: str | HasText) -> str:
+    """Return a text that may be an object."""
+    return value if isinstance(value, str) else value.text
 
 
 def make_id(kind: str, request_id: str | None) -> str:

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 from pydantic import AliasChoices, Field
 
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated
-from service.protocols.openai import TokenLimits, listed, needs_one_output
+from service.protocols.openai import Content, TokenLimits, listed, needs_one_output, text_of
 
-Texts = str | Annotated[list[str], StopAtFirst()]
+Texts = str | Content | Annotated[list[str | Content], StopAtFirst()]
 
 
 class Body(TokenLimits):
@@ -35,8 +35,10 @@ def read(document: object) -> Request:
     for key in ("max_tokens_per_query", "max_tokens_per_doc"):
         if getattr(body, key):
             raise BadRequest(400, f"{key} is not supported: use truncate_prompt_tokens, which cuts the pair")
-    queries = [body.queries] if isinstance(body.queries, str) else body.queries
-    documents = [body.documents] if isinstance(body.documents, str) else body.documents
+    queries, documents = (
+        [text_of(one) for one in (value if isinstance(value, list) else [value])]
+        for value in (body.queries, body.documents)
+    )
     if not queries or not documents:
         raise BadRequest(400, "queries and documents cannot be empty", "Empty")
     if len(queries) not in (1, len(documents)):

@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from models.schema import Record
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated
-from service.protocols.openai import TokenLimits, make_id, needs_one_output
+from service.protocols.openai import Content, TokenLimits, make_id, needs_one_output, text_of
 
 
 class Document(BaseModel):
@@ -24,18 +23,22 @@ class Document(BaseModel):
 class Body(TokenLimits):
     """JSON of a request in the form of Cohere, Jina and vLLM."""
 
-    query: str
-    documents: Annotated[list[str | Document], StopAtFirst()] = Field(description="texts, or objects with `text`")
+    query: str | Document | Content = Field(description="a text, or an object with `text`")
+    documents: Annotated[list[str | Document | Content], StopAtFirst()] = Field(
+        description="texts, or objects with `text`"
+    )
     top_n: int | None = Field(None, ge=0, description="number of best documents in the answer; 0: all")
-    return_documents: bool = Field(True, description="whether the answer has the texts of the documents")
+    return_documents: bool | None = Field(
+        True, description="whether the answer has the texts of the documents; null: it has them"
+    )
     max_tokens_per_doc: int | None = Field(None, description="refused unless 0 or more than the model takes")
     max_tokens_per_query: int | None = Field(None, description="the same")
     logits: bool = Field(False, alias="raw_scores", description="infinity's name of use_activation: false")
     rank_fields: list[str] | None = Field(None, description='only ["text"]: the documents have no other field')
 
 
-class TeiBody(Record):
-    """JSON of a request in the form of text-embeddings-inference."""
+class TeiBody(BaseModel):
+    """JSON of a request in the form of text-embeddings-inference; unknown keys are ignored, as there."""
 
     query: str
     texts: Annotated[list[str], StopAtFirst()] = Field(description="the documents to rank")
@@ -53,8 +56,8 @@ def read(document: object) -> Request:
     body = validated(Body, document, 400)
     if body.rank_fields not in (None, ["text"]):
         raise BadRequest(400, 'rank_fields is not supported: documents are ranked by their "text"')
-    texts = [item if isinstance(item, str) else item.text for item in body.documents]
-    if not texts or not body.query.strip():
+    query, texts = text_of(body.query), [text_of(item) for item in body.documents]
+    if not texts or not query.strip():
         raise BadRequest(400, "`query` and `documents` cannot be empty", "Empty")
     limits = [n for n in (body.max_tokens_per_doc, body.max_tokens_per_query) if n]
 
@@ -66,7 +69,7 @@ def read(document: object) -> Request:
             )
 
     return Request(
-        [(body.query, text) for text in texts],
+        [(query, text) for text in texts],
         single=False,
         top_k=None,
         function="sigmoid",
@@ -85,7 +88,7 @@ def write(answer: Answer, request: Request) -> object:
     results: list[dict[str, Any]] = [
         {"index": index, "relevance_score": score} for index, score in _ranking(answer)[: body.top_n or None]
     ]
-    if body.return_documents:
+    if body.return_documents is not False:
         for result in results:
             result["document"] = {"text": request.rows[result["index"]][1]}
     return {

@@ -5,14 +5,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
-from models.schema import Record
 from service.protocols import Answer, BadRequest, Request, StopAtFirst, validated, with_index
 
 
-class Body(Record):
-    """JSON of a request."""
+class Body(BaseModel):
+    """JSON of a request; unknown keys are ignored, as text-embeddings-inference ignores them."""
 
     inputs: str | Annotated[list[str | Annotated[list[str], StopAtFirst()]], StopAtFirst()] = Field(
         description="a text, a pair, or a batch of lists"
@@ -20,7 +19,6 @@ class Body(Record):
     raw_scores: bool = False
     truncate: bool | None = None
     truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
-    parameters: dict[str, Any] | None = None
 
 
 def read(document: object) -> Request:

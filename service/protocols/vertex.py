@@ -19,6 +19,8 @@ class Instance(Record):
     inputs: str | None = Field(None, description="the text; the same as `text`")
     text: str | None = None
     text_pair: str | None = None
+    truncate: bool | None = Field(None, description="text-embeddings-inference's; the same in every instance")
+    raw_scores: bool | None = Field(None, description="text-embeddings-inference's; the same in every instance")
 
     def row(self) -> Row | None:
         """Return the texts, None if there is not one of `inputs` and `text`."""
@@ -38,7 +40,24 @@ class Body(HasParameters):
 
 def read(document: object) -> Request:
     """Convert a parsed JSON document to a request."""
-    return hf.read_as(Body, _rows, document)
+    request = hf.read_as(Body, _rows, document)
+    instances: list[Any] = document["instances"]  # type: ignore[index]  # it has been validated
+    request.truncate = request.truncate and _of_all(instances, "truncate") is not False
+    request.raw_scores = request.raw_scores or _of_all(instances, "raw_scores") is True
+    return request
+
+
+def _of_all(instances: list[Any], key: str) -> bool | None:
+    """Return what all instances say, None if they do not have the key.
+
+    Raises:
+        BadRequest: they say different things; the error names the first instance that differs from the one before it.
+    """
+    values = [bool(one[key]) if isinstance(one, dict) and one.get(key) is not None else None for one in instances]
+    for i, value in enumerate(values):
+        if value is not values[0]:
+            raise BadRequest(422, f"the instances of a request must have the same {key}").at(i)
+    return values[0]
 
 
 def _rows(body: Body) -> tuple[list[Row], bool]:

@@ -31,7 +31,7 @@ from service.web.http import Call, ClientGone, Reply, json_reply, refusal
 from service.web.oip_routes import OipRoutes
 from service.web.openapi import openapi
 from service.web.route import Handler, Route, constant, openai_route
-from service.web.token_routes import TokenRoutes
+from service.web.token_routes import MODELS, PREDICT, TokenRoutes
 
 log = logging.getLogger("prunella")
 # BentoML's own routes and their methods, which its clients use; every other path is ours
@@ -60,7 +60,7 @@ class App:
         document = openapi(inference.settings)
         with_input, with_inputs = dialects.of_input(inference.settings), dialects.of_inputs(inference.settings)
         by_keys = dialects.by_keys(with_input, with_inputs)
-        native_or_input = dialects.native_or(with_input)
+        native_or_input, ranks_or_inputs = dialects.native_or(with_input), dialects.ranks_or(with_inputs)
         classify = ClassifyRoutes(inference, tracer)
         tokens = TokenRoutes(inference, classify.context)
         open_inference = OipRoutes(inference, classify.context, tracer)
@@ -73,7 +73,10 @@ class App:
             ),
             "/predict": Route("tei", {"POST": classify.handler(only(dialects.TEI))}, tei.error),
             "/": Route(
-                "hf", {"POST": classify.handler(only(with_inputs)), "GET": self._redirect_to_playground}, hf.error
+                "hf",
+                {"POST": classify.handler(ranks_or_inputs), "GET": self._redirect_to_playground},
+                hf.error,
+                choose=ranks_or_inputs,
             ),
             **dict.fromkeys(("/score", "/v1/score"), openai_route("score", classify.handler(only(dialects.SCORE)))),
             **dict.fromkeys(
@@ -101,6 +104,14 @@ class App:
             "/admin/shadow": Route("admin", {"POST": admin.shadow, "DELETE": admin.end_shadow}, is_open=True),
         }
         self._add_vertex_routes(classify, by_keys)
+        predict_v1 = classify.handler(only(dialects.VERTEX))
+
+        async def predict(call: Call) -> Reply:
+            tokens.check_path(call)
+            return await predict_v1(call)
+
+        self._predict_route = Route("vertex", {"POST": predict}, hf.error)
+        self._model_route = Route("info", {"GET": tokens.model}, openai.error)
         self._oip_metadata_route = Route("oip", {"GET": open_inference.model}, oip.error)
         self._oip_infer_route = Route("oip", {"POST": open_inference.infer}, oip.error)
         self._unknown_routes = {
@@ -189,6 +200,8 @@ class App:
             return route
         if path.startswith("/v2/models/"):
             return self._oip_infer_route if path.endswith("/infer") else self._oip_metadata_route
+        if path.startswith(MODELS):
+            return self._predict_route if path.endswith(PREDICT) else self._model_route
         return next(route for start, route in self._unknown_routes.items() if path.startswith(start))
 
     async def _refusal(self, problem: BadRequest, call: Call, route: Route) -> Reply:

@@ -96,6 +96,16 @@ def native_or(with_input: Dialect) -> Choose:
     return choose
 
 
+def ranks_or(with_inputs: Dialect) -> Choose:
+    """Return the choice for /, where text-embeddings-inference ranks too: `with_inputs`, except for its `texts`."""
+
+    def choose(document: Any) -> Dialect:
+        is_ranking = type(document) is dict and "texts" in document and "query" in document
+        return TEI_RERANK if is_ranking else with_inputs
+
+    return choose
+
+
 def of_classify(with_input: Dialect) -> Choose:
     """Return the choice for /classify: `with_input`, and the native form for errors of BentoML's clients."""
 

@@ -14,6 +14,7 @@ from service.web.route import no_route
 
 HEADER_LENGTH = b"inference-header-content-length"
 PREFIX = "/v2/models/"
+EXTENSIONS = ["binary_tensor_data", "classification"]
 
 
 class OipRoutes:
@@ -27,7 +28,7 @@ class OipRoutes:
 
     async def server(self, _: Call) -> Reply:
         """Answer GET /v2."""
-        return json_reply({"name": "prunella", "version": pages.version(), "extensions": ["binary_tensor_data"]})
+        return json_reply({"name": "prunella", "version": pages.version(), "extensions": EXTENSIONS})
 
     async def model(self, call: Call) -> Reply:
         """Answer GET /v2/models/{name}[/versions/{version}][/ready]."""

@@ -79,6 +79,7 @@ BENTOML_BODY = {
 }
 ANYTHING = {"type": "object"}
 INTEGER = {"type": "integer"}
+MODEL_NAME = {"name": "name", "in": "path", "required": True, "schema": TEXT}
 USAGE = {"type": "object", "additionalProperties": {"anyOf": [INTEGER, {"type": "null"}]}}
 
 
@@ -108,7 +109,7 @@ def openapi(settings: Settings) -> Document:
 
 
 def _protocols(schemas: Document, secured: list[Any]) -> Document:
-    name = {"name": "name", "in": "path", "required": True, "schema": TEXT}
+    name = MODEL_NAME
     model_version = {"name": "version", "in": "path", "required": True, "schema": TEXT}
     infer = with_cascade(
         post("Open Inference Protocol v2", add_schema(schemas, "OipRequest", oip.Body), OIP_ANSWER, secured)
@@ -172,6 +173,8 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
     anything: Document = {}
     predictions = _answer(predictions=BATCH)
     token_ids = _answer(count=INTEGER, max_model_len=INTEGER, tokens={"type": "array", "items": INTEGER})
+    model = get("the served model, and whether it is ready (KServe v1)", ANYTHING, secured, missing=True)
+    model["get"]["responses"]["503"] = response("not ready", ANYTHING)
     paths = {
         "/v1/classify": forms("native, vLLM's form", native_or_listed, NativeRequest=native.Body, **with_input),
         "/classify": classify,
@@ -182,6 +185,11 @@ def _shared_paths(schemas: Document, secured: list[Any], settings: Settings) -> 
         "/v1/models": get(
             "the served model, in OpenAI's form", _answer(object=TEXT, data={"type": "array"}), secured
         ),
+        "/v1/models/{name}": {**model, "parameters": [MODEL_NAME]},
+        "/v1/models/{name}:predict": {
+            **with_cascade(forms("KServe v1", predictions, VertexRequest=vertex.Body)),
+            "parameters": [MODEL_NAME],
+        },
         "/invocations": forms("SageMaker: every protocol, by its keys", anything, **every),
     }
     if settings.predict_route and settings.predict_route not in {*paths, "/predict"}:

@@ -1,4 +1,4 @@
-"""TokenRoutes: the handlers of GET /v1/models, POST /tokenize and POST /detokenize, in vLLM's form."""
+"""TokenRoutes: the handlers of GET /v1/models[/{name}], POST /tokenize and POST /detokenize, in vLLM's form."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,6 +9,8 @@ from service.inference.request_context import RequestContext
 from service.protocols import tokens
 from service.protocols.openai import created
 from service.web.http import Call, Reply, json_reply
+
+MODELS, PREDICT = "/v1/models/", ":predict"  # KServe's protocol v1 has /v1/models/{name}:predict
 
 
 class TokenRoutes:
@@ -21,8 +23,25 @@ class TokenRoutes:
 
     async def models(self, _: Call) -> Reply:
         """Answer GET /v1/models."""
+        return json_reply({"object": "list", "data": [self._model()]})
+
+    async def model(self, call: Call) -> Reply:
+        """Answer GET /v1/models/{name}, also as KServe's protocol v1 asks whether the model is ready."""
+        self.check_path(call)
+        ready = not self._inference.draining and not self._inference.trouble()
+        return json_reply({**self._model(), "name": self._model()["id"], "ready": ready}, 200 if ready else 503)
+
+    def check_path(self, call: Call) -> None:
+        """Check that the path names the served model.
+
+        Raises:
+            BadRequest: 404, it names another one.
+        """
+        self._inference.check_name(call.path.removeprefix(MODELS).removesuffix(PREDICT))
+
+    def _model(self) -> dict[str, Any]:
         engine = self._inference.model_slots.current
-        model: dict[str, Any] = {
+        return {
             "id": self._inference.name(engine),
             "object": "model",
             "created": self._started,
@@ -32,7 +51,6 @@ class TokenRoutes:
             "max_model_len": engine.bundle.task.max_tokens,
             "permission": [],
         }
-        return json_reply({"object": "list", "data": [model]})
 
     async def tokenize(self, call: Call) -> Reply:
         """Answer POST /tokenize."""

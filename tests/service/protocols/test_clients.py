@@ -267,6 +267,20 @@ def test_triton(topics, binary):
             assert (label.decode() if isinstance(label, bytes) else label) == max(scores, key=scores.get)
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_gets_the_best_classes_as_text(topics, binary):
+    with tritonhttp.InferenceServerClient(topics.removeprefix("http://")) as client:
+        assert "classification" in client.get_server_metadata()["extensions"]
+        tensor = tritonhttp.InferInput("text", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array(["good film"], dtype=object))
+        output = tritonhttp.InferRequestedOutput("scores", binary_data=binary, class_count=2)
+        found = client.infer(NAMES["topics"], [tensor], outputs=[output]).as_numpy("scores")
+    scores, labels = native(topics, "good film"), MODELS["topics"].labels
+    wanted = sorted(scores, key=scores.get, reverse=True)[:2]
+    texts = [one.decode() if isinstance(one, bytes) else one for one in found[0]]
+    assert texts == [f"{scores[label]:f}:{labels.index(label)}:{label}" for label in wanted]
+
+
 def test_triton_gets_errors_that_say_which_text(topics):
     with tritonhttp.InferenceServerClient(topics.removeprefix("http://")) as client:
         tensor = tritonhttp.InferInput("text", [2], "BYTES")
