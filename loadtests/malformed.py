@@ -44,6 +44,7 @@ VALID: dict[str, Any] = {  # one request for each path, by whose keys the server
     "/rerank": {"query": "good film", "texts": ["dull plot", "plot"], "raw_scores": True, "return_text": True},
     "/v1/rerank": {"query": "good film", "documents": ["dull plot", {"text": "plot"}], "top_n": 1},
     "/v2/rerank": {"query": "good film", "documents": ["dull plot"], "return_documents": False},
+    "/v1/models/prunella:predict": {"instances": [{"inputs": "good film", "truncate": True}, {"text": "plot"}]},
     "/tokenize": {"prompt": "good film", "add_special_tokens": True, "return_token_strs": True},
     "/detokenize": {"tokens": [1, 2, 3]},
     "/invocations": {"instances": ["good film", {"text": "dull plot"}], "parameters": {"top_k": 1}},

@@ -1,7 +1,7 @@
 """The Hugging Face Inference API, POST /, as `huggingface_hub.InferenceClient` uses it.
 
 `inputs`: "text" | ["text", …] | {"text": "…", "text_pair": "…"} | [{…}, …] | [["text"], ["text", "pair"], …]. The
-answer of `text_classification` is a list of lists, also for one text, because the clients take the first element. With
+answer of `text_classification` is a list of lists, also for one text, because clients take the first element. With
 `candidate_labels` in `parameters` it is that of `zero_shot_classification`. The keys of transformers' pipelines are
 taken where they do not change the answer, or change it as they do there; the others are refused by name.
 """

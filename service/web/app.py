@@ -91,7 +91,9 @@ class App:
             "/health": Route("probe", {"GET": self._ready}, is_open=True),
             "/readyz": Route("probe", {"GET": self._ready}, is_open=True),
             "/ping": Route("probe", {"GET": self._ready}, is_open=True),
-            "/invocations": Route("sagemaker", {"POST": classify.handler(by_keys)}, tei.error, choose=by_keys),
+            "/invocations": Route(
+                "sagemaker", {"POST": classify.handler(by_keys, accepts_csv=True)}, tei.error, choose=by_keys
+            ),
             "/metrics": Route("metrics", {"GET": self._metrics}, is_open=True),
             "/info": Route("info", {"GET": self._info}),
             "/openapi.json": Route("page", {"GET": constant(json_reply(document))}, is_open=True),

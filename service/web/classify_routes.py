@@ -5,7 +5,7 @@ import time
 from service.inference.inference_service import InferenceService
 from service.inference.request_context import RequestContext
 from service.operations.tracing import Tracer
-from service.protocols import BadRequest
+from service.protocols import BadRequest, csv_text
 from service.web import cascade_header, dialects
 from service.web.cascade_header import asks_for_student, stage_headers
 from service.web.dialects import Choose, only
@@ -20,12 +20,15 @@ class ClassifyRoutes:
         self._inference, self._tracer = inference, tracer
         self._default_seconds = inference.settings.request_timeout_ms / 1e3
 
-    def handler(self, choose: Choose) -> Handler:
+    def handler(self, choose: Choose, accepts_csv: bool = False) -> Handler:
         """Return the handler that classifies texts, in the protocol that `choose` returns for a request."""
 
         async def handle(call: Call) -> Reply:
             arrived = time.perf_counter()
-            document = await call.document(self._inference.settings.max_body_bytes)
+            if accepts_csv and call.content_type() == b"text/csv":
+                document: object = csv_text.document(await call.body(self._inference.settings.max_body_bytes))
+            else:
+                document = await call.document(self._inference.settings.max_body_bytes)
             dialect = call.dialect = choose(document)
             if dialect is dialects.HF_BY_CLIENT:
                 dialect = dialects.for_client(dialect, call.header(b"user-agent"))

@@ -153,16 +153,19 @@ class Call:
     def _is_compressed(self) -> bool:
         return (self.header(b"content-encoding") or b"").strip().lower() not in (b"", b"identity")
 
+    def content_type(self) -> bytes:
+        """Return the type of the body in lower case, without its parameters; empty: the request does not say it."""
+        return (self.header(b"content-type") or b"").split(b";")[0].strip().lower()
+
     def check_json(self, may_be_missing: bool = False) -> None:
         """Check that the request's Content-Type is JSON.
 
         Raises:
             BadRequest: 415, the body has another type, or has none and it must not be missing.
         """
-        header = self.header(b"content-type")
-        if header is None and may_be_missing:
+        if may_be_missing and self.header(b"content-type") is None:
             return
-        content_type = (header or b"").split(b";")[0].strip().lower()
+        content_type = self.content_type()
         if content_type != JSON:
             name = content_type.decode("latin-1") or "missing"
             raise BadRequest(415, f"Content-Type is {name[:80]}: it must be application/json", close=True)

@@ -149,6 +149,18 @@ def test_the_client_of_triton_gets_the_answers_over_http(server):
             client.infer("prunella", [tensor], outputs=[tritongrpc.InferRequestedOutput("label", class_count=1)])
 
 
+def test_the_client_of_triton_gets_the_best_classes_as_text(server):
+    _, address = server
+    with tritongrpc.InferenceServerClient(address) as client:
+        assert list(client.get_server_metadata().extensions) == ["classification"]
+        tensor = tritongrpc.InferInput("text", [1], "BYTES")
+        tensor.set_data_from_numpy(np.array([TEXTS[0]], dtype=object))
+        wanted = [tritongrpc.InferRequestedOutput("scores", class_count=1), tritongrpc.InferRequestedOutput("label")]
+        found = client.infer("prunella", [tensor], outputs=wanted)
+    ((best,),) = found.as_numpy("scores").tolist()
+    assert best.decode().split(":")[2] == found.as_numpy("label")[0].decode()
+
+
 def test_contents_are_answered_with_contents(server):
     url, address = server
     answer, _ = call(address, "ModelInfer", asked(TEXTS, id="eight"))

@@ -192,3 +192,28 @@ def test_the_error_of_a_wrong_body_is_a_sentence_about_what_was_wanted(protocol,
         protocol.read(document)
     assert said in failed.value.message
     assert "valid string" not in failed.value.message
+
+
+def test_csv_of_sagemaker_is_a_list_in_the_form_of_hugging_face(clients):
+    def ask(model, body, path="/invocations"):
+        return clients[model].post(path, content=body, headers={"Content-Type": "text/csv; charset=utf-8"})
+
+    wanted = clients["topics"].post("/", json={"inputs": ["good film", 'a "dull", plot']}).json()
+    for body in (
+        b'inputs\r\ngood film\r\n"a ""dull"", plot"\r\n',
+        b'\xef\xbb\xbfid,text\n1,good film\n\n2,"a ""dull"", plot"',
+    ):
+        assert ask("topics", body).json() == wanted
+    pairs = {"inputs": [{"text": "good", "text_pair": "film"}]}
+    assert ask("ranker", b"inputs,text_pair\ngood,film\n").json() == clients["ranker"].post("/", json=pairs).json()
+    for body, said, index in (
+        (b"good film\nplot\n", "must name the column `inputs`", None), (b"", "must name the column", None),
+        (b"inputs\ngood film\na,b\n", "2 columns instead of 1", 1), (b'inputs\n"a', "not valid CSV", None),
+        (b"inputs\n\xff\n", "not valid CSV", None), (b"inputs\n", "cannot be empty", None),
+        (b"inputs\ngood\n\" \"\n", "a text is empty", 1),
+    ):  # fmt: skip
+        refused = ask("topics", body)
+        assert (refused.status_code in (400, 422), said in refused.json()["error"]) == (True, True), refused.text
+        assert refused.json().get("index") == index
+    assert ask("topics", b"inputs\n" + b"a" * 1000).status_code == 413
+    assert ask("topics", b"inputs\ngood\n", path="/").status_code == 415
