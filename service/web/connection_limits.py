@@ -126,6 +126,8 @@ class Connection(HttpToolsProtocol):
         self.progressed = True
         if len(self.parser.get_method()) + self._head_bytes() > MAX_HEAD_BYTES:
             self._stop_parsing(TOO_LARGE)
+        if sum(name == b"host" for name, _ in self.headers) > 1:  # as RFC 9112, section 3.2, asks
+            self._stop_parsing(MALFORMED)
         if len(self.unanswered) >= MAX_PIPELINED:
             self._stop_parsing(TOO_MANY)
         super().on_headers_complete()

@@ -99,6 +99,7 @@ WAIT = request(b"{}", path="/wait")
 REFUSED = {
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc", 400),
     "an impossible path": (b"GET /\xff HTTP/1.1\r\n\r\n", 400),
+    "two hosts": (b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400),
     "a chunk that is none": (chunked(b"{}", 2)[:-5] + b"zz\r\n", 400),
     "a large head": (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", 431),
     "a head without end": (b"GET / HTTP/1.1\r\nX: " + b"a" * 70_000, 431),
