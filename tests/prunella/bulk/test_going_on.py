@@ -1,5 +1,6 @@
 """A run that was killed, whose worker was killed, whose disk was full, whose input is damaged: it goes on."""
 
+import csv
 import errno
 import json
 import os
@@ -11,7 +12,7 @@ import time
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from scoring import TEXTS, contents, lines_of, score, write_lines
+from scoring import TEXTS, contents, lines_of, parts, score, table_of, write_lines
 
 from models.errors import CheckError, FolderError, InputError
 from prunella.bulk import output_folder
@@ -68,6 +69,42 @@ def test_each_row_is_there_once_wherever_the_run_ended(step, call, kind, tiny_bu
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert {one.name for one in (tmp_path / "out").iterdir()} == {one.name for one in (tmp_path / "whole").iterdir()}
     assert len((tmp_path / "out" / "_manifest.jsonl").read_text().splitlines()) == 9
+
+
+def write_form(form, folder):
+    """Write MANY with their numbers as one file, as files of a folder or of partitions, or as CSV with odd cells."""
+    rows = list(enumerate(MANY))
+    if form == "csv":
+        (folder / "in.csv").write_text("id,text\n" + "".join(f'{i},"{text},\n""x"""\n\n' for i, text in rows))
+        return folder / "in.csv"
+    names = {"file": ["in.parquet"], "folder": ["in/a.parquet", "in/b.parquet"]}
+    names["hive"] = ["in/y=1/a.parquet", "in/y=2/a.parquet", "in/y=__HIVE_DEFAULT_PARTITION__/a.parquet"]
+    size = len(rows) // len(names[form])
+    for number, name in enumerate(names[form]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        ids, texts = zip(*rows[number * size : (number + 1) * size], strict=True)
+        table = pa.table({"id": ids, "text": texts})
+        pyarrow.parquet.write_table(table, folder / name, row_group_size=9)
+    return folder / "in.parquet" if form == "file" else folder / "in"
+
+
+@pytest.mark.parametrize("form", ["file", "folder", "hive", "csv"])
+def test_every_form_of_input_goes_on_at_the_row_where_it_ended(form, tiny_bundle, tmp_path, monkeypatch):
+    path = write_form(form, tmp_path)
+    score(monkeypatch, tiny_bundle, path, tmp_path / "whole", chunk_rows=7)
+    for call in (1, 1, 2, 3, 1):  # killed five times
+        with monkeypatch.context() as patch:
+            stop_at(patch, "not noted", call, Killed())
+            with pytest.raises(Killed):
+                score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)
+    summary = score(monkeypatch, tiny_bundle, path, tmp_path / "out", chunk_rows=7)
+    assert summary["resumed_rows"] >= 3 * 6  # of the fourth and third time; parts of a file's end are shorter
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    if form == "csv":
+        cells = [row for part in parts(tmp_path / "out") for row in csv.DictReader(part.open(newline=""))]
+    else:
+        cells = table_of(tmp_path / "out").to_pylist()
+    assert [int(row["id"]) for row in cells] == list(range(60))
 
 
 def test_the_command_goes_on_after_kill_9(tiny_bundle, tmp_path, monkeypatch):
