@@ -28,6 +28,7 @@ CASES = {
         "gpu": {"enabled": True, "nodeSelector": {"gpu": "h100"}, "runtimeClassName": "nvidia"},
         "nodeSelector": {"disk": "ssd"},
     },
+    "ipv6": {"args": ["python", "-m", "service.process.launch", "--host", "::"]},
     "grpc": {"settings": {"port_grpc": 8001}},
     "load balancer": {"service": {"type": "LoadBalancer", "annotations": {"internal": "true"}}},
     "half at once": {"podDisruptionBudget": {"maxUnavailable": "50%"}, "priorityClassName": "high"},
@@ -152,6 +153,11 @@ def test_the_network_policy_opens_what_the_model_needs():
     peers = render(CASES["s3 with a role"])["NetworkPolicy"]["spec"]["egress"][1]["to"]
     assert {peer["ipBlock"]["cidr"] for peer in peers} == {"169.254.169.254/32", "169.254.170.23/32"}
     assert not render()["NetworkPolicy"]["spec"]["egress"]
+
+
+def test_arguments_replace_those_of_the_image():
+    assert server(render(CASES["ipv6"]))["args"] == CASES["ipv6"]["args"]
+    assert "args" not in server(render())
 
 
 def test_the_port_of_grpc_is_open_everywhere():
