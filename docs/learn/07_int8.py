@@ -208,8 +208,11 @@ for name, one in found.items():
     print(f"{name:20} range {low:7.2f} to {high:6.2f}   error {int8_error(one):.2%}")
 
 # %% [markdown] lang="en"
-# The error of this product is {{by_hand:.2%}} by hand, and {{calibrated:.2%}} with what the calibrator chose. For
-# another matrix another step helps most: that is why it is measured for each.
+# The error of this product is {{by_hand:.2%}} by hand, and {{calibrated:.2%}} with what the calibrator chose. Our
+# `error` takes all tokens together, so the tokens with large products decide it. The calibrator divides the error of
+# each token by the size of its own product, because a token with a small product matters to its text as well. So its
+# choice may be a little worse by our measure. And for another matrix another step helps most: that is why it is
+# measured for each.
 #
 # ## The whole model
 #
@@ -217,8 +220,9 @@ for name, one in found.items():
 # compare answers, not errors.
 
 # %% [markdown] lang="zh"
-# 这个乘积的误差，手算是 {{by_hand:.2%}}，用校准器选出的范围是 {{calibrated:.2%}}。换一个矩阵，最有用的可能是另一步，
-# 所以每个矩阵都要测量。
+# 这个乘积的误差，手算是 {{by_hand:.2%}}，用校准器选出的范围是 {{calibrated:.2%}}。我们的 `error` 把所有词元合在一起
+# 算，所以结果主要由乘积大的词元决定。校准器则把每个词元的误差除以它自己乘积的大小，因为乘积小的词元对它所在的文本同样
+# 重要。所以按我们的算法，校准器选的范围可能略差一点。换一个矩阵，最有用的可能是另一步，所以每个矩阵都要测量。
 #
 # ## 整个模型
 #
