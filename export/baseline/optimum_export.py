@@ -26,7 +26,9 @@ def optimum_problem(shape: Architecture) -> str | None:
     except PackageNotFoundError as error:
         return f"{error.name} is not installed (pip install 'prunella[optimum]')"
     try:
-        known = "text-classification" in TasksManager.get_supported_tasks_for_model_type(family, "onnx")
+        known = "text-classification" in TasksManager.get_supported_tasks_for_model_type(
+            family, "onnx", library_name="transformers"
+        )
     except KeyError:  # a model type that it has never heard of
         known = False
     return None if known else f"optimum-onnx {version('optimum-onnx')} cannot export the family {family!r}"

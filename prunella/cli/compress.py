@@ -1,11 +1,13 @@
 """The command `prunella compress`."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
 from models.errors import TargetError
+from models.messages import say
 from prunella.cli.config_file import ConfigFile, PrintConfig, print_config
 from prunella.cli.options import LABELS_HELP, NEAREST_HELP, SCORES_HELP, STORE, Out, Store
 from prunella.cli.output import need, show
@@ -121,6 +123,21 @@ def compress(
         hidden_width=hidden_width, base=base, weak_teacher=weak_teacher, any_text=any_text, remeasure=remeasure,
         cascade=cascade, cascade_loss=cascade_loss, seed=seed, store=store, out=out,
     )  # fmt: skip
+    say(_ending(result.report))
     show(result.report)
     if result.missed:
         raise TargetError(result.missed)
+
+
+def _ending(report: dict[str, Any]) -> str:
+    """Return what was made, for people: speed, size and metric of the bundle, and the next command."""
+    from bench.measure.accuracy.task_metric import NAMES, format_metric
+
+    metric, interval = report["loss_is"], report.get("speedup_interval")
+    sure = f" (95 % interval {interval[0]:.2f} to {interval[1]:.2f})" if interval else ""
+    ours, full = (format_metric(metric, report[name]) for name in (metric, f"reference_{metric}"))
+    return (
+        f"{report['folder']}: {report['speedup']['ort_fp32']:.2f} times as fast as the full model in fp32{sure}, "
+        f"{report['bytes'] / 1e6:.1f} MB, {NAMES[metric]} {ours} instead of {full}; "
+        f"prunella serve {shlex.quote(report['folder'])}"
+    )

@@ -45,6 +45,8 @@ def test_the_verbs_chain_from_encoder_to_bundle(made, tmp_path, capsys, monkeypa
     )  # fmt: skip
     code, made_bundle, err = run(capsys, monkeypatch, *compress)
     assert code == 0, err
+    assert re.search(r"out: [\d.]+ times as fast as the full model in fp32 \(95 % interval .* MB, accuracy", err)
+    assert f"; prunella serve {made_bundle['folder']}\n" in err
     stages = [step.stage for step in ModelFolder.open(Path(made_bundle["folder"])).manifest.lineage]
     assert stages == ["finetune", "trim", "prune", "heal", "bundle"]
     assert {"loss_interval", "loss_is_inside", "speedup", "p50_ms", "bytes", "architecture"} <= made_bundle.keys()
