@@ -81,7 +81,7 @@ def openvino_int8(source: ModelFolder, exported: ModelFolder, texts: Calibration
         openvino.save_model(quantized, target / OPENVINO, compress_to_fp16=False)
         shutil.copyfile(source.path / tokenizer_file.FILE, target / tokenizer_file.FILE)
 
-    return run_stage(Stage("openvino", VERSION, settings), [source], store, make)
+    return run_stage(Stage("openvino", VERSION, settings), [source, exported], store, make)
 
 
 def ctranslate2_int8(source: ModelFolder, store: Path) -> StageResult:
