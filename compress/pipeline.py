@@ -33,7 +33,7 @@ from models.data.texts import Texts
 from models.errors import DisagreementError, FallBackError, NoEffectError, TargetError, UntrimmableError
 from models.finetuning.finetune_config import TeachingConfig
 from models.messages import say
-from models.store.folder import ModelFolder
+from models.store.folder import MANIFEST, Manifest, ModelFolder
 from models.store.stage import Stage, StageResult, run_stage
 from models.store.stage_seconds import StageSeconds
 from models.teachers.open_teachers import OpenTeachers
@@ -145,8 +145,11 @@ def prune_settings(target: Target, context: CompressionContext, config: Compress
         **target.model_dump(mode="json"), "served": context.inputs.validation.sha256,
         "tolerance": config.tolerance, "refit": config.refit, "load": context.load.model_dump(),
     }  # fmt: skip
-    if target.timed:  # another machine gives another architecture
-        settings |= timing_environment(context.load)
+    if target.timed:  # another machine, or another graph of the full model, gives another architecture
+        reference = Manifest.read(context.reference.parent / MANIFEST).content_id()
+        settings |= {**timing_environment(context.load), "reference": reference}
+    elif config.embedding_bits is None:  # other texts than those of the analysis decide the bits
+        settings |= {"texts": context.inputs.train.sha256}
     if target.kind == "size_mb" or config.embedding_bits == 4:
         settings |= {"embedding_bits": config.embedding_bits}
     if config.hidden_width:

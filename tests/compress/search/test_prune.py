@@ -1,6 +1,8 @@
 """What is cut: nothing where everything is kept, and the same for the same seed."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from models.checkpoint import load_checkpoint
 from models.classifier import TensorBatch
 from models.data.texts import Texts
 from models.errors import TargetError
+from models.store.folder import MANIFEST, Manifest
 from models.tokenizer import Tokenizer
 from models.train.divergence import divergence
 from models.train.loop import TrainingConfig
@@ -85,6 +88,25 @@ def test_a_shape_that_was_chosen_by_times_belongs_to_the_machine(source, tmp_pat
     there = [prune_settings(target, ready, CONFIG) for target in (fast, small)]
     assert here[0] != there[0]
     assert here[1] == there[1]
+
+
+def test_a_shape_that_was_chosen_by_times_belongs_to_the_graph_it_was_compared_with(source, tmp_path):
+    ready = pruner_of(source, tmp_path).context
+    exported_otherwise = shutil.copytree(ready.reference.parent, tmp_path / "stock-other")
+    manifest = Manifest.read(exported_otherwise / MANIFEST)
+    manifest.model_copy(update={"files": {}}).write(exported_otherwise / MANIFEST)
+    other = replace(ready, reference=exported_otherwise / ready.reference.name)
+    fast = Target(kind="speedup", value=2.0)
+    assert prune_settings(fast, ready, CONFIG) != prune_settings(fast, other, CONFIG)
+    assert prune_settings(SMALL, ready, CONFIG) == prune_settings(SMALL, other, CONFIG)
+
+
+def test_the_texts_belong_to_a_shape_whose_bits_they_decide(source, tmp_path):
+    ready = pruner_of(source, tmp_path).context
+    other = replace(ready, inputs=replace(ready.inputs, train=tiny_texts(65)))
+    assert prune_settings(SMALL, ready, CONFIG) != prune_settings(SMALL, other, CONFIG)
+    eight = CONFIG.model_copy(update={"embedding_bits": 8})
+    assert prune_settings(SMALL, ready, eight) == prune_settings(SMALL, other, eight)
 
 
 @pytest.mark.parametrize(("harm", "bits"), [(0.0, 4), (1e9, 8)])
