@@ -47,6 +47,7 @@ VERSION = 4  # 1 dropped tensors silently, 2 had no activation of the score, 3 t
 DEFAULT_MAX_TOKENS = 512  # of a model with more positions, or without position embeddings (ModernBERT)
 MEMORIZED_P = 0.001  # p-value of Fisher's test below which a model seems to have been trained on the rows
 GUESSING_P = 0.1  # p-value of the permutation test above which answers count as no better than guessing
+FEWEST_TEXTS = 2  # for training: the loss of a width is not measured on the texts that correct its weights
 LONG_SHARE = 0.01  # of the training texts must be as long as the median served text
 
 
@@ -154,14 +155,19 @@ def check_inputs(inputs: CompressionInputs, weak_teacher: bool = False, any_text
     trained on these rows.
 
     Raises:
-        InputError: texts and model do not fit together (rows, labels, vocabulary, lengths), the model is pruned
-            already, or its answers may be no better than guessing (for a regression: its correlation may be 0).
+        InputError: texts and model do not fit together (rows, labels, vocabulary, lengths), there are fewer than
+            FEWEST_TEXTS training texts, the model is pruned already, or its answers may be no better than guessing
+            (for a regression: its correlation may be 0).
     """
     source, labelled = inputs.source, inputs.roles.everything
     task = Task.read(source.path / task_file.FILE)
     check_stock(source)
     for texts, purpose in ((inputs.train, "training"), (labelled, "validation")):
         check_texts(texts, task, source.path, purpose, any_text)
+    if len(inputs.train) < FEWEST_TEXTS:
+        raise InputError(
+            f"{inputs.train.source} has one training text: wanted {FEWEST_TEXTS} or more; give more with --texts FILE"
+        )
     if inputs.train.labels is not None:
         inputs.train.targets(task)  # raises for a label that the model does not have
     truth = labelled.targets(task)

@@ -1,13 +1,15 @@
 """What `compress` ships and refuses: losses on rows that chose nothing, labels that collapse, one answer for all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from compressing import labelled_inputs
 from labelled import make_learned, write_csv
 from test_candidates import point
-from tiny import BAD, GOOD, OTHER
+from tiny import BAD, GOOD, OTHER, make_tiny_checkpoint
 from verbs import run
 
 from bench.measure.accuracy.difference import Difference
@@ -19,7 +21,7 @@ from compress.inputs.inputs import CompressionInputs
 from compress.inputs.source import check_inputs
 from export.graph_precision import Precision
 from models.data.texts import Texts
-from models.errors import TargetError
+from models.errors import InputError, TargetError
 from models.task import Task
 
 TASK = Task(labels=("rare", "usual"), max_tokens=32)
@@ -33,6 +35,13 @@ def imbalanced(count: int, seed: int, every: int = 20) -> Texts:
         words = [*draw.choice(OTHER, 4), str(draw.choice(BAD if i % every == 0 else GOOD))]
         rows.append((" ".join(str(word) for word in draw.permutation(words)),))
     return Texts(rows, ["usual" if i % every else "rare" for i in range(count)], f"{count} rows")
+
+
+def test_one_training_text_is_refused_before_any_work(tmp_path):
+    make_tiny_checkpoint(tmp_path / "model")
+    inputs = labelled_inputs(tmp_path / "model", tmp_path / "store")
+    with pytest.raises(InputError, match="one training text: wanted 2 or more"):
+        check_inputs(replace(inputs, train=inputs.train.take([0])))
 
 
 def loss(points: float, spread: float, rows: int = 1000) -> Difference:
