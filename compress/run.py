@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from bench.measure.accuracy.evaluate import check_windows
 from bench.measure.accuracy.task_metric import choose_metric
 from compress.best_bundle import Compressed, Ending, deliver_best
 from compress.cascade.gate_plan import plan_gate
@@ -26,7 +27,7 @@ from models.forms.adapter import resolve_model
 from models.schema import wrong_values
 from models.store.delivery import check_target
 from models.store.stage_seconds import StageSeconds
-from models.task import MOST_WINDOWS, Combine
+from models.task import Combine
 from service.process.cores import usable_cores
 
 
@@ -212,8 +213,7 @@ def _paths(given: Sequence[str | Path] | str | Path | None) -> tuple[Path, ...]:
 
 
 def _check_limits(max_loss: float, threads: int, windows: int | None) -> None:
-    if windows is not None and not 1 <= windows <= MOST_WINDOWS:
-        raise InputError(f"--windows is {windows}: wanted 1 to {MOST_WINDOWS}")
+    check_windows(windows)
     if not max_loss >= 0:  # nor NaN
         raise InputError(f"--max-loss is {max_loss:g}: wanted 0 or more points")
     if threads > (cores := usable_cores()):

@@ -15,7 +15,7 @@ from models.data.texts import Texts
 from models.errors import FolderError, InputError
 from models.schema import Record
 from models.store.folder import ModelFolder
-from models.task import Combine, Task
+from models.task import MOST_WINDOWS, Combine, Task
 from models.tokenizer import Row
 from service.model.bundle import FILE, Bundle
 from service.model.engine import Engine
@@ -75,9 +75,10 @@ def evaluate_on(
 
     Raises:
         FolderError: The folder is neither a bundle nor a classifier.
-        InputError: A label is not one of the model's, there are no labels, the device is not available, or there are
-            to be windows of pairs.
+        InputError: A label is not one of the model's, there are no labels, the device is not available, there are to
+            be windows of pairs, or more than MOST_WINDOWS.
     """
+    check_windows(windows)
     task = read_task(path)
     truth = _truth(path, task, data)
     if not (path / FILE).is_file():
@@ -114,6 +115,16 @@ def _truth(path: Path, task: Task, data: Texts) -> Answers:
             f"{data.source} has {'pairs' if data.pair else 'single texts'}, {path} takes the other kind"
         )
     return truth
+
+
+def check_windows(windows: int | None) -> None:
+    """Refuse a number of windows that no model has; None is a model's own number.
+
+    Raises:
+        InputError: It is not from 1 to MOST_WINDOWS.
+    """
+    if windows is not None and not 1 <= windows <= MOST_WINDOWS:
+        raise InputError(f"--windows is {windows}: wanted 1 to {MOST_WINDOWS}")
 
 
 def _used(task: Task, windows: int | None) -> int | None:

@@ -46,6 +46,14 @@ def test_the_processors_form_is_scored_and_named(made, capsys, monkeypatch, aske
     assert set(asked) == {"cpu"}
 
 
+@pytest.mark.parametrize("windows", [0, 65])
+def test_a_number_of_windows_that_no_model_has_is_refused_by_its_name(made, windows):
+    store, bundle = made
+    for folder in (bundle.folder.path, find_reference(bundle, store).path):
+        with pytest.raises(InputError, match=f"--windows is {windows}: wanted 1 to 64"):
+            evaluate_on(folder, tiny_texts(20), windows=windows)
+
+
 def test_the_best_device_is_taken_when_asked_for(made, capsys, monkeypatch, asked):
     store, bundle = made
     flags = ("--data", store / "data.jsonl", "--device", "auto")
