@@ -34,11 +34,6 @@ def draw_texts(lengths: Sequence[int], served: Sequence[int], count: int, seed: 
     return [int(row) for row in order[generator.integers(begin, end)]]
 
 
-def lengths_of(encoded: Sequence[Encoded]) -> list[int]:
-    """Return the number of tokens of each row."""
-    return [len(e.ids) for e in encoded]
-
-
 def pad_texts(encoded: Sequence[Encoded], rows: Sequence[int], tokenizer: Tokenizer) -> list[TokenBatch]:
     """Return the rows as padded batches of rows of similar length."""
     chosen = [encoded[row] for row in rows]

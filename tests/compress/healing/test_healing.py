@@ -19,13 +19,13 @@ from watching import steps_saved
 
 from bench.engines.reference import find_reference
 from bench.measure.accuracy.evaluate import bundle_logits
+from bench.measure.engine_spec import token_lengths
 from compress.candidate_report import summary
 from compress.candidates import CandidateEvaluator, missed_target
 from compress.config import ENOUGH_TEXTS, CompressConfig, DistillConfig
 from compress.healing.distill import DISTANCE, _hold_out, distances
 from compress.healing.heal import teach_texts
 from compress.inputs.inputs import CompressionInputs
-from compress.inputs.length_matching import lengths_of
 from compress.inputs.source import check_inputs, open_source
 from compress.make_bundle import AGREEMENT, fallback_sublayers
 from compress.pipeline import compress_to, prepare
@@ -125,8 +125,8 @@ def test_variants_are_as_long_as_what_is_served_though_the_texts_are_shorter(sou
         assert encoded[one].ids == encoded[number].ids or number >= 64
         assert other < 64
     assert len(encoded) == 3 * 64
-    texts, variants = lengths_of(encoded[:64]), lengths_of(encoded[64:])
-    served = lengths_of(encoded[56:64])
+    texts, variants = token_lengths(encoded[:64]), token_lengths(encoded[64:])
+    served = token_lengths(encoded[56:64])
     assert max(variants) <= max(served)
     assert np.mean(texts) < 0.6 * np.mean(served) < np.mean(variants)  # half of the variants lost up to a half
 
