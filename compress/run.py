@@ -16,7 +16,7 @@ from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.student import distil
 from compress.teachers import check_teaching, open_teachers
-from compress.ways import AUTO, CUT, Compression, choose_way, outcome_of, ways_of
+from compress.ways import AUTO, CUT, Compression, check_encoders, choose_way, outcome_of, ways_of
 from models.checkpoint import read_architecture
 from models.data.columns import Columns
 from models.data.label_map import LabelMap
@@ -169,6 +169,8 @@ def compress(  # noqa: PLR0913 (the options of the command)
         },
         config,
     )  # fmt: skip
+    ways = ways_of(student)
+    check_encoders(ways, store)
     seconds = StageSeconds()
     with seconds.of("read"):
         files = Files(train, validation, test, texts, nearest, columns)
@@ -191,15 +193,14 @@ def compress(  # noqa: PLR0913 (the options of the command)
 
     check(inputs)
     outcomes = []
-    for way in ways_of(student):
+    for way in ways:
         given, learned = inputs, teachers
         if way != CUT:
             learned = teachers or open_teachers(inputs, replace(named, folders=(inputs.source.path,)))
             with seconds.of("distil"):
                 given = distil(inputs, way, learned.named, student_minutes, seed, store)
-            check(given)
         compression = Compression(targets, given, config, store, learned, seconds)
-        outcomes.append(outcome_of(way, compression, alone=student != AUTO))
+        outcomes.append(outcome_of(way, compression, student != AUTO, check))
     results, unreached, choice = choose_way(outcomes, max_loss)
     rows = inputs.summary() | ({"student": {"asked": student, **choice}} if student is not None else {})
     end = Ending(results, unreached, rows, Path(out) if out is not None else None, speedups is not None, gate)

@@ -3,7 +3,7 @@
 outcome_of() compresses in one way; choose_way() compares the bundles of several ways.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -18,12 +18,13 @@ from compress.pipeline import compress_all, compress_to, compress_with_fp32_retr
 from compress.search.search_to_target import Target
 from models.data.builtin import MINILM
 from models.distributed import by_main
-from models.errors import DisagreementError, TargetError
-from models.messages import say
+from models.errors import DisagreementError, InputError, PrunellaError, TargetError
+from models.messages import WARNING, say
 from models.store.folder import ModelFolder
 from models.store.stage import StageResult
 from models.store.stage_seconds import StageSeconds
 from models.teachers.open_teachers import OpenTeachers
+from models.train.starting_point import resolve_encoder
 
 AUTO = "auto"  # value of --student
 CUT = "cut"  # name of the way without a student
@@ -59,26 +60,51 @@ class Outcome:
     distilled: str | None = None  # folder of the small model before it is cut
 
 
-def outcome_of(way: str, compression: Compression, alone: bool) -> Outcome:
+def check_encoders(ways: Sequence[str], store: Path) -> None:
+    """Find the encoders of all ways before any of them takes its time.
+
+    Raises:
+        InputError: one is missing, or its package is not installed.
+    """
+    for way in ways:
+        if way != CUT:
+            resolve_encoder(way, store)
+
+
+def outcome_of(
+    way: str, compression: Compression, alone: bool, check: Callable[[CompressionInputs], None]
+) -> Outcome:
     """Compress to all targets in one way.
 
     Args:
         way: its name.
         compression: what is compressed; in a way other than CUT, its source is the small model.
-        alone: whether there is no other way. If there is one, a way that reaches no target is part of the comparison.
+        alone: whether there is no other way. If there is one, a way that reaches no target is part of the comparison,
+            and so is a small model that has learned too little to be cut.
+        check: raises InputError for a small model that cannot be cut; the large one was checked before.
 
     Raises:
+        InputError: the only way is a small model that `check` refuses.
         TargetError: the only way reaches no target.
         DisagreementError: the only way has a single target, and two forms of the model answer differently.
     """
     distilled = None if way == CUT else str(compression.inputs.source.path)
+
+    def failed(error: PrunellaError) -> Outcome:
+        if alone:
+            raise error
+        say(f"{WARNING}'{way}' reaches no target: {error}")
+        return Outcome(way, (), {target.describe(): str(error) for target in compression.targets}, distilled)
+
+    if way != CUT:
+        try:
+            check(compression.inputs)
+        except InputError as error:
+            return failed(error)
     try:
         results, unreached = _compress_to_all(compression)
     except (TargetError, DisagreementError) as error:
-        if alone:
-            raise
-        say(f"'{way}' reaches no target: {error}")
-        return Outcome(way, (), {target.describe(): str(error) for target in compression.targets}, distilled)
+        return failed(error)
     return Outcome(way, results, unreached, distilled)
 
 

@@ -199,6 +199,27 @@ def test_auto_takes_what_loses_less_and_says_why(made, compress, monkeypatch):
     assert taken["folder"] == line["folder"]
 
 
+def test_auto_delivers_the_cut_model_if_the_small_one_has_learned_too_little(made, compress, monkeypatch):
+    folder, _, big = made
+    small = str(folder / "encoder")
+    monkeypatch.setattr("compress.ways.SMALL", small)
+    code, line, err = compress("--student", "auto", "--student-minutes", "1e-6", model=big)
+    assert code == 0, err
+    (choice,) = line["student"]["choices"]
+    assert choice["taken"] == "cut"
+    failure = next(one["failed"] for one in choice["ways"] if one["way"] == small)
+    assert "is not better than guessing" in failure
+    assert f"WARNING: '{small}' reaches no target: {failure}" in err
+
+
+def test_a_missing_encoder_is_named_before_the_other_way_takes_its_time(made, compress, monkeypatch):
+    monkeypatch.setattr("compress.ways.SMALL", "builtin:other")
+    code, line, err = compress("--student", "auto", model=made[2])
+    assert (code, line) == (2, None)
+    assert "not a built-in encoder" in err.splitlines()[-1]
+    assert "cut" not in err
+
+
 def test_rows_without_labels_teach_a_small_encoder(made, compress, tmp_path):
     folder, _, big = made
     bare = tmp_path / "bare.csv"
