@@ -200,7 +200,7 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         lines = ((f"{path}, line {n}", {columns.text: line.strip()}) for n, line in enumerate(read_lines(path), 1))
         return _validate(name, (one for one in lines if one[1][columns.text]), columns, kind, as_text=True)
     if path.is_dir():
-        raise InputError(f"{path} is a folder: wanted one file of rows")
+        raise InputError(f"{path} is a folder: wanted one file of rows; join its files, or give one of them")
     supported = ", ".join([*READERS, PARQUET, *([LINES] if columns.ignores_label else [])])
     raise InputError(
         f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set"

@@ -35,7 +35,9 @@ class TeachingConfig(Settings):
     """How much teachers count."""
 
     weight: float = Field(0.5, gt=0, le=1, description="weight of the teachers' answers; the labels have the rest")
-    temperature: float = Field(2.0, gt=0, description="divides the logits of the teachers and of the student")
+    temperature: float = Field(
+        2.0, ge=0.01, le=100, description="divides the logits of the teachers and of the student"
+    )
 
 
 class FinetuneConfig(Settings):

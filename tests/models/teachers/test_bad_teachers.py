@@ -181,6 +181,8 @@ def test_whole_numbers_of_rows_may_have_a_decimal_point(given, student, tmp_path
         (["--teacher", "{single}", "--texts", "{texts}", "--nearest", "0"], "--nearest is 0: wanted 1 line or more"),
         (["--teacher", "{single}", "--teacher-logits"], "--teacher-logits says what --teacher-scores FILE holds"),
         (["--teacher", "{single}", "--teacher-weight", "0"], "teacher_weight"),
+        (["--teacher", "{single}", "--teacher-temperature", "1e30"], "teacher_temperature"),
+        (["--teacher", "{single}", "--texts", "{tmp}"], "{tmp} is a folder: wanted one file of rows"),
         (["--teacher", "{single}", "--texts", "{train}"], "are labelled rows as well"),
     ],
 )  # fmt: skip
