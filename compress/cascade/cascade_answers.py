@@ -21,6 +21,7 @@ from service.model.engine import Engine
 from service.model.session import RuntimeSettings
 
 Floats = NDArray[np.float32]
+BUNDLE = "the bundle"  # what has the task, in messages
 
 
 class Student:
@@ -55,14 +56,16 @@ class FullModel:
 
         Raises:
             FolderError: there is no classifier in it.
-            InputError: its labels are not the bundle's, or it has other inputs.
+            InputError: its labels are not the bundle's, or it has other inputs or another kind of task.
         """
         own = task.max_tokens if not (path / "manifest.json").is_file() else None
         folder = open_source(path, store, task.pair, own)
-        teachers = open_teacher(folder.path, task.pair)
+        teachers = open_teacher(folder.path, task.pair, BUNDLE)
         if len(teachers) > 1:
             raise InputError(f"{path} is a series of {len(teachers)} models: give the one that was compressed")
-        return cls(folder, teachers[0], task, match_labels(str(path), teachers[0].task.labels, task))
+        if teachers[0].task.kind != task.kind:
+            raise InputError(f"{path} is a {teachers[0].task.kind} model, and {BUNDLE} a {task.kind} one")
+        return cls(folder, teachers[0], task, match_labels(str(path), teachers[0].task.labels, task, BUNDLE))
 
     def scores(self, rows: Sequence[Row], store: Path) -> Floats:
         """Return its probabilities (texts, labels), with the labels in the order of the bundle's."""

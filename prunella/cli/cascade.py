@@ -63,7 +63,7 @@ def learn_cascade(
         None, `cascade_problem` says why, and `folder` is the bundle that was given.
     """
     need("torch", "train")
-    from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate
+    from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate, check_task
     from compress.cascade.learn_gate import LearnConfig
     from models.data.texts import Texts, read_texts
     from models.schema import wrong_values
@@ -71,6 +71,7 @@ def learn_cascade(
     from service.model.bundle import Bundle
 
     opened = Bundle.open(bundle)
+    check_task(opened.task, bundle)  # before its labels are looked for in the files
     with wrong_values():
         config = CascadeConfig(
             max_loss=max_loss, against="student" if against == "student" else "full model", seed=seed,

@@ -5,9 +5,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bundles import sign
 from gates import add_gate
 from verbs import run
 
+from models.errors import InputError
+from models.task import Task
 from prunella import Classifier
 from prunella import cascade as learn_cascade
 from service.model.bundle import Bundle
@@ -101,6 +104,15 @@ def test_wrong_use_is_one_sentence(tiny_bundle, files, tmp_path, capsys, monkeyp
     assert message in err
     assert "Traceback" not in err
     assert line is None
+
+
+def test_a_model_that_gives_a_number_is_refused_before_its_labels_are_read(
+    tiny_bundle, files, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(tiny_bundle, tmp_path / "bundle")
+    Task(kind="regression", labels=("value",), max_tokens=32).write(tmp_path / "bundle" / "task.json")
+    with pytest.raises(InputError, match="gives a number: a gate is for models that give one label to one text"):
+        learn_cascade(str(sign(tmp_path / "bundle")), str(files["train"]), str(files["validation"]))
 
 
 def test_a_model_of_pairs_has_no_gate(pair_bundle, files, tmp_path, capsys, monkeypatch):

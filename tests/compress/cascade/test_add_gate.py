@@ -177,6 +177,18 @@ def test_another_model_than_the_bundles_own_is_named(bundle, store, tmp_path, ca
     assert "is not the model that" in capsys.readouterr().err
 
 
+def test_a_model_of_another_kind_or_with_other_labels_is_refused(bundle, store, tmp_path):
+    for name, changes, message in (
+        ("multi", {"problem_type": "multi_label_classification"}, "is a multi model, and the bundle a single one"),
+        ("other", {"id2label": {"0": "a", "1": "b"}}, r"has labels that are not those of the bundle \(a, b\)"),
+    ):
+        make_tiny_checkpoint(tmp_path / name)
+        path = tmp_path / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+        with pytest.raises(InputError, match=message):
+            add_gate(bundle, TEXTS, tmp_path / name, CascadeConfig(max_loss=LOSS), store)
+
+
 def test_a_bundle_that_gets_no_better_gate_keeps_its_own(bundle, store, capsys):
     first = add_gate(bundle, TEXTS, None, CascadeConfig(max_loss=LOSS), store, measure=False)
     few = dataclasses.replace(TEXTS, threshold=TEXTS.threshold.take(range(20)))
