@@ -76,10 +76,9 @@ def test_a_teacher_that_is_right_less_often_than_the_usual_answer_but_knows_the_
     _, classifier = made
     dev = imbalanced(200, 3)
     labels = list(dev.labels)
-    labels[1:13] = ["rare"] * 12  # a tenth of the rows are labelled otherwise: accuracy is below the usual answer's
-    labels[20:200:20] = ["rare"] * 9
+    labels[0:120:20] = ["usual"] * 6  # of the ten rows that the model calls rare, six are labelled otherwise
     accuracy = check_inputs(CompressionInputs(classifier, imbalanced(400, 1), Texts(dev.rows, labels, "noisy")))
-    assert accuracy <= 1 - labels.count("rare") / 200 + 0.05
+    assert accuracy < 1 - labels.count("rare") / 200  # the usual answer alone
 
 
 def test_a_student_that_gives_the_usual_answer_to_all_is_never_shipped(made, capsys, monkeypatch):
@@ -130,6 +129,24 @@ def test_a_report_says_which_rows_chose_and_how_many_it_takes(made, capsys, monk
     assert "100 rows of" in err
     report = json.loads((Path(told["folder"]) / "report.json").read_text())
     assert report["choosing_rows"] == 100
+
+
+def test_the_loss_that_is_told_is_that_of_the_rows_that_are_reported(made, capsys, monkeypatch):
+    folder, classifier = made
+    dev = imbalanced(200, 3)
+    truth = dict(zip(dev.rows, dev.labels, strict=True))
+
+    def wrong_on_a_fifth_of_the_later_half(_path, rows):
+        assert len(rows) == 200
+        usual = [(truth[row] == "usual") != (150 <= i < 170) for i, row in enumerate(rows)]
+        return np.array([[0.0, 3.0] if one else [3.0, 0.0] for one in usual], dtype=np.float32)
+
+    monkeypatch.setattr("compress.candidates.bundle_logits", wrong_on_a_fifth_of_the_later_half)
+    code, told, err = run(capsys, monkeypatch, *command(folder, classifier.path, "--max-loss", 100))
+    assert code == 0, err
+    assert (told["accuracy"], told["rows"]) == (pytest.approx(0.8), 100)
+    assert told["loss_points"] == pytest.approx(100 * (told["reference_accuracy"] - 0.8), abs=0.01)
+    assert told["choosing_loss_points"] <= 0
 
 
 def test_twenty_rows_without_a_difference_are_not_sure(made, capsys, monkeypatch):
