@@ -9,6 +9,7 @@ import numpy as np
 
 from bench.engines.available import Inputs
 from bench.measure.accuracy.task_metric import format_metric
+from bench.measure.latency.timing import machine_card
 from bench.report.bench_config import BenchConfig
 from bench.report.build import run_bench
 from bench.report.report_schema import Report
@@ -18,15 +19,16 @@ from compress.cascade.add_gate import CascadeConfig, CascadeTexts, add_gate
 from compress.config import AnalysisConfig, CompressConfig, DistillConfig
 from compress.inputs.inputs import CompressionInputs
 from compress.pipeline import compress_to, compress_with_fp32_retry, prepare
-from compress.search.latency_meter import Measured
+from compress.search.latency_meter import Measured, timing_environment
 from compress.search.search_to_target import Target
 from models.data.builtin import MINILM
 from models.data.split import split_rows
-from models.data.texts import read_texts
+from models.data.texts import Texts, read_texts
 from models.errors import CheckError
 from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.messages import say
-from models.store.folder import REPORT, ModelFolder
+from models.store.atomic import write_text
+from models.store.folder import REPORT, ModelFolder, identity
 from models.store.stage import StageResult
 from models.train.loop import TrainingConfig
 from service.model.bundle import Bundle
@@ -64,7 +66,7 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
     bundle = with_gate(result.folder, CascadeTexts(train, threshold), teacher.folder.path, store)
     say(f"4/5 report on {len(test)} test sentences")
     out = store / f"report-{bundle.id}"
-    if not ((bundle.path / REPORT).is_file() and (out / "report.html").is_file()):
+    if not is_measured(bundle.path, out, test):
         run_bench(Inputs(Bundle.open(bundle.path), teacher.folder, test, train), BENCH, store, out)
     say("5/5 publish")
     tag = publish(bundle.path)
@@ -74,6 +76,15 @@ def run_demo(store: Path, speedup: float) -> dict[str, Any]:
         **json.loads((bundle.path / REPORT).read_text(encoding="utf-8")), **inputs.summary(),
         **outcome(Report.read(out / REPORT), target), "judgement": judgement,
     }  # fmt: skip
+
+
+def is_measured(bundle: Path, out: Path, test: Texts) -> bool:
+    """Whether a folder has the whole report of the bundle on these rows and on a processor like this one."""
+    if not all(path.is_file() for path in (bundle / REPORT, out / REPORT, out / "report.html")):
+        return False
+    report, card = Report.read(out / REPORT), machine_card()
+    same_machine = all(report.machine.get(key) == card[key] for key in ("processor", "flags"))
+    return same_machine and report.data_sha256 == test.sha256
 
 
 def with_gate(student: ModelFolder, texts: CascadeTexts, model: Path, store: Path) -> ModelFolder:
@@ -133,6 +144,15 @@ def _accuracies(report: Report) -> str:
     return f"accuracy on {report.rows} test rows: {compared}"
 
 
+def judgement_name(bundle: ModelFolder, target: Target, inputs: CompressionInputs) -> str:
+    """Return the name of the file with the evaluation of a bundle, which is one of this machine and of these rows."""
+    settings = {
+        "target": target.model_dump(), "tolerance": COMPRESS.tolerance, "rows": inputs.roles.everything.sha256,
+        **timing_environment(COMPRESS.load),
+    }  # fmt: skip
+    return f"judged-{bundle.id}-{identity([bundle.manifest.digest()], 'judged', 1, settings)}.json"
+
+
 def compress_and_evaluate(
     inputs: CompressionInputs, target: Target, store: Path
 ) -> tuple[StageResult, dict[str, Any]]:
@@ -143,9 +163,10 @@ def compress_and_evaluate(
     context = prepare(inputs, COMPRESS, store)
 
     def evaluate(result: StageResult) -> Candidate:
-        path = store / f"judged-{result.folder.id}-{target.describe()}.json"
+        path = store / judgement_name(result.folder, target, inputs)
         if not path.is_file():
-            CandidateEvaluator(context).evaluate(result.folder, target, COMPRESS.tolerance).write(path)
+            candidate = CandidateEvaluator(context).evaluate(result.folder, target, COMPRESS.tolerance)
+            write_text(path, candidate.model_dump_json(indent=2) + "\n")
         return Candidate.read(path)
 
     result, candidate = compress_with_fp32_retry(

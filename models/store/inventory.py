@@ -16,7 +16,7 @@ from models.store.leftovers import DAY, STAGE_FOLDER, Extent, remove_leftover, t
 from models.store.lock import Lock, is_held
 
 Kind = Literal["finished", "damaged", "unfinished", "report"]
-REPORT_NAME = re.compile(r"(report|family)-(?P<id>[0-9a-f]{12})|judged-(?P<of>[0-9a-f]{12})\.json")
+REPORT_NAME = re.compile(r"(report|family)-(?P<id>[0-9a-f]{12})|judged-(?P<of>[0-9a-f]{12})(-[0-9a-f]{12})?\.json")
 
 
 class Entry(Record):

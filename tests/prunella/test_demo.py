@@ -19,6 +19,7 @@ from compress.search.search_to_target import Target
 from models.errors import CheckError
 from models.messages import say
 from models.store.folder import ModelFolder, find_folder
+from models.store.inventory import list_store
 from models.train.loop import TrainingConfig
 from prunella import demo
 
@@ -50,6 +51,30 @@ def test_the_bundle_is_evaluated_once(inputs, tmp_path, monkeypatch, ours, met):
         assert judgement["speedup"]["ort_fp32"] == pytest.approx(8 / ours, rel=1e-3)
         json.dumps(judgement)
     assert len(opened) == 1  # a second run is at the server in seconds
+    (kept,) = [entry for entry in list_store(tmp_path) if entry.kind == "report"]
+    assert kept.name.startswith("judged-")
+    monkeypatch.setattr(demo, "timing_environment", lambda load: {"processor": "another"})
+    demo.compress_and_evaluate(inputs, target, tmp_path)
+    assert len(opened) == 2  # what another machine measured is not this one's
+
+
+def test_a_report_is_reused_where_it_is_of_these_rows_and_of_this_machine(tmp_path, monkeypatch):
+    report, test = report_of(4.0), film_texts(20, 1)
+    own = report.model_copy(
+        update={"data_sha256": test.sha256, "machine": {**report.machine, "processor": "x", "flags": ["y"]}}
+    )
+    monkeypatch.setattr(demo, "machine_card", lambda: {"processor": "x", "flags": ["y"]})
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    for folder in (bundle, out):
+        folder.mkdir()
+    (bundle / "report.json").write_text("{}")
+    own.write(out / "report.json")
+    assert not demo.is_measured(bundle, out, test)  # killed before the page was written
+    (out / "report.html").write_text("<html>")
+    assert demo.is_measured(bundle, out, test)
+    assert not demo.is_measured(bundle, out, film_texts(20, 2))  # `prunella bench` was run on other rows
+    monkeypatch.setattr(demo, "machine_card", lambda: {"processor": "x", "flags": []})
+    assert not demo.is_measured(bundle, out, test)
 
 
 def report_of(speedup):

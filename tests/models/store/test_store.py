@@ -78,8 +78,9 @@ def test_list_says_what_is_there_and_what_was_made_of_it(store, capsys, monkeypa
     assert "letters" not in err
 
 
-def test_a_judgement_of_the_demo_is_a_report(store, capsys, monkeypatch):
-    (store / "judged-0123456789ab.json").write_text("{}")
+@pytest.mark.parametrize("name", ["judged-0123456789ab-ba9876543210.json", "judged-0123456789ab.json"])
+def test_a_judgement_of_the_demo_is_a_report(store, capsys, monkeypatch, name):
+    (store / name).write_text("{}")  # the second name is that of earlier versions
     (store / "judged-by-me.json").write_text("{}")
     _, told, _ = run(capsys, monkeypatch, "store", "clean", "--all", "--yes", "--store", store)
     found = next(entry for entry in told["entries"] if entry["stage"] == "judged")
