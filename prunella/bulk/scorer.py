@@ -98,6 +98,8 @@ class Scorer:
         for i, encoded in zip(positions, encoded_rows, strict=True):
             if encoded is None:
                 errors[i] = "the tokenizer failed on this text; the log says why"
+            elif not encoded.ids:  # as in the service: neither the gate nor the model can read it
+                errors[i] = "the text has no tokens"
             elif len(encoded.ids) > (limit := self._engine.most_tokens):
                 errors[i] = f"the text has {len(encoded.ids)} tokens, the model takes {limit}"
             else:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -46,6 +47,20 @@ def stop_at(monkeypatch, step, call, reason):
         raise reason
 
     monkeypatch.setattr(owner, name, stops)
+
+
+def test_a_part_that_cannot_be_created_is_told_with_its_own_reason(tiny_bundle, tmp_path, monkeypatch):
+    """What cannot be created cannot be removed either: that error would hide why."""
+    path, write = write_lines(tmp_path / "in.jsonl", MANY), Path.write_bytes
+
+    def refuses(self, content):
+        if self.name.startswith(".part-"):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return write(self, content)
+
+    monkeypatch.setattr(Path, "write_bytes", refuses)
+    with pytest.raises(CheckError, match=r"Read-only file system.*make room and run the same command again"):
+        score(monkeypatch, tiny_bundle, path, tmp_path / "out")
 
 
 STEPS = [("sync", 3), ("sync", 4), ("not noted", 2), ("half a note", 2), ("noted", 2)]  # two syncs a part

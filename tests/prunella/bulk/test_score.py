@@ -16,6 +16,7 @@ from verbs import run
 
 from models.errors import FolderError, InputError
 from models.store.lock import Lock
+from models.tokenizer import Encoded
 from prunella import Classifier
 from prunella.bulk.scorer import SPREAD, Scorer, sorted_batches
 from prunella.cli import main as cli
@@ -199,6 +200,20 @@ def test_a_text_on_which_the_model_fails_is_a_row_with_an_error(tiny_bundle, mon
     monkeypatch.setattr(scorer._engine, "infer", fails)
     rows = scorer(["good", "so the film"])
     assert ["the model failed" in (row.error or "") for row in rows] == [True, False]
+
+
+def test_a_text_without_tokens_is_a_row_with_the_error_of_the_service(tiny_bundle, monkeypatch):
+    scorer = Scorer(tiny_bundle)
+    tokenize = scorer._engine.tokenize
+
+    def drops(rows, cut):
+        return [
+            Encoded([], []) if row == ("\u200b",) else one for row, one in zip(rows, tokenize(rows, cut), strict=True)
+        ]
+
+    monkeypatch.setattr(scorer._engine, "tokenize", drops)
+    rows = scorer(["\u200b", "so the film"])
+    assert [row.error for row in rows] == ["the text has no tokens", None]
 
 
 LABELLED = '{"text": "good", "label": "positive"}\n'
