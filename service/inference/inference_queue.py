@@ -17,6 +17,7 @@ from service.inference.runners import Outcome, PendingRequest, Runners
 from service.inference.scheduler import NOTHING_AHEAD, Job, Overloaded, Rules
 from service.inference.tokenizer_queue import (
     Lane,
+    QueuedIds,
     QueuedRequest,
     TokenizerQueues,
     client_gone_error,
@@ -94,6 +95,18 @@ class InferenceQueue:
         seconds = engine.rate.expect(engine.chars(rows, cut))
         lane.put(QueuedRequest(engine, rows, cut, context.deadline, context.gone, future, seconds, pieces_of(rows)))
         return await future
+
+    async def detokenize(
+        self, engine: Engine, ids: list[int], context: RequestContext, lane: Lane | None
+    ) -> str | None:
+        """Return the text of token ids; None if the tokenizer fails."""
+        if lane is None:
+            (text,) = apply_isolated(lambda _: [engine.tokenizer.decode(ids)], [ids])
+            return text
+        future: asyncio.Future[list[str | None]] = self._running_loop.create_future()
+        lane.put(QueuedIds(engine, ids, context.deadline, context.gone, future))
+        (text,) = await future
+        return text
 
     async def infer(
         self, engine: Engine, encoded: list[Encoded], context: RequestContext, listed: bool

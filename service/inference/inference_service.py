@@ -23,6 +23,7 @@ from service.inference.request_rows import (
 )
 from service.inference.scheduler import Overloaded
 from service.inference.tokenizer_queue import (
+    ID_CHARS,
     Lane,
     count_chars,
 )
@@ -260,6 +261,22 @@ class InferenceService:
         if encoded is None:
             raise BadRequest(500, "the tokenizer failed on this text; the log says why", "Backend")
         return engine, encoded
+
+    async def detokenize(self, engine: Engine, ids: list[int], context: RequestContext) -> str:
+        """Return the text of token ids that `engine` knows.
+
+        Raises:
+            BadRequest: the server is busy, or the tokenizer failed.
+        """
+        lane = self.queue.tokenizer_queues.lane(ID_CHARS * len(ids), "right")
+        try:
+            self.queue.check(1, lane, context, may_skip_model=True)
+        except Overloaded as refused:
+            raise self.queue.refusal(refused) from None
+        text = await self.queue.detokenize(engine, ids, context, lane)
+        if text is None:
+            raise BadRequest(500, "the tokenizer failed on these token ids; the log says why", "Backend")
+        return text
 
     def trouble(self) -> str | None:
         """Return why this process cannot answer any more, or None."""

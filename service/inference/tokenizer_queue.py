@@ -1,5 +1,7 @@
 """Tokenizer queues: requests that are too long for the event loop wait here for a tokenizer thread.
 
+Token ids that become text again wait here too.
+
 There are two lanes, each with one thread, so that a request of a few pages never waits for one of megabytes. Texts
 that wait here count in the predicted wait, in the queue depth and in the limits for refusal, as those that wait for
 the model do. A request is split into pieces of work. It is dropped before a piece when its deadline has passed or its
@@ -12,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any
 
 from models.tokenizer import Encoded, Row
 from service.inference.scheduler import QueuedAhead
@@ -21,6 +24,7 @@ from service.protocols import BadRequest
 
 INLINE_CHARS = 4000  # up to here a request is tokenized on the event loop: a thread switch costs more
 SHORT_CHARS = 32_000  # upper limit of a request in the short lane, and of a piece of work; takes 16 ms
+ID_CHARS = 4  # characters whose tokenization takes as long as it takes to turn one token id into text: 1 to 2 µs
 CountDropped = Callable[[str], None]  # counts a dropped request by its reason
 
 
@@ -65,6 +69,31 @@ class QueuedRequest:
     seconds: float  # predicted, for the remaining pieces
     pieces: Iterator[Sequence[Row]]
     encoded: list[Encoded | None] = field(default_factory=list)
+
+    def run(self, piece: Sequence[Row]) -> tuple[list[Any], int]:
+        """Return the tokens of a piece, None where the tokenizer fails, and the number of characters it read."""
+        encoded = apply_isolated(lambda rows: self.engine.tokenize(rows, self.cut), piece)
+        return encoded, self.engine.chars(piece, self.cut)
+
+
+class QueuedIds(QueuedRequest):
+    """One request whose token ids are to become text; its only row has nothing in it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ids: Sequence[int],
+        deadline: float,
+        gone: Callable[[], bool],
+        future: "asyncio.Future[list[Any]]",
+    ) -> None:
+        seconds = engine.rate.expect(ID_CHARS * len(ids))
+        super().__init__(engine, [()], "right", deadline, gone, future, seconds, iter([[()]]))
+        self._ids = ids
+
+    def run(self, piece: Sequence[Row]) -> tuple[list[Any], int]:
+        """Return the text, None where the tokenizer fails; no characters, because the rate is that of tokenizing."""
+        return apply_isolated(lambda _: [self.engine.tokenizer.decode(self._ids)], piece), 0
 
 
 class Lane:
@@ -131,7 +160,8 @@ class Lane:
         """Store the result of a piece; the last piece resolves the request's future."""
         encoded, chars, seconds = done.result()
         request.seconds -= request.engine.rate.expect(chars)
-        request.engine.rate.note(chars, seconds)
+        if chars:
+            request.engine.rate.note(chars, seconds)
         request.encoded += encoded
         complete = len(request.encoded) == len(request.rows)
         if not complete and not self._closed and not self._is_dropped(request):
@@ -201,7 +231,7 @@ def pieces_of(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
 
 
 def _tokenize(request: QueuedRequest, piece: Sequence[Row]) -> tuple[list[Encoded | None], int, float]:
-    """Return the tokens of a piece, the number of characters that were tokenized, and the seconds it took."""
+    """Return what a piece became, the number of characters that were tokenized, and the seconds it took."""
     begun = time.perf_counter()
-    encoded = apply_isolated(lambda rows: request.engine.tokenize(rows, request.cut), piece)
-    return encoded, request.engine.chars(piece, request.cut), time.perf_counter() - begun
+    encoded, chars = request.run(piece)
+    return encoded, chars, time.perf_counter() - begun

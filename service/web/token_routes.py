@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from service.inference.inference_service import InferenceService
@@ -11,6 +12,7 @@ from service.protocols.openai import created
 from service.web.http import Call, Reply, json_reply
 
 MODELS, PREDICT = "/v1/models/", ":predict"  # KServe's protocol v1 has /v1/models/{name}:predict
+INLINE_TOKENS = 4096  # up to here their strings are looked up on the event loop, in about a millisecond
 
 
 class TokenRoutes:
@@ -60,12 +62,14 @@ class TokenRoutes:
         engine, encoded = await self._inference.tokenize(body.prompt, context)
         before, after = engine.tokenizer.affixes
         ids = encoded.ids if body.add_special_tokens else encoded.ids[before : len(encoded.ids) - after]
-        return json_reply(tokens.write(ids, body, engine.tokenizer, engine.bundle.task.max_tokens))
+        write = partial(tokens.write, ids, body, engine.tokenizer, engine.bundle.task.max_tokens)
+        is_long = body.return_token_strs and len(ids) > INLINE_TOKENS
+        return json_reply(await asyncio.to_thread(write) if is_long else write())
 
     async def detokenize(self, call: Call) -> Reply:
         """Answer POST /detokenize."""
-        engine = self._inference.model_slots.current
+        context, engine = self._context(call), self._inference.model_slots.current
         document = await call.document(self._settings.max_body_bytes)
         body = tokens.read_ids(document, engine.bundle.architecture.vocabulary, self._settings.max_text_chars)
         self._inference.check_name(body.named_model())
-        return json_reply({"prompt": await asyncio.to_thread(engine.tokenizer.decode, body.tokens)})
+        return json_reply({"prompt": await self._inference.detokenize(engine, body.tokens, context)})

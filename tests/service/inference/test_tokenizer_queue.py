@@ -263,6 +263,44 @@ def test_a_runner_that_is_told_to_end_hands_over_what_it_dropped(engine):
     assert gone == [left]
 
 
+def test_token_ids_that_become_text_wait_and_are_refused_as_texts_are(engine):
+    async def go():
+        gate = Gate(engine)
+        ids = engine.encode([("good film",)])[0].ids
+        many, text = ids * 10_000, engine.tokenizer.decode(ids)
+        rate = engine.rate.expect(1000)
+        async with serving(gate, free_queue=2, max_wait_ms=0.01) as inference:
+
+            def turn(ids, seconds=60.0):
+                now = time.perf_counter()
+                context = RequestContext(now, now + seconds, lambda: False)
+                return asyncio.ensure_future(inference.detokenize(gate, ids, context))
+
+            first = await blocked(inference, gate)
+            assert await asyncio.wait_for(turn(ids), 30) == text  # few ids do not wait
+            late = turn(many, seconds=0.3)
+            assert (await asyncio.wait_for(problem_of(late), 30)).status == 429
+            waiting = [turn(many) for _ in range(2)]
+            await asyncio.sleep(0)
+            assert inference.queue.waiting() == 2
+            refused = await problem_of(turn(many))
+            assert (refused.status, refused.kind) == (429, "Overloaded")
+            gate.open.set()
+            assert [len(one) for one in await asyncio.gather(*waiting)] == [len(engine.tokenizer.decode(many))] * 2
+            await first
+        assert engine.rate.expect(1000) != rate  # the first request's
+        noted = engine.rate.expect(1000)
+        async with serving(gate) as inference:
+            await turn_of(inference, gate, many)
+        assert engine.rate.expect(1000) == noted  # the rate is that of tokenizing
+
+    async def turn_of(inference, gate, ids):
+        now = time.perf_counter()
+        return await inference.detokenize(gate, ids, RequestContext(now, now + 60, lambda: False))
+
+    asyncio.run(go())
+
+
 def test_memory_stays_flat_however_many_requests_expire(engine):
     """An error that requests share keeps the frames, and so the texts, of every request that it answered."""
     rounds, each = int(os.environ.get("TEST_EXPIRED", "10000")) // 1000, 1000
