@@ -14,7 +14,9 @@ from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from typer.main import get_command
 from verbs import run, run_plain
 
+from compress.best_bundle import Compressed
 from models.store.folder import ModelFolder
+from models.store.results import Delivered
 from prunella.cli import main, output
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -272,3 +274,15 @@ def test_a_model_of_fewer_positions_than_any_text_has_is_refused(tmp_path, capsy
     assert facts["can"] == []
     for said in (facts["problems"][0]["problem"], err):
         assert "asked to cut texts at 3 tokens (3 positions): wanted 4 or more" in said
+
+
+@pytest.mark.parametrize("missed", [None, "the bundle is written, but the target was missed: measured 3.5x"])
+def test_a_compression_that_misses_its_target_prints_its_result_and_ends_with_1(
+    tmp_path, capsys, monkeypatch, missed
+):
+    report = {"asked": "4x", "target_met": missed is None}
+    delivered = Delivered(folder=str(tmp_path), id="a", reused=False, report=report)
+    monkeypatch.setattr("compress.run.compress", lambda *_, **__: Compressed(delivered=delivered, missed=missed))
+    code, told, err = run(capsys, monkeypatch, "compress", "model", "--train", "texts.csv")
+    assert (code, told["target_met"]) == (0 if missed is None else 1, missed is None)
+    assert err.strip().splitlines() == ([] if missed is None else [f"prunella: {missed}"])

@@ -228,7 +228,9 @@ def test_a_miss_in_size_is_refused_and_a_fall_back_named(judged_bundle, monkeypa
         (Target(kind="latency_ms", value=2.0), 1.5, False, "1.5 ms, target 2 ms (±5%): 25% faster than the target"),
     ],
 )  # fmt: skip
-def test_a_miss_to_either_side_is_in_the_point_and_ends_with_1(judged_bundle, monkeypatch, target, ours, met, told):
+def test_a_miss_to_either_side_is_in_the_point_and_has_a_sentence(
+    judged_bundle, monkeypatch, target, ours, met, told
+):
     folder, evaluator = judged_bundle
     timed(monkeypatch, 8.0, ours)
     point = evaluator.evaluate(folder, target, 0.05)
