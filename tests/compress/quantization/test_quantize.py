@@ -14,12 +14,13 @@ from safetensors.torch import load_file, save_file
 from tiny import make_tiny_checkpoint, make_tiny_family, tiny_texts
 from verbs import run
 
+from bench.measure.accuracy.evaluate import evaluate
 from compress.make_bundle import BundleConfig, BundleTexts, make_bundle
 from export.writer import to_onnx
 from models import task as task_file
 from models import tokenizer as tokenizer_file
 from models.checkpoint import load_checkpoint, save_checkpoint
-from models.data.texts import Texts
+from models.data.texts import Texts, read_texts
 from models.store.folder import ModelFolder
 from models.store.stage import Stage, run_stage
 from models.task import Task
@@ -86,6 +87,27 @@ def test_auto_measures_every_recipe_and_says_why_it_takes_one(made, tmp_path, ca
     assert told["bytes"] == bundle.served_bytes(bundle.info.default["cpu"])
     for name in bundle.info.variants:
         Engine.open(bundle, RuntimeSettings(device="cpu", variant=name)).self_check()
+
+
+def test_the_loss_is_told_of_the_rows_that_are_reported(made, tmp_path, capsys, monkeypatch):
+    """The rows that choose have the opposite labels here: what is right on the ones is wrong on the others."""
+    folder, classifier = made
+    rows = [json.loads(line) for line in (folder / "labelled.jsonl").read_text().splitlines()]
+    other = {"negative": "positive", "positive": "negative"}
+    reported = [{**row, "label": other[row["label"]]} for row in rows[:61]]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, reported)))
+    code, told, err = run(
+        capsys, monkeypatch, "quantize", classifier.path, "--calibration", folder / "texts.jsonl", "--data",
+        folder / "labelled.jsonl", "--test", tmp_path / "test.jsonl", "--max-loss", 100, "--recipe", "static",
+        "--store", tmp_path / "store", "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, err
+    own, chosen = (
+        evaluate(tmp_path / "out", read_texts(str(file))).accuracy
+        for file in (tmp_path / "test.jsonl", folder / "labelled.jsonl")
+    )
+    assert own != pytest.approx(chosen)
+    assert (told["accuracy"], told["rows"], told["choosing_rows"]) == (pytest.approx(own), 61, 80)
 
 
 def test_a_recipe_that_loses_too_much_is_refused_and_leaves_nothing(made, tmp_path, capsys, monkeypatch):

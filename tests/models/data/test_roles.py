@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from models.finetuning.finetune import FinetuneConfig, Splits, finetune
 from models.finetuning.metrics import choose_thresholds
 from models.finetuning.predict import predict
 from models.finetuning.seeds import finetune_seeds
+from models.store.stage import StageResult
 from models.task import Task, sigmoid
 from models.tokenizer import Tokenizer
 from models.train.loop import TrainingConfig
@@ -123,6 +125,25 @@ def test_the_best_of_several_seeds_is_reported_on_rows_that_did_not_choose_it(en
     assert told["spread"]["accuracy"]["values"] == pytest.approx(reported.tolist())
     report = json.loads((best.folder.path / "report.json").read_text())
     assert (report["rows"], report["chosen_on_reported_rows"]) == (60, False)
+
+
+def test_the_best_seed_is_that_of_the_rows_that_choose_though_another_is_better_on_those_that_are_reported(
+    tmp_path, monkeypatch
+):
+    choosing, reported = [0.7, 0.9, 0.8], [0.9, 0.6, 0.8]
+
+    def made(_encoder, _splits, config, _store):
+        seed, folder = config.training.seed, tmp_path / str(config.training.seed)
+        folder.mkdir()
+        report = {"accuracy": reported[seed], "details": {"choosing": {"accuracy": choosing[seed]}}}
+        (folder / "report.json").write_text(json.dumps(report))
+        return StageResult(SimpleNamespace(path=folder, id=str(seed)), reused=False)
+
+    monkeypatch.setattr("models.finetuning.seeds.finetune", made)
+    monkeypatch.setattr("models.finetuning.seeds.complete", lambda _encoder, _splits, config, _store: config)
+    best, told = finetune_seeds("encoder", Splits(make_texts(count=4), make_texts(count=4)), CONFIG, tmp_path, 3)
+    assert (best.folder.id, told["chosen_seed"]) == ("1", 1)
+    assert told["spread"]["accuracy"]["values"] == reported
 
 
 def test_where_nothing_is_chosen_all_rows_are_reported(encoder, tmp_path):

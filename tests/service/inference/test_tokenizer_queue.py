@@ -18,7 +18,16 @@ from test_server_process import PRUNELLA, running
 
 from service.inference.inference_service import InferenceService
 from service.inference.request_context import RequestContext
-from service.inference.tokenizer_queue import INLINE_CHARS, SHORT_CHARS, count_chars, pieces_of
+from service.inference.tokenizer_queue import (
+    INLINE_CHARS,
+    SHORT_CHARS,
+    client_gone_error,
+    count_chars,
+    expired_error,
+    late_error,
+    pieces_of,
+    shutting_down_error,
+)
 from service.model.bundle import Bundle
 from service.model.engine import Engine
 from service.model.session import RuntimeSettings
@@ -299,6 +308,12 @@ def test_token_ids_that_become_text_wait_and_are_refused_as_texts_are(engine):
         return await inference.detokenize(gate, ids, RequestContext(now, now + 60, lambda: False))
 
     asyncio.run(go())
+
+
+@pytest.mark.parametrize("make", [expired_error, late_error, client_gone_error, shutting_down_error])
+def test_no_two_requests_share_an_error(make):
+    """Each await that raises an error adds its frames to it, and they keep the texts of the request alive."""
+    assert make() is not make()
 
 
 def test_memory_stays_flat_however_many_requests_expire(engine):
