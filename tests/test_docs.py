@@ -197,6 +197,21 @@ def test_the_page_on_the_api_names_every_argument(name):
     assert not [one for one in inspect.signature(getattr(prunella, name)).parameters if f"`{one}`" not in text]
 
 
+@pytest.mark.parametrize("name", [name for name in FUNCTIONS if name != "compress"])  # its page has no defaults
+def test_the_page_on_the_api_has_the_defaults_of_the_arguments(name):
+    arguments = inspect.signature(getattr(prunella, name)).parameters
+    told = {}
+    for names, defaults in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", section(API, name), re.MULTILINE):
+        of_row, values = re.findall(r"`(\w+)`", names), [value.strip(" `") for value in defaults.split(",")]
+        values = values * len(of_row) if len(values) == 1 else values
+        for argument, value in zip(of_row, values, strict=False):
+            told.setdefault(argument, value)  # fields of the result may have the name of an argument
+    for argument, parameter in arguments.items():
+        default = parameter.default
+        real = "required" if default is parameter.empty else str(default)
+        assert told[argument].strip('"') == real, argument
+
+
 @pytest.mark.parametrize(
     ("title", "fields"),
     [
