@@ -133,6 +133,7 @@ class Layers:
             return self.graph.node("Attention", inputs, name, FUSED, num_heads=heads)
         weight, columns = self._int8(matrix)
         quantized, scale, zero = self._quantized_input(hidden, matrix, name)
+        bias = bias or self.graph.weight(f"{matrix.name}.bias", np.zeros_like(matrix.bias))  # QAttention needs one
         inputs = [quantized, weight, bias, scale, columns, "mask", zero]
         return self.graph.node("QAttention", inputs, name, FUSED, num_heads=heads)
 

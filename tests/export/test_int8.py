@@ -84,6 +84,19 @@ def test_int8_answers_as_torch_does(tmp_path, made, recipe):
     assert np.abs(tiny.alone(tmp_path / "int8.onnx") - tiny.wanted).max() < 0.1 * np.ptp(tiny.wanted)
 
 
+def test_attention_without_a_bias_runs_in_int8(tmp_path):
+    tiny = Tiny(tmp_path)
+    with torch.no_grad():
+        for name, parameter in tiny.model.named_parameters():
+            if name.endswith("qkv.bias"):
+                parameter.zero_()
+    path = tmp_path / "dynamic.onnx"
+    write_int8(tiny.model, path, False, None)
+    check_fused(path, tiny.shape, Precision.all_int8(tiny.shape), static=False)
+    wanted = predict(tiny.model, tiny.encoded, tiny.tokenizer)
+    assert np.abs(tiny.alone(path) - wanted).max() < np.abs(tiny.wanted - wanted).max()
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "relu"])
 def test_fp16_has_the_activation_of_the_checkpoint(tmp_path, activation):
     tiny, path = Tiny(tmp_path, family="bert", hidden_act=activation), tmp_path / "fp16.onnx"
