@@ -65,7 +65,8 @@ def measure_latency(
         timed, all_widths = (timed_heads, heads) if part.endswith("attention") else (timed_neurons, neurons)
         copies = 1 if part.startswith("last") else COPIES
         measured = [max(0.0, seconds[f"{kind} {part}:{w}"] - fixed) / copies for w in timed]
-        line = np.poly1d(np.polyfit(timed, measured, 1))  # a linear fit averages out the noise
+        # a linear fit averages out the noise; of a layer with one head, or 32 neurons, only one width is timed
+        line = np.poly1d(np.polyfit(timed, measured, min(1, len(timed) - 1)))
         return {w: max(0.0, float(line(w))) if w else 0.0 for w in all_widths}  # a dropped sublayer takes no time
 
     int8, fp32 = (Amounts(**{part: interpolate(kind, part) for part in Amounts.model_fields}) for kind in KINDS)
