@@ -24,6 +24,7 @@ from service.model.session import RuntimeSettings, choose_device, count_gpus
 from service.operations.tracing import Tracer
 from service.process import launch
 from service.process.cores import usable_cores
+from service.process.worker import make_server
 from service.settings import Settings
 from service.web.app import App
 
@@ -72,6 +73,12 @@ def test_the_docs_have_every_setting_as_it_is():
 
 def test_the_default_keep_alive_is_longer_than_the_idle_time_outs_of_load_balancers():
     assert Settings().keep_alive_s >= 75
+
+
+def test_connections_are_kept_as_long_as_the_setting_says(tiny_bundle):
+    engine = Engine.open(Bundle.open(tiny_bundle), RuntimeSettings(device="cpu"))
+    inference = InferenceService(engine, Settings(device="cpu", keep_alive_s=91))
+    assert make_server(App(inference), inference).config.timeout_keep_alive == 91  # uvicorn's own is 5 s
 
 
 def variant(device):
