@@ -66,7 +66,10 @@ def build_fast_tokenizer(folder: Path) -> tokenizers.Tokenizer:
     if backend is None:
         raise FolderError(f"{folder}: transformers has no fast tokenizer of the class {type(tokenizer).__name__}")
     _say_made(folder, ", ".join(files), type(tokenizer).__name__)
-    return tokenizers.Tokenizer.from_str(backend.to_str())
+    from models.forms.tokenizer_check import with_segments_of
+
+    document = str(backend.to_str())
+    return tokenizers.Tokenizer.from_str(with_segments_of(tokenizer, folder, document) or document)
 
 
 @cache

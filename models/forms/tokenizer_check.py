@@ -88,7 +88,7 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
     if theirs.truncation_side == "left":
         say(f"{folder}: transformers cuts long texts at the left; here they are cut at the right end")
     if text is None:
-        return None
+        return with_segments_of(theirs, folder, (folder / FILE).read_text(encoding="utf-8"))
     has_config = (folder / CONFIG).is_file()
     changed_by, verb = (f"{CONFIG} and the class", "change") if has_config else ("the class", "changes")
     backend = getattr(theirs, "backend_tokenizer", None)
@@ -103,7 +103,67 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
         f"{folder}: in transformers, {changed_by} {type(theirs).__name__} {verb} what {FILE} says, for example of "
         f"{text[:SHOWN]!r}: texts are split as transformers splits them"
     )
-    return document
+    return with_segments_of(theirs, folder, document) or document
+
+
+def with_segments_of(theirs: Any, folder: Path, document: str) -> str | None:
+    """Return a tokenizer that gives the second text of a pair segment 0, where transformers does; None: as it is.
+
+    transformers gives a model the inputs in `model_input_names` only. Without segments it takes 0 for all tokens.
+    """
+    if "token_type_ids" in theirs.model_input_names or _segments_of(folder) < 2:
+        return None
+    if not any(tokenizers.Tokenizer.from_str(document).encode(PAIR, PAIR).type_ids):
+        return None
+    say(
+        f"{folder}: {CONFIG} has no token_type_ids in model_input_names: both texts of a pair have segment 0, as in "
+        "transformers"
+    )
+    return without_segments(document)
+
+
+def _segments_of(folder: Path) -> int:
+    """Return the number of segments of the model in a folder, by its config.json; 0 where it does not say."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return 0
+    usual = 2 if isinstance(config, dict) and config.get("model_type") in ("bert", "electra", "ernie") else 0
+    segments = config.get("type_vocab_size", usual) if isinstance(config, dict) else 0
+    return segments if isinstance(segments, int) else 0
+
+
+def without_segments(document: str) -> str:
+    """Return a tokenizer.json whose special tokens and texts all have segment 0."""
+    parts = json.loads(document)
+    parts["post_processor"] = _in_one_segment(parts.get("post_processor"))
+    return json.dumps(parts, ensure_ascii=False)
+
+
+def _in_one_segment(processor: dict[str, Any] | None) -> dict[str, Any] | None:
+    if processor is None:
+        return None
+    if "processors" in processor:  # a sequence
+        return processor | {"processors": [_in_one_segment(one) for one in processor["processors"]]}
+    if processor["type"] == "BertProcessing":
+        (first, first_id), (last, last_id) = processor["cls"], processor["sep"]
+        texts = [{"Sequence": {"id": text, "type_id": 0}} for text in "AB"]
+        special = {token: {"SpecialToken": {"id": token, "type_id": 0}} for token in (first, last)}
+        ids = {
+            token: {"id": token, "ids": [i], "tokens": [token]} for token, i in ((first, first_id), (last, last_id))
+        }
+        single = [special[first], texts[0], special[last]]
+        return {
+            "type": "TemplateProcessing", "single": single, "pair": [*single, texts[1], special[last]],
+            "special_tokens": ids,
+        }  # fmt: skip
+    if processor["type"] == "TemplateProcessing":
+        changed = {
+            form: [{kind: part | {"type_id": 0} for kind, part in piece.items()} for piece in processor[form]]
+            for form in ("single", "pair")
+        }
+        return processor | changed
+    return processor
 
 
 def first_difference(backend: tokenizers.Tokenizer, theirs: Any) -> str | None:

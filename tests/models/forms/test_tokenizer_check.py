@@ -4,6 +4,7 @@ import json
 
 import pytest
 import tokenizers
+import torch
 import transformers
 from tiny import make_tiny_family, write_bpe_tokenizer
 from tokenizers.models import WordPiece
@@ -12,6 +13,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
 
 from compress.inputs.source import open_source
+from models.checkpoint import load_checkpoint
+from models.classifier import TensorBatch
 from models.errors import FolderError
 from models.families.fast_tokenizer import tokenizer_class
 from models.forms.probe_texts import probe_texts
@@ -19,7 +22,7 @@ from models.forms.tokenizer_check import model_max_length
 from models.task import Task
 from models.tokenizer import Tokenizer
 from models.train.starting_point import copy_tokenizer
-from tools.studies.folder_forms import with_tokenizers_backend
+from tools.studies.folder_forms import as_vocabulary_files, with_tokenizers_backend
 
 TEXTS = probe_texts()
 
@@ -164,3 +167,39 @@ def test_the_texts_are_many_and_distinct():
     scripts = {chr(c) for c in (0x410, 0x5D0, 0x627, 0x905, 0xE01, 0x4E00, 0x3042, 0xAC00, 0x1F44D)}
     joined = "".join(TEXTS)
     assert sum(any(abs(ord(c) - ord(s)) < 300 for c in joined) for s in scripts) == len(scripts)
+
+
+@pytest.mark.parametrize("form", ["template", "bert", "sequence", "vocabulary"])
+def test_without_segments_among_the_inputs_a_pair_has_one_segment(tmp_path, capsys, form):
+    names = {"tokenizer_class": "BertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}
+    folder = tmp_path / "in"
+    theirs = make_tiny_family(folder, "bert")
+    (folder / "tokenizer_config.json").write_text(json.dumps(names))
+    file = folder / "tokenizer.json"
+    document = json.loads(file.read_text())
+    bert = {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]}
+    if form == "bert":
+        document["post_processor"] = bert
+    if form == "sequence":
+        document["post_processor"] = {"type": "Sequence", "processors": [document["post_processor"]]}
+    file.write_text(json.dumps(document))
+    if form == "vocabulary":
+        as_vocabulary_files(folder)
+    opened = open_source(folder, tmp_path / "store", pair=True, max_tokens=40).path
+    assert "both texts of a pair have segment 0, as in transformers" in capsys.readouterr().err
+    pair = ("the film was good", "a dull story")
+    ours = Tokenizer.open(opened, 40).batch([pair])
+    expected = transformers.AutoTokenizer.from_pretrained(folder)(*pair, return_tensors="pt")
+    assert "token_type_ids" not in expected
+    assert ours.ids.tolist() == expected["input_ids"].tolist()
+    with torch.no_grad():
+        wanted, found = theirs(**expected).logits, load_checkpoint(opened)(TensorBatch(ours))[0]
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_models_without_segments_keep_their_tokenizer(tmp_path, capsys):
+    make_tiny_family(tmp_path / "in", "distilbert")
+    config = {"tokenizer_class": "DistilBertTokenizer", "model_input_names": ["input_ids", "attention_mask"]}
+    (tmp_path / "in" / "tokenizer_config.json").write_text(json.dumps(config))
+    open_source(tmp_path / "in", tmp_path / "store", pair=True, max_tokens=40)
+    assert "segment 0" not in capsys.readouterr().err
