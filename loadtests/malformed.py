@@ -265,14 +265,14 @@ def main() -> int:
         rng = random.Random(f"{options.seed}-{number}")
         over_grpc = malformed_grpc.Client(options.grpc) if options.grpc else None
         for _ in range(options.requests // options.threads):
-            found: list[tuple[str, int | str]]
+            statuses: list[tuple[str, int | str]]
             if over_grpc is not None and rng.random() < 0.5:
-                found = [over_grpc.send(rng)]
+                statuses = [over_grpc.send(rng)]
             else:
                 kind = rng.choice(KINDS)
-                found = [(kind.__name__, code) for code in send(address, kind(rng, rng.choice(PATHS)))]
+                statuses = [(kind.__name__, code) for code in send(address, kind(rng, rng.choice(PATHS)))]
             with lock:
-                counts.update(found)
+                counts.update(statuses)
 
     start = time.monotonic()
     _warm_up(address)

@@ -148,7 +148,7 @@ def declared(project: dict, extra: str | None = None) -> set[str]:
             ["models", "export", "bench", "compress", "prunella"],
             ["demo", "hub", "peers", "peft", "skops", "score", "spark", "ray"],
         ),
-        (["loadtests"], ["loadtest", "loadtest-peers"]),
+        (["loadtests"], ["grpc", "loadtest", "loadtest-peers"]),
     ],
 )  # fmt: skip
 def test_what_is_imported_is_declared(packages, extras):

@@ -78,8 +78,8 @@ def for_client(dialect: Dialect, user_agent: bytes | None) -> Dialect:
     """Return the dialect of a request by the client that sent it, where the request itself does not say it."""
     if dialect is not HF_BY_CLIENT:
         return dialect
-    found = HUB_CLIENT.search(user_agent or b"")
-    return HF_LISTS if found and tuple(map(int, found.groups())) >= HUB_READS_LISTS else HF
+    version = HUB_CLIENT.search(user_agent or b"")
+    return HF_LISTS if version and tuple(map(int, version.groups())) >= HUB_READS_LISTS else HF
 
 
 def is_of_vllm(document: Any) -> bool:

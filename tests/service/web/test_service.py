@@ -197,7 +197,6 @@ TEI_REFUSALS = {
     "a pair for a model of single texts": ({"inputs": ["a", "b"]}, 422, "Validation"),
     "an empty group": ({"inputs": [["a"], []]}, 422, "Validation"),
     "numbers": ({"inputs": [1]}, 422, "Validation"),
-    "an unknown key": ({"inputs": "a", "normalise": True}, 422, "Validation"),
     "no key": ({"text": "a"}, 422, "Validation"),
     "too many": ({"inputs": [["a"]] * 33}, 413, "Validation"),
 }
