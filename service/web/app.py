@@ -5,6 +5,7 @@ texts and writes answers: service/web/dialects.py chooses the protocol, whose mo
 formats JSON.
 """
 
+import codecs
 import logging
 import os
 import time
@@ -247,7 +248,7 @@ class App:
         return type(document) is not dict or not any(key in document for key in others)
 
     async def _forward_to_bentoml(self, call: Call, send: Send) -> None:
-        body = await call.body(self._settings.max_body_bytes)
+        body = (await call.body(self._settings.max_body_bytes)).removeprefix(codecs.BOM_UTF8)
         replaced = with_replaced_surrogates(body)
         if replaced is not None:
             body = orjson.dumps(replaced)

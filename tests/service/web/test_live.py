@@ -77,6 +77,7 @@ def test_the_errors_of_bentoml_are_bentomls_or_in_the_native_form(server):
             return answer.status, json.loads(answer.read())
 
     assert ask("POST", b'{"texts": ["good film"]}')[0] == 200
+    assert ask("POST", b'\xef\xbb\xbf{"texts": ["good film"]}')[0] == 200  # with a byte order mark
     status, document = ask("POST", b'{"texts": [5]}')
     assert (status, document.keys()) == (400, {"error", "detail"})
     status, document = ask("POST", b'{"texts": ["good film"]}', "text/plain")
