@@ -65,6 +65,19 @@ def read_chunks(data: InputFiles, job: Job, parts: Mapping[tuple[int, int], Note
                 return
 
 
+def is_finished(data: InputFiles, job: Job, parts: Mapping[tuple[int, int], NotedPart]) -> bool:
+    """Whether `read_chunks` would yield nothing; the files are not read."""
+    total = 0
+    for position in range(len(data.files)):
+        finished = _beginning(position, parts)
+        total += sum(part.rows for part in finished)
+        if job.limit is not None and total >= job.limit:
+            return True
+        if not finished or not finished[-1].last:
+            return False
+    return True
+
+
 def _beginning(position: int, parts: Mapping[tuple[int, int], NotedPart]) -> list[NotedPart]:
     """Return the finished parts of a file before the first one that is missing."""
     finished: list[NotedPart] = []

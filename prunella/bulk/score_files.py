@@ -19,7 +19,7 @@ from models.messages import progress, say
 from models.schema import Record, wrong_values
 from models.store.lock import Lock
 from models.task import Combine, Task
-from prunella.bulk.chunk_reader import read_chunks
+from prunella.bulk.chunk_reader import is_finished, read_chunks
 from prunella.bulk.chunk_scorer import added_columns
 from prunella.bulk.input_columns import first_records, read_columns, valid_unicode
 from prunella.bulk.input_files import InputFiles, one_line, open_input
@@ -79,21 +79,19 @@ def score(bundle: str, source: Path, output: Path, options: ScoreOptions) -> dic
         before = sum(part.rows for part in folder.parts.values())
         if before:
             say(f"{output}: {before} rows are finished, the run goes on")
-        engine = open_engine(options.engine, opened.folder.path, job, schema, options.processes)
-        try:
-            with Workers(engine) as workers:
-                _score_chunks(data, folder, job, workers)
-        except KeyboardInterrupt:
-            finished = sum(part.rows for part in folder.parts.values())
-            say(f"stopped: the same command goes on, {finished} rows are finished")
-            raise
+        count = deaths = 0
+        if not is_finished(data, job, folder.parts):  # else no cluster need start
+            engine = open_engine(options.engine, opened.folder.path, job, schema, options.processes)
+            try:
+                with Workers(engine) as workers:
+                    _score_chunks(data, folder, job, workers)
+            except KeyboardInterrupt:
+                finished = sum(part.rows for part in folder.parts.values())
+                say(f"stopped: the same command goes on, {finished} rows are finished")
+                raise
+            count, deaths = workers.count, workers.deaths
         summary = _summary(folder, before, time.perf_counter() - start)
-        summary |= {
-            "bundle": job.bundle,
-            "engine": options.engine,
-            "workers": workers.count,
-            "deaths": workers.deaths,
-        }
+        summary |= {"bundle": job.bundle, "engine": options.engine, "workers": count, "deaths": deaths}
         folder.finish(summary)
     return {"folder": str(output), **summary}
 

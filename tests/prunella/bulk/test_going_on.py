@@ -16,10 +16,11 @@ import pytest
 from scoring import TEXTS, contents, lines_of, parts, score, table_of, write_lines
 
 from models.errors import CheckError, FolderError, InputError
-from prunella.bulk import output_folder
+from prunella.bulk import output_folder, score_files
 from prunella.bulk.job import Chunk, Job
 from prunella.bulk.local_worker import LocalWorker
 from prunella.bulk.output_folder import OutputFolder
+from prunella.bulk.score_files import ScoreOptions
 from prunella.bulk.workers import ATTEMPTS, Engine, Workers
 from service.model.bundle import Bundle
 
@@ -171,6 +172,16 @@ def test_files_may_be_added_behind_the_others_only(tiny_bundle, tmp_path, monkey
     write_lines(tmp_path / "in" / "a.jsonl")
     with pytest.raises(FolderError, match="behind the others"):
         score(monkeypatch, tiny_bundle, tmp_path / "in", tmp_path / "out")
+
+
+@pytest.mark.parametrize("limit", [None, 8])
+def test_a_finished_run_starts_no_worker(limit, tiny_bundle, tmp_path, monkeypatch):
+    path = write_lines(tmp_path / "in.jsonl")
+    score(monkeypatch, tiny_bundle, path, tmp_path / "out", limit=limit, chunk_rows=4)
+    monkeypatch.setattr(score_files, "open_engine", pytest.fail)
+    summary = score_files.score(str(tiny_bundle), path, tmp_path / "out", ScoreOptions(limit=limit, chunk_rows=4))
+    assert (summary["rows"], summary["resumed_rows"], summary["workers"]) == (limit or 10, limit or 10, 0)
+    assert (tmp_path / "out" / "_SUCCESS").is_file()
 
 
 def test_a_part_that_was_lost_is_made_again(tiny_bundle, tmp_path, monkeypatch):
