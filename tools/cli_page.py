@@ -20,8 +20,8 @@ HEAD = """# Commands
 This page is generated from the help of the commands (`python -m tools.cli_page`).
 
 Every command prints messages for people on stderr, and one JSON object as the last line on stdout.
-Exit codes: 0 success, 1 a check failed, 2 wrong use. If a command ends with 1 or 2, the reason is on stderr; the JSON
-object is printed only if there is a result, such as a bundle that misses its target.
+Exit codes: 0 success, 1 a check failed, 2 wrong use, 130 Ctrl-C. If a command ends with 1 or 2, the reason is on
+stderr; the JSON object is printed only if there is a result, such as a bundle that misses its target.
 """
 
 

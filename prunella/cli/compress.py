@@ -9,7 +9,7 @@ import typer
 from models.errors import TargetError
 from models.messages import say
 from prunella.cli.config_file import ConfigFile, PrintConfig, print_config
-from prunella.cli.options import LABELS_HELP, NEAREST_HELP, SCORES_HELP, STORE, Out, Store
+from prunella.cli.options import NEAREST_HELP, SCORES_HELP, STORE, Out, Store
 from prunella.cli.output import need, show
 
 
@@ -72,10 +72,10 @@ def compress(
     windows_combine: Annotated[
         Literal["mean", "max"] | None, _hidden("how the scores of a text's windows are combined; default: mean")
     ] = None,
-    text_column: Annotated[str, _hidden("column of the text, or of the first text of a pair")] = "text",
+    text_column: Annotated[str, typer.Option(help="column of the texts")] = "text",
     pair_column: Annotated[str, _hidden("column of the second text of a pair")] = "text_pair",
-    label_column: Annotated[str, _hidden("column of the label")] = "label",
-    labels: Annotated[str | None, _hidden(LABELS_HELP)] = None,
+    label_column: Annotated[str, typer.Option(help="column of the labels")] = "label",
+    labels: Annotated[str | None, typer.Option(help="labels' names, such as 0=negative,1=positive")] = None,
     trim_vocabulary: Annotated[
         bool | None, _hidden("remove tokens that the texts do not use; default: only with --size-mb")
     ] = None,
@@ -89,11 +89,9 @@ def compress(
     remeasure: Annotated[
         bool, _hidden("measure latency again; default: use earlier measurements of this machine")
     ] = False,
-    cascade: Annotated[
-        bool, typer.Option("--cascade", help="add a gate, which answers easy texts before the compressed model")
-    ] = False,
+    cascade: Annotated[bool, typer.Option("--cascade", help="add a gate, which answers easy texts first")] = False,
     cascade_loss: Annotated[
-        float, typer.Option(help="points of accuracy that the gate may lose against the compressed model")
+        float, _hidden("points of accuracy that the gate may lose against the compressed model")
     ] = 0.5,
     seed: Annotated[int, typer.Option(help="seed of all random choices")] = 0,
     store: Store = STORE,

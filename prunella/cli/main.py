@@ -31,8 +31,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # program they take the core from the thread that they wait for (docs/results/training.md, "Beside other programs")
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+FIRST = """\b
+Begin with a folder of transformers, and labelled rows that it did not learn from:
+  prunella inspect MODEL
+  prunella compress MODEL --train train.csv --validation dev.csv --out bundle
+  prunella serve bundle"""
 app = typer.Typer(
-    help="Prune a fine-tuned text classifier, heal it by distillation, quantize it, and serve it.",
+    help=f"Prune a fine-tuned text classifier, heal it by distillation, quantize it, and serve it.\n\n{FIRST}",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -57,24 +62,25 @@ SINGLE_PROCESS = (
 # commands that go on from their finished stages, snapshots or parts if the same command is given again
 RESUMED = ("pretrain", "finetune", "compress", "cascade", "quantize", "export", "score", "demo")
 INTERRUPTED = 128 + signal.SIGINT  # exit code of a command that Ctrl-C ended
-app.command()(prints(pretrain))
-app.command()(prints(finetune))
-app.command()(compress)
-app.command()(cascade)
-app.command()(prints(quantize))
-app.command()(prints(export))
-app.command()(prints(evaluate))
-app.command()(prints(inspect))
-app.command()(bench)
-app.command()(prints(score))
-app.command()(prints(plan))
-app.command()(publish)
-app.command()(serve)
-app.command()(demo)
-app.command()(prints(fetch))
-app.add_typer(store_app, name="store")
+app.command(short_help="train an encoder on texts without labels")(prints(pretrain))
+app.command(short_help="train a classifier on labelled texts")(prints(finetune))
+app.command(short_help="make a classifier smaller and faster, and measure the loss")(compress)
+app.command(short_help="give a bundle a gate, which answers easy texts")(cascade)
+app.command(short_help="int8 without pruning")(prints(quantize))
+app.command(short_help="ONNX files without pruning, checked against torch")(prints(export))
+app.command(short_help="accuracy of a bundle or a classifier on labelled rows")(prints(evaluate))
+app.command(short_help="what a folder is, and which commands take it")(prints(inspect))
+app.command(short_help="a report: the bundle beside other engines and TF-IDF")(bench)
+app.command(short_help="classify the rows of files")(prints(score))
+app.command(short_help="how many replicas and cores a load needs")(prints(plan))
+app.command(short_help="copy a bundle into BentoML's model store")(publish)
+app.command(short_help="answer over HTTP")(serve)
+app.command(short_help="all steps on built-in film reviews")(demo)
+app.command(short_help="write the film reviews into the Python environment, once")(prints(fetch))
+app.add_typer(store_app, name="store", short_help="list and remove finished stages")
 # `loadtest` parses its arguments itself, including `--help`
 app.command(
+    short_help="put a running server under load",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )(loadtest)

@@ -230,6 +230,15 @@ def test_every_option_of_every_command_is_explained():
     assert unexplained == []
 
 
+def test_the_first_help_says_where_to_begin_and_cuts_no_sentence(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run_plain(capsys, monkeypatch, "--help")
+    assert code == 0
+    assert "  prunella compress MODEL --train train.csv --validation dev.csv --out bundle\n" in out
+    assert "..." not in out.partition("Commands:")[2]
+    assert max(map(len, out.splitlines())) <= 84
+
+
 def test_the_help_of_serve_fits_on_one_screen_and_explains_each_option(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     code, out, _ = run_plain(capsys, monkeypatch, "serve", "--help")
