@@ -15,7 +15,7 @@ from compress.modes import make_config, read_targets, read_trim
 from compress.pruning.hidden_width import narrowed
 from compress.remeasure import forget_times
 from compress.student import distil
-from compress.teachers import check_teaching, open_teachers
+from compress.teachers import check_teaching, find_teachers, open_teachers
 from compress.ways import AUTO, CUT, Compression, check_encoders, choose_way, outcome_of, ways_of
 from models.checkpoint import read_architecture
 from models.data.columns import Columns
@@ -171,14 +171,16 @@ def compress(  # noqa: PLR0913 (the options of the command)
     )  # fmt: skip
     ways = ways_of(student)
     check_encoders(ways, store)
+    scores = None if teacher_scores is None else Path(teacher_scores)
+    named = Teachers(_paths(teacher), scores, teacher_logits, columns, (), weak_teacher)
     seconds = StageSeconds()
     with seconds.of("read"):
         files = Files(train, validation, test, texts, nearest, columns)
-        inputs = read_inputs(model, files, store, LongTexts(max_tokens, windows, windows_combine), seed)
-    named = Teachers(
-        _paths(teacher), None if teacher_scores is None else Path(teacher_scores), teacher_logits, columns,
-        inputs.numbered, weak_teacher,
-    )  # fmt: skip
+        inputs = read_inputs(
+            model, files, store, LongTexts(max_tokens, windows, windows_combine), seed,
+            lambda given: find_teachers(given, replace(named, numbered=given.numbered)),
+        )  # fmt: skip
+    named = replace(named, numbered=inputs.numbered)
     gate = plan_gate(inputs, cascade_loss, seed) if cascade else None
     if gate is not None:
         inputs = replace(inputs, validation=gate.choosing)

@@ -45,7 +45,12 @@ def open_teachers(inputs: CompressionInputs, named: Teachers) -> OpenTeachers:
         FolderError: a folder has no classifier.
         InputError: a teacher has another task or other labels, or the file of scores has a bad row or lacks one.
     """
-    source: Path = inputs.source.path
-    teachers = OpenTeachers.open(named, Task.read(source / task_file.FILE), f"the model {source}")
+    teachers = find_teachers(inputs, named)
     teachers.check_covered(inputs.splits)
     return teachers
+
+
+def find_teachers(inputs: CompressionInputs, named: Teachers) -> OpenTeachers:
+    """Open the teachers before it is known which texts they answer; raises what `open_teachers` does."""
+    source: Path = inputs.source.path
+    return OpenTeachers.open(named, Task.read(source / task_file.FILE), f"the model {source}")

@@ -1,5 +1,6 @@
 """read_inputs(): read the files that a user names, open the model, and decide the role of each labelled row."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -55,8 +56,17 @@ class LongTexts:
     combine: Combine | None = None
 
 
-def read_inputs(model: Path, files: Files, store: Path, long_texts: LongTexts | None, seed: int) -> CompressionInputs:
+def read_inputs(  # noqa: PLR0913 (the files, and how they are read)
+    model: Path,
+    files: Files,
+    store: Path,
+    long_texts: LongTexts | None,
+    seed: int,
+    check: Callable[[CompressionInputs], object] | None = None,
+) -> CompressionInputs:
     """Return the inputs of a compression, and print on stderr which rows choose and which are reported.
+
+    `check` is called with the inputs as they are before the nearest of many texts are chosen, which takes long.
 
     Raises:
         InputError: a file or the model has another form than expected, or there are no labels to evaluate with.
@@ -86,6 +96,8 @@ def read_inputs(model: Path, files: Files, store: Path, long_texts: LongTexts | 
     more = read_texts(files.texts, files.columns.unlabelled(), kind)
     numbered = [*numbered, *more.rows]
     if files.nearest is not None:
+        if check is not None:
+            check(replace(inputs, numbered=numbered))
         more = nearest_texts(more, train, [roles.choosing, roles.judged], files.nearest, store)
     more = _without_held_out(more, roles)
     return replace(inputs, train=train.joined(more), parts=(train, more), numbered=numbered)

@@ -47,7 +47,7 @@ from models.train.loop import Run, fit
 from models.train.precision import computed_on, settle_precision
 from models.train.starting_point import copy_tokenizer, load_source_id, resolve_encoder
 
-__all__ = ["FinetuneConfig", "Splits", "finetune"]
+__all__ = ["FinetuneConfig", "Splits", "check_teachers", "finetune"]
 VERSION = 3
 LATER = {"while_it_helps", "minutes", "pooling", "teaching"}  # settings that older folders in a store do not have
 
@@ -93,6 +93,19 @@ def finetune(encoder: str, splits: Splits, config: FinetuneConfig, store: Path) 
     if splits.test is not None and rank() == 0:
         _add_test_scores(result.folder, splits.test)
     return result
+
+
+def check_teachers(splits: Splits, max_tokens: int) -> None:
+    """Open the teachers before texts are chosen for them, which takes long.
+
+    Raises:
+        FolderError: a folder has no classifier.
+        InputError: a teacher has another task or other labels, or the file of scores has a bad row.
+    """
+    train = splits.train
+    if splits.teachers is not None:
+        task = Task(kind=train.kind, labels=splits.label_names, pair=train.pair, max_tokens=max_tokens)
+        OpenTeachers.open(splits.teachers, task)
 
 
 def _announce_pooling(encoder: Path) -> None:

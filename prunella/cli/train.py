@@ -136,7 +136,7 @@ def finetune(
     need("torch", "train")
     from models.data.columns import Columns
     from models.data.texts import read_texts
-    from models.finetuning.finetune import FinetuneConfig, Splits
+    from models.finetuning.finetune import FinetuneConfig, Splits, check_teachers
     from models.finetuning.finetune import finetune as finetune_stage
     from models.finetuning.seeds import finetune_seeds
     from models.retrieval.nearest_texts import nearest_texts
@@ -154,6 +154,7 @@ def finetune(
         rows, held_out, read_texts(test, columns, task) if test else None, not validation, teachers=teachers
     )
     if more and nearest is not None:
+        check_teachers(splits, max_tokens)  # the choice of texts takes long
         held_out_parts = [part for part in (splits.validation, splits.test) if part is not None]
         more = nearest_texts(more, splits.train, held_out_parts, nearest, store)
     splits = splits.with_texts(more) if more else splits

@@ -156,6 +156,14 @@ def test_bad_teachers_are_one_sentence(made, compress, tmp_path, arguments, mess
     assert "run the teacher" not in err
 
 
+def test_a_bad_teacher_is_refused_before_the_nearest_texts_are_chosen(made, compress, monkeypatch, tmp_path):
+    monkeypatch.setattr("compress.inputs.read.nearest_texts", None)  # calling it would be a TypeError
+    make_tiny_checkpoint(tmp_path / "two")
+    code, _, err = compress("--teacher", tmp_path / "two", "--texts", made[0] / "dev.csv", "--nearest", 5)
+    assert code == 2
+    assert "has 2 labels (LABEL_0, LABEL_1), the model" in err.splitlines()[-1]
+
+
 def test_a_mode_without_training_has_no_teacher(made, capsys, monkeypatch):
     command = [one for one in compress_learned(made[0], made[1]) if one not in ("--epochs", 2)]
     code, _, err = run(capsys, monkeypatch, *command, "--mode", "instant", "--teacher", made[2].path)

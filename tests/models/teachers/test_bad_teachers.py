@@ -66,6 +66,13 @@ def test_numbers_on_another_scale_are_refused(given, student, tmp_path):
     assert "and another scale: their mean is 1 (" in err.splitlines()[-1]
 
 
+def test_a_bad_teacher_is_refused_before_the_nearest_texts_are_chosen(given, student, monkeypatch):
+    monkeypatch.setattr("models.retrieval.nearest_texts.nearest_texts", None)  # calling it would be a TypeError
+    code, _, err = student("--teacher", given.teachers["multi"].path, "--texts", given.path("texts"), "--nearest", 5)
+    assert code == 2
+    assert "is a multi model" in err.splitlines()[-1]
+
+
 def bad_scores(given: Given, folder: Path, change) -> Path:
     path = given.write_scores(folder / "bad.csv", names=("train", "validation"))
     with path.open(newline="") as file:
