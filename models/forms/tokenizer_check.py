@@ -93,10 +93,11 @@ def _made_by_transformers(folder: Path, times: tuple[int, ...]) -> str | None:
     changed_by, verb = (f"{CONFIG} and the class", "change") if has_config else ("the class", "changes")
     backend = getattr(theirs, "backend_tokenizer", None)
     document = None if backend is None else str(backend.to_str())
-    other = text if document is None else first_difference(tokenizers.Tokenizer.from_str(document), theirs)
-    if other is not None:
+    other = None if document is None else first_difference(tokenizers.Tokenizer.from_str(document), theirs)
+    if document is None or other is not None:
+        shown = (other or text)[:SHOWN]
         raise FolderError(
-            f"{folder}: the tokenizer of transformers ({type(theirs).__name__}) splits {other[:SHOWN]!r} otherwise "
+            f"{folder}: the tokenizer of transformers ({type(theirs).__name__}) splits {shown!r} otherwise "
             f"than {FILE}: save the tokenizer again with transformers (tokenizer.save_pretrained)"
         )
     say(
