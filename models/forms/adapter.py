@@ -98,9 +98,9 @@ def read_adapter(folder: Path) -> dict[str, Any]:
             f"{folder} holds an adapter of the task {task}: wanted one of a classifier of texts (task_type SEQ_CLS)"
         )
     if not (folder / WEIGHTS).is_file():
-        found = f", only {PICKLED}" if (folder / PICKLED).is_file() else ""
+        instead = f", only {PICKLED}" if (folder / PICKLED).is_file() else ""
         raise FolderError(
-            f"{folder} has no {WEIGHTS}{found}: save the adapter with safetensors (peft: save_pretrained)"
+            f"{folder} has no {WEIGHTS}{instead}: save the adapter with safetensors (peft: save_pretrained)"
         )
     refuse_foreign_file(folder / WEIGHTS)
     return config
@@ -215,10 +215,10 @@ def _check_loaded(folder: Path, base: Path, adapted: Any, stored: set[str]) -> N
     from peft import get_peft_model_state_dict
 
     wanted = {_plain(name) for name in get_peft_model_state_dict(adapted, save_embedding_layers=False)}
-    found = {_plain(name) for name in stored}
+    names = {_plain(name) for name in stored}
     named = dict(adapted.named_parameters())
-    unread = sorted(name for name in found - wanted if name not in named)
-    if missing := sorted(wanted - found):
+    unread = sorted(name for name in names - wanted if name not in named)
+    if missing := sorted(wanted - names):
         also = f", and holds {unread[0]}, which has no place in it" if unread else ""
         raise FolderError(f"{folder} lacks {missing[0]} of its base {base}{also}: {WANTED_BASE}")
     if unread:

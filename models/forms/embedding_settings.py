@@ -111,12 +111,12 @@ def check_outputs(folder: Path, reader: str) -> None:
     task, output, states = OUTPUTS[reader]
     modalities = settings.get("modality_config") or {}
     text = modalities.get("text", {}) if isinstance(modalities, dict) else {}
-    found = [("transformer_task", settings.get("transformer_task", task), task)]
-    found += [("module_output_name", settings.get("module_output_name", output), output)]
+    outputs = [("transformer_task", settings.get("transformer_task", task), task)]
+    outputs += [("module_output_name", settings.get("module_output_name", output), output)]
     if modalities:
         name = text.get("method_output_name", states) if isinstance(text, dict) and text else None
-        found += [("method_output_name of text", name, states)]
-    for key, value, wanted in found:
+        outputs += [("method_output_name of text", name, states)]
+    for key, value, wanted in outputs:
         if value != wanted:
             raise InputError(f"{path} has {key} = {value!r}: only {wanted!r} is supported here; train without it")
 

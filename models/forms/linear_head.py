@@ -155,15 +155,19 @@ def _read_safetensors(path: Path) -> _Parts:
         with safe_open(str(path), "np") as file:
             metadata = file.metadata() or {}
             coef, intercept = file.get_tensor("coef"), file.get_tensor("intercept")
-        told = {key: json.loads(metadata.get(key, "null")) for key in ("classes", "parts", "multilabel", "rule")}
-        classes = told["classes"]
+        entries = {key: json.loads(metadata.get(key, "null")) for key in ("classes", "parts", "multilabel", "rule")}
+        classes = entries["classes"]
     except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise FolderError(f"{path}: wanted the tensors coef and intercept: {error}") from None
     if not isinstance(classes, list):
         raise FolderError(f"{path} has no list of labels: wanted metadata `classes`, a list as JSON")
-    rule = told["rule"] or (None, None)
+    rule = entries["rule"] if isinstance(entries["rule"], list) and len(entries["rule"]) == 2 else (None, None)
     head = _Told(
-        metadata.get("type", REGRESSIONS[0]), told["parts"] or [REGRESSIONS[0]], classes, told["multilabel"], *rule
+        metadata.get("type", REGRESSIONS[0]),
+        entries["parts"] or [REGRESSIONS[0]],
+        classes,
+        entries["multilabel"],
+        *rule,
     )
     return coef, intercept, classes, head.is_multi(path)
 
