@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from models.errors import FolderError, InputError
 
+SECTIONS = {"teaching": "teacher_", "masking": "masked_"}  # sections whose name is in the names of their options
+
 
 class Record(BaseModel):
     """An immutable record that rejects unknown keys."""
@@ -54,8 +56,8 @@ def explain_options(error: ValidationError) -> str:
 
 
 def _option(place: Sequence[str | int]) -> str:
-    """Return the name of an option: that of its field, and for a setting of teachers as `--teacher-weight` has it."""
-    return f"{'teacher_' if 'teaching' in place else ''}{place[-1]}"
+    """Return the name of an option: that of its field, with what the options of its section begin with."""
+    return f"{SECTIONS.get(str(place[0]), '') if len(place) > 1 else ''}{place[-1]}"
 
 
 def sentence(error: Mapping[str, Any]) -> str:

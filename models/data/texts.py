@@ -201,6 +201,8 @@ def read_texts(source: str | Path, columns: Columns | None = None, kind: Kind = 
         return _validate(name, (one for one in lines if one[1][columns.text]), columns, kind, as_text=True)
     if path.is_dir():
         raise InputError(f"{path} is a folder: wanted one file of rows; join its files, or give one of them")
+    if not path.exists() and not path.suffix:
+        raise InputError(f"there is no {path}: wanted a file of rows, hub:owner/name:split, or builtin:NAME:PART")
     supported = ", ".join([*READERS, PARQUET, *([LINES] if columns.ignores_label else [])])
     raise InputError(
         f"{path} ends in {path.suffix or 'nothing'!r}: wanted {supported}, hub:… or a built-in set"

@@ -42,6 +42,8 @@ def _parts(path: Path) -> list[Path]:
     """Return the files to read: the path itself, or the parts of a folder in their order."""
     kinds = (*READERS, PARQUET)
     if not path.is_dir():
+        if not path.exists() and not path.suffix:
+            raise InputError(f"there is no {path}: wanted a file of scores, or an output folder of `prunella score`")
         if path.suffix.lower() not in kinds:
             raise InputError(f"{path} ends in {path.suffix.lower() or 'nothing'!r}: wanted {', '.join(kinds)}")
         return [path]

@@ -174,6 +174,8 @@ def test_columns_asked_for_by_name_must_be_there(tmp_path):
         read_texts(path, kind="multi").require_labels()
     with pytest.raises(InputError, match="is a folder: wanted one file of rows"):
         read_texts(tmp_path)
+    with pytest.raises(InputError, match=r"there is no .*train: wanted a file of rows, hub:owner/name:split"):
+        read_texts(tmp_path / "train")
     with pytest.raises(ValidationError, match="three names"):
         Columns(text="label")
 

@@ -179,6 +179,7 @@ def test_whole_numbers_of_rows_may_have_a_decimal_point(given, student, tmp_path
         (["--teacher", "{tmp}/wordless"], "wordless: it has no tokenizer.json, and no other file of one"),
         (["--teacher", "{tmp}/mixed"], "mixed has 4 token embeddings, and its tokenizer gives the token "),
         (["--teacher-scores", "{tmp}/nowhere.csv"], "cannot read {tmp}/nowhere.csv"),
+        (["--teacher-scores", "{tmp}/scored"], "there is no {tmp}/scored: wanted a file of scores, or an output"),
         (["--teacher-scores", "{tmp}/scores.txt"], "ends in '.txt': wanted .csv"),
         (["--texts", "{texts}"], "--texts needs a teacher: give --teacher FOLDER or --teacher-scores FILE"),
         (["--teacher-weight", "0.3"], "--teacher-weight needs a teacher"),
