@@ -105,7 +105,7 @@ class Settings(Record):
         10, gt=0, description="time for a client to send a whole request; later ones get 408"
     )
     keep_alive_s: int = Field(
-        75,
+        80,
         ge=1,
         description="idle connections are closed after this; keep it above the load balancer's idle time-out",
     )
