@@ -29,6 +29,7 @@ from models.forms.embedding_classifier import EmbeddingClassifier
 from models.forms.embedding_settings import nested_hint
 from models.forms.float_weights import as_fp32
 from models.forms.foreign_file import refuse_foreign_file
+from models.store.folder import refuse_missing
 from models.task import Task
 from models.weights import SAFETENSORS, read_weights
 
@@ -66,8 +67,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return `config.json` of a Hugging Face folder.
 
     Raises:
-        FolderError: the file is missing or not a JSON object, or the folder holds an adapter.
+        FolderError: there is no such folder; the file is missing or no JSON object; or the folder holds an adapter.
     """
+    refuse_missing(Path(folder))
     refuse_adapter(Path(folder))
     path = Path(folder) / CONFIG
     if not path.is_file():

@@ -62,6 +62,13 @@ class Manifest(Record):
         return self.digest()[:ID_DIGITS]
 
 
+def refuse_missing(folder: Path) -> None:
+    """Raise a FolderError if there is no such folder."""
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise FolderError(f"{folder} {what}: wanted a folder of a model")
+
+
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
     """A folder whose files were checked: all files of the manifest exist and are unchanged.

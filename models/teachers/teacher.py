@@ -178,14 +178,15 @@ def _check_ids(folder: Path, model: Any, tokenizer: Any, encoded: Sequence[Encod
 def _open_transformers(folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    options = {"local_files_only": True, "trust_remote_code": False}
     what = "the tokenizer of the teacher"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         # its advice to pad while tokenizing is for other programs
         tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] = True
         what = "the teacher"
-        model, info = AutoModelForSequenceClassification.from_pretrained(folder, **options, output_loading_info=True)
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
     except Exception as error:  # transformers raises what its libraries do: of safetensors, of tokenizers, TypeError
         reason = _reason(error)
         if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):

@@ -7,8 +7,9 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from models.errors import InputError, PrunellaError
+from models.errors import PrunellaError
 from models.messages import say
+from models.store.folder import refuse_missing
 from prunella.cli.bench import is_hugging_face
 from prunella.cli.output import need
 
@@ -44,10 +45,7 @@ def inspect(folder: Annotated[Path, typer.Argument(help="any folder of a model, 
     """Say what a folder is (family, head, labels, tokenizer, size), what can be done with it, and what is wrong."""
     from service.model.bundle import FILE
 
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} {'is a file' if folder.is_file() else 'does not exist'}: wanted a folder of a model"
-        )
+    refuse_missing(folder)
     problems = _Problems()
     uses: tuple[str, ...]
     if (folder / "adapter_config.json").is_file():

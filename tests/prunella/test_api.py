@@ -117,6 +117,8 @@ def test_every_command_that_reads_rows_takes_the_names_of_their_columns(made, tm
     other, plain = tmp_path / "other.csv", tmp_path / "plain.csv"
     other.write_text(Path(rows).read_text().replace("text,label", "review,stars", 1))
     plain.write_text("\n".join(line.rpartition(",")[0] for line in other.read_text().splitlines()) + "\n")
+    further = tmp_path / "further.csv"  # the same texts would be left out as labelled rows
+    further.write_text("review\n" + "".join(f"{line} indeed\n" for line in plain.read_text().splitlines()[1:]))
     columns = {"text_column": "review", "label_column": "stars"}
     finetuned = finetune(train=str(other), encoder=classifier.folder, epochs=1, max_tokens=32, store=store, **columns)
     assert finetuned.report["rows"] == classifier.report["rows"]
@@ -133,7 +135,7 @@ def test_every_command_that_reads_rows_takes_the_names_of_their_columns(made, tm
         evaluate(bundle.folder, data=str(other), **columns)["accuracy"] == evaluate(bundle.folder, rows)["accuracy"]
     )
     options = {"size_mb": 0.135, "mode": "instant", "max_loss": 100.0, "weak_teacher": True, "tolerance": 0.1}
-    named = compress(classifier.folder, str(other), str(other), texts=str(plain), store=store, **options, **columns)
+    named = compress(classifier.folder, str(other), str(other), texts=str(further), store=store, **options, **columns)
     assert named.report["rows"] > 0
     with pytest.raises(InputError, match="review"):
         evaluate(bundle.folder, data=rows, **columns)

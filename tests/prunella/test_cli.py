@@ -131,9 +131,9 @@ def swapped(lines: str) -> str:
         (("bench", "{encoder}", "--data", "{data}"), "is a Hugging Face folder, not a bundle: `prunella compress`"),
         (
             ("evaluate", "{empty}/nowhere", "--data", "{data}"),
-            "nowhere does not exist: wanted a folder that prunella",
+            "nowhere does not exist: wanted a folder of a model",
         ),
-        (("evaluate", "{data}", "--data", "{data}"), "data.jsonl is a file: wanted a folder that prunella made"),
+        (("evaluate", "{data}", "--data", "{data}"), "data.jsonl is a file: wanted a folder of a model"),
         (("inspect", "{empty}/nowhere"), "nowhere does not exist: wanted a folder of a model"),
         (("inspect", "{data}"), "data.jsonl is a file: wanted a folder of a model"),
     ],
@@ -266,12 +266,14 @@ def test_every_verb_says_the_same_of_a_folder_without_a_model(tmp_path, capsys, 
     )  # fmt: skip
     hint = f"; it holds 1 checkpoints of a training, the newest is {folder / 'checkpoint-3'}"
     message = f"{folder} has no config.json: wanted a Hugging Face model folder{hint * (content == 'checkpoints')}"
+    if content == "nowhere":
+        message = f"{folder} does not exist: wanted a folder of a model"
     for arguments in verbs:
         code, _, err = run(capsys, monkeypatch, *arguments)
         assert code == 2
         assert message in err
-    _, facts, _ = run(capsys, monkeypatch, "inspect", folder)
-    assert message in facts["problems"][0]["problem"]
+    code, facts, err = run(capsys, monkeypatch, "inspect", folder)
+    assert message in (err if content == "nowhere" else facts["problems"][0]["problem"])
 
 
 @pytest.mark.parametrize(("family", "positions"), [("bert", 3), ("roberta", 5)])
@@ -289,9 +291,14 @@ def test_a_model_of_fewer_positions_than_any_text_has_is_refused(tmp_path, capsy
 def test_a_compression_that_misses_its_target_prints_its_result_and_ends_with_1(
     tmp_path, capsys, monkeypatch, missed
 ):
-    report = {"asked": "4x", "target_met": missed is None}
+    report = {
+        "asked": "4x", "target_met": missed is None, "folder": str(tmp_path), "loss_is": "accuracy", "accuracy": 0.9,
+        "reference_accuracy": 0.91, "speedup": {"ort_fp32": 3.5}, "bytes": 12_000_000,
+    }  # fmt: skip
     delivered = Delivered(folder=str(tmp_path), id="a", reused=False, report=report)
     monkeypatch.setattr("compress.run.compress", lambda *_, **__: Compressed(delivered=delivered, missed=missed))
     code, told, err = run(capsys, monkeypatch, "compress", "model", "--train", "texts.csv")
     assert (code, told["target_met"]) == (0 if missed is None else 1, missed is None)
-    assert err.strip().splitlines() == ([] if missed is None else [f"prunella: {missed}"])
+    summary, *rest = err.strip().splitlines()
+    assert "3.50 times as fast as the full model in fp32, 12.0 MB, accuracy 90.0% instead of 91.0%" in summary
+    assert rest == ([] if missed is None else [f"prunella: {missed}"])

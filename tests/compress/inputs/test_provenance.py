@@ -93,5 +93,5 @@ def test_one_validation_file_is_split_and_a_test_file_reports(given, tmp_path, c
     assert "WARNING: the same 40 rows" in capsys.readouterr().err
     unlabelled = tmp_path / "unlabelled.csv"
     unlabelled.write_text("text\na film\n")
-    with pytest.raises(InputError, match="no label column"):
+    with pytest.raises(InputError, match="no column 'label'"):
         read_inputs(folder, Files(str(path), validation=str(dev), test=str(unlabelled)), tmp_path, None, 0)

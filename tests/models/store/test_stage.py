@@ -174,7 +174,7 @@ def test_a_lock_file_that_is_removed_while_somebody_waits_keeps_nobody_out_and_l
 
 def test_a_store_that_cannot_be_written_is_an_error_for_people(tmp_path):
     (tmp_path / "store").write_text("a file")
-    with pytest.raises(FolderError, match=r"cannot lock .*store/work-.*choose another one"):
+    with pytest.raises(FolderError, match=r"cannot lock .*store/work-.*choose another folder"):
         made_of(tmp_path / "store")
 
 
