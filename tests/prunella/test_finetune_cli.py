@@ -225,7 +225,7 @@ def mixed_up(given: dict[str, Path], folder: Path) -> Path:
         ({"metric": "rmse"}, "unknown metric 'rmse' for a single task"),
         ({"encoder": "{tmp}/mixed"}, "the tokenizer makes 3 tokens beyond the token table of 82 rows"),
         ({"max_tokens": 49}, "--max-tokens is 49, and {given}/encoder has 48 positions"),
-        ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere has no config.json: wanted a Hugging Face model folder"),
+        ({"encoder": "{tmp}/nowhere"}, "{tmp}/nowhere does not exist: wanted a folder of a model"),
         ({"validation": "{tmp}/empty.csv"}, "{tmp}/empty.csv has no rows"),
         ({"validation": "{tmp}/bare.csv"}, "and {tmp}/bare.csv has no column 'label': it has text; --label-column"),
         ({"validation": "{tmp}/pairs.csv"}, "{tmp}/pairs.csv has pairs, {given}/train.csv single texts"),
