@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from container_steps import ask, assert_same, check  # noqa: E402
-from rolling import rolling_restart  # noqa: E402
+from rolling import failures, is_ready, rolling_restart  # noqa: E402
 
 BIN = Path(sys.executable).parent
 LOCKED = ["--read-only", "--cap-drop", "all", "--security-opt", "no-new-privileges", "--user", "1000790000:0"]
@@ -92,7 +92,7 @@ class Container:
 
     def wait_until_ready(self, start: float) -> None:
         """Wait until /readyz answers 200 and note how long that took."""
-        while not _succeeds_url(f"{self.url}/readyz"):
+        while not is_ready(self.port):
             if time.perf_counter() - start > 60:
                 raise RuntimeError(f"the container is not ready after 60 s: {self.logs()}")
             time.sleep(0.01)
@@ -129,14 +129,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _succeeds_url(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except (OSError, http.client.HTTPException):
-        return False
 
 
 def status(url: str, document: object) -> int:
@@ -264,8 +256,8 @@ def probe_drain(server: Container) -> Counter[str]:
     for thread in clients:
         thread.join()
     assert code == 0, f"the container ended with exit code {code}: {server.logs()}"
-    failed = {name: count for name, count in outcomes.items() if name not in ("200", "429")}
     assert outcomes["200"] > 20, outcomes
+    failed = failures(outcomes)
     assert not failed, f"requests failed while the container stopped: {failed} of {outcomes.total()}"
     return outcomes
 
@@ -278,7 +270,7 @@ def probe_rolling_restart(engine: Engine, image: str) -> dict[str, object]:
             return stack.enter_context(Container(engine, image, drain_delay_s="1"))
 
         outcomes, replaced, rate = rolling_restart(start, ROLLING_REQUESTS)
-    failed = {name: count for name, count in outcomes.items() if name not in ("200", "429")}
+    failed = failures(outcomes)
     assert not failed, f"requests failed in a rolling restart: {failed} of {outcomes.total()}"
     return {"outcomes": dict(outcomes), "replaced": replaced, "requests_per_second": round(rate)}
 

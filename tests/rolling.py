@@ -75,6 +75,11 @@ def _outcome(connection: http.client.HTTPConnection) -> str:
     return str(answer.status)
 
 
+def failures(outcomes: Counter[str]) -> dict[str, int]:
+    """Return the outcomes that are neither an answer nor a refusal for want of capacity."""
+    return {name: count for name, count in outcomes.items() if name not in ("200", "429")}
+
+
 def is_ready(port: int) -> bool:
     """Return whether a server answers /readyz with 200."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)

@@ -70,37 +70,45 @@ def _check_line(where: str, line: str) -> None:
         raise InputError(f"{where}: byte 0x{ord(match[0]) & 0xFF:02x} is not UTF-8; convert the file first")
 
 
-def _csv_records(path: Path) -> Iterator[LocatedRecord]:
+def table_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the rows of a CSV or TSV file without empty lines, the header first, each with its location.
+
+    Raises:
+        InputError: the file cannot be read, or a row is not valid.
+    """
     csv.field_size_limit(LINE_LIMIT)  # the default limit is 128 KiB per cell
-    yield from _table(path, csv.reader(read_lines(path), strict=True))
-
-
-def _tsv_records(path: Path) -> Iterator[LocatedRecord]:
-    csv.field_size_limit(LINE_LIMIT)
-    yield from _table(path, csv.reader(read_lines(path), delimiter="\t", quoting=csv.QUOTE_NONE, strict=True))
-
-
-def _table(path: Path, reader: Any) -> Iterator[LocatedRecord]:
-    header: list[str] | None = None
+    options: dict[str, Any] = {"strict": True}
+    if path.suffix.lower() == ".tsv":
+        options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    reader = csv.reader(read_lines(path), **options)
+    header: list[str] = []
     start = 1  # number of the row's first line: a quoted cell may contain line ends
     try:
         for cells in reader:
             where = f"{path}, line {start}"
             start = reader.line_num + 1
-            if not cells or (header is not None and _is_blank(cells, header)):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in cells]
-                check_header(where, [name for name in header if name])  # spreadsheets leave columns without a name
-            elif len(cells) != len(header):
-                raise InputError(
-                    f"{where}: the row has {len(cells)} columns, the header {len(header)}{separator_remedy(header)}"
-                )
-            else:
-                yield where, dict(zip(header, cells, strict=True))
+            header = header or cells
+            if cells:
+                yield where, cells
     except csv.Error as error:
-        remedy = separator_remedy(header or ()) or "; wanted quotation marks inside a quoted cell doubled"
+        remedy = separator_remedy(header) or "; wanted quotation marks inside a quoted cell doubled, and a last one"
         raise InputError(f"{path}, line {start}: not valid {path.suffix[1:].upper()} ({error}){remedy}") from None
+
+
+def _table_records(path: Path) -> Iterator[LocatedRecord]:
+    header: list[str] | None = None
+    for where, cells in table_rows(path):
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            check_header(where, [name for name in header if name])  # spreadsheets leave columns without a name
+        elif _is_blank(cells, header):
+            continue
+        elif len(cells) != len(header):
+            raise InputError(
+                f"{where}: the row has {len(cells)} columns, the header {len(header)}{separator_remedy(header)}"
+            )
+        else:
+            yield where, dict(zip(header, cells, strict=True))
 
 
 def _is_blank(cells: list[str], header: list[str]) -> bool:
@@ -139,7 +147,7 @@ def json_object(where: str, line: str) -> dict[str, Any]:
 
 
 READERS: dict[str, Callable[[Path], Iterator[LocatedRecord]]] = {
-    ".csv": _csv_records,
-    ".tsv": _tsv_records,
+    ".csv": _table_records,
+    ".tsv": _table_records,
     ".jsonl": _jsonl_records,
 }

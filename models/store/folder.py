@@ -62,11 +62,11 @@ class Manifest(Record):
         return self.digest()[:ID_DIGITS]
 
 
-def refuse_missing(folder: Path) -> None:
+def refuse_missing(folder: Path, wanted: str = "a folder of a model") -> None:
     """Raise a FolderError if there is no such folder."""
     if not folder.is_dir():
         what = "is a file" if folder.is_file() else "does not exist"
-        raise FolderError(f"{folder} {what}: wanted a folder of a model")
+        raise FolderError(f"{folder} {what}: wanted {wanted}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,7 @@ class ModelFolder:
             FolderError: there is no manifest, or a file is missing or altered.
         """
         path = Path(path)
-        if not path.is_dir():
-            what = "is a file" if path.is_file() else "does not exist"
-            raise FolderError(f"{path} {what}: wanted a folder that prunella made")
+        refuse_missing(path, "a folder that prunella made")
         try:
             hold = Hold(path / MANIFEST)
         except FileNotFoundError:

@@ -104,14 +104,13 @@ def check_agreement(teacher: str, task: Task, labelled: Texts, scores: Scores, w
             than their mean is; and `weak` is false.
     """
     truth, rows = labelled.targets(task), f"{len(labelled)} rows of {labelled.source}"
+    answers = np.asarray(task.decide(scores)) if task.kind == "single" else None
     likeness, least, sentence = (
-        _label_agreement(truth, np.asarray(task.decide(scores)))
-        if task.kind == "single"
-        else _score_agreement(truth, scores)
+        _score_agreement(truth, scores) if answers is None else _label_agreement(truth, answers)
     )
     agreement, order = likeness(np.arange(len(truth))), np.random.default_rng(0)
     message = sentence.format(teacher=teacher, agreement=agreement, rows=rows, least=least)
-    if task.kind == "single" and _tells_apart(truth, np.asarray(task.decide(scores))):
+    if answers is not None and _tells_apart(truth, answers):
         say(message)
         return
     if agreement > least or agreement == 1:

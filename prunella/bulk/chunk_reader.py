@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 
-from models.data.csv_jsonl import read_lines
+from models.data.csv_jsonl import read_lines, table_rows
 from models.errors import InputError
-from prunella.bulk.input_columns import csv_header, csv_rows
+from prunella.bulk.input_columns import csv_header
 from prunella.bulk.input_files import InputFile, InputFiles, one_line
 from prunella.bulk.job import Body, Chunk, Job
 
@@ -172,7 +172,7 @@ def _csv_contents(file: InputFile, data: InputFiles, job: Job, start: int) -> It
     columns = [name for name in data.columns or () if _is_read(name, job)]
     if header and (missing := [name for name in columns if name not in header]):
         raise InputError(f"{file.path} has no column {missing[0]!r}, the first file has it")
-    rows = csv_rows(file.path)
+    rows = (cells for _, cells in table_rows(file.path))
     next(rows, None)  # the header
     yield from (_csv_content(header or columns, piece, columns) for piece in _pieces(rows, start, job.chunk_rows))
 

@@ -1,6 +1,5 @@
 """read_columns(): the columns that all files of an input have, and where a file differs from the first one."""
 
-import csv
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,9 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 
-from models.data.csv_jsonl import LINE_LIMIT, check_header, json_object, read_lines
+from models.data.csv_jsonl import check_header, json_object, read_lines, table_rows
 from models.data.labels import SURROGATE
-from models.data.other_formats import separator_remedy
 from models.errors import InputError
 from prunella.bulk.input_files import InputFile, InputFiles, one_line
 
@@ -129,33 +127,10 @@ def csv_header(path: Path) -> list[str]:
     Raises:
         InputError: the file cannot be read, or has two columns of the same name.
     """
-    header = [name.strip() for name in next(csv_rows(path), [])]
+    _, cells = next(table_rows(path), ("", []))
+    header = [name.strip() for name in cells]
     check_header(str(path), header)
     return header
-
-
-def csv_rows(path: Path) -> Iterator[list[str]]:
-    """Yield the rows of a CSV or TSV file, the header first, without empty lines.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    csv.field_size_limit(LINE_LIMIT)
-    options: dict[str, Any] = {"strict": True}
-    if path.suffix.lower() == ".tsv":
-        options |= {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    reader = csv.reader(read_lines(path), **options)
-    header: list[str] = []
-    start = 1  # number of the row's first line: a quoted cell may contain line ends
-    try:
-        for cells in reader:
-            start = reader.line_num + 1
-            header = header or cells
-            if cells:
-                yield cells
-    except csv.Error as error:
-        remedy = separator_remedy(header) or ": wanted quotation marks inside a quoted cell doubled, and a last one"
-        raise InputError(f"{path}, line {start}: not valid {path.suffix[1:].upper()} ({error}){remedy}") from None
 
 
 def _of_jsonl(data: InputFiles) -> InputFiles:

@@ -31,7 +31,7 @@ class ClassifyRoutes:
                 document = await call.document(self._inference.settings.max_body_bytes)
             dialect = call.dialect = choose(document)
             if dialect is dialects.HF_BY_CLIENT:
-                dialect = dialects.for_client(dialect, call.header(b"user-agent"))
+                dialect = dialects.hf_for_client(call.header(b"user-agent"))
             context = self.context(call, arrived)
             request = dialect.read(document)
             answer = await self._inference.answer(request, context)

@@ -50,7 +50,7 @@ NATIVE = Dialect("native", native.read, native.write, native.error)
 TEI = Dialect("tei", tei.read, tei.write, tei.error, tei_headers)
 HF = Dialect("hf", hf.read, hf.write, hf.error)
 HF_LISTS = Dialect("hf", hf.read, hf.write_lists, hf.error)
-HF_BY_CLIENT = Dialect("hf", hf.read, hf.write, hf.error)  # HF or HF_LISTS, which for_client() chooses
+HF_BY_CLIENT = Dialect("hf", hf.read, hf.write, hf.error)  # HF or HF_LISTS, which hf_for_client() chooses
 VERTEX = Dialect("vertex", vertex.read, vertex.write, vertex.error)
 VLLM = Dialect("vllm", vllm.read, vllm.write, openai.error, statuses=openai.STATUSES)
 INFINITY = Dialect("infinity", vllm.read_infinity, vllm.write_infinity, openai.error, statuses=openai.STATUSES)
@@ -74,10 +74,8 @@ def of_inputs(settings: Settings) -> Dialect:
     return {"list": HF_LISTS, "pipeline": HF, "auto": HF_BY_CLIENT}[settings.zero_shot_answer]
 
 
-def for_client(dialect: Dialect, user_agent: bytes | None) -> Dialect:
-    """Return the dialect of a request by the client that sent it, where the request itself does not say it."""
-    if dialect is not HF_BY_CLIENT:
-        return dialect
+def hf_for_client(user_agent: bytes | None) -> Dialect:
+    """Return the dialect of a request to HF_BY_CLIENT by the client that sent it."""
     version = HUB_CLIENT.search(user_agent or b"")
     return HF_LISTS if version and tuple(map(int, version.groups())) >= HUB_READS_LISTS else HF
 

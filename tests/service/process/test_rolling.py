@@ -1,11 +1,11 @@
 """Two servers behind a round-robin client; one after another is replaced, and no request fails."""
 
 import os
-import subprocess
-import time
+from contextlib import ExitStack
+from itertools import count
 
-from rolling import is_ready, rolling_restart
-from test_server_process import PRUNELLA, ROOT, environment, free_port
+from rolling import failures, rolling_restart
+from test_server_process import PRUNELLA, environment, running
 
 pytest_plugins = ["serving"]  # the fixture tiny_bundle
 __all__ = ["environment"]
@@ -13,18 +13,10 @@ REQUESTS = int(os.environ.get("TEST_ROLLING_REQUESTS", "300"))
 
 
 class Process:
-    """A server as a process of its own."""
+    """A server that runs as a process of its own."""
 
-    def __init__(self, command, variables, log):
-        self.port = free_port()
-        self.process = subprocess.Popen(
-            [*command, "--port", str(self.port)], cwd=ROOT, env=variables, stdout=log, stderr=log
-        )
-        deadline = time.monotonic() + 60
-        while not is_ready(self.port):
-            assert self.process.poll() is None, "the server ended"
-            assert time.monotonic() < deadline, "the server is not ready"
-            time.sleep(0.05)
+    def __init__(self, process, url):
+        self.process, self.port = process, int(url.rpartition(":")[2])
 
     def stop(self):
         self.process.terminate()
@@ -33,10 +25,14 @@ class Process:
 
 def test_a_rolling_restart_fails_no_request(tiny_bundle, environment, tmp_path):
     command = [*PRUNELLA, "serve", str(tiny_bundle), "--device", "cpu"]
-    variables = environment | {"PRUNELLA_DRAIN_DELAY_S": "1"}
-    with (tmp_path / "log").open("w") as log:
-        outcomes, replaced, rate = rolling_restart(lambda: Process(command, variables, log), REQUESTS)
-    failed = {name: count for name, count in outcomes.items() if name not in ("200", "429")}
+    variables, numbers = environment | {"PRUNELLA_DRAIN_DELAY_S": "1"}, count()
+    with ExitStack() as stack:
+
+        def start():
+            return Process(*stack.enter_context(running(command, variables, tmp_path / f"log{next(numbers)}")))
+
+        outcomes, replaced, rate = rolling_restart(start, REQUESTS)
+    failed = failures(outcomes)
     assert not failed, f"failed: {failed} of {outcomes.total()}, {replaced} servers replaced at {rate:.0f} requests/s"
     assert replaced >= 1
     assert outcomes["200"] > REQUESTS / 2
