@@ -1,7 +1,6 @@
 """Students of teachers: what they learn, and from which folders and files."""
 
 import csv
-import json
 import shutil
 from pathlib import Path
 
@@ -9,25 +8,13 @@ import numpy as np
 import pytest
 import torch
 from labelled import make_texts, write_csv
-from safetensors.torch import load_file, save_file
 from scipy.special import log_softmax
 from teaching import CONFIG, KINDS, LABELS, Given, write_table
-from tiny import make_tiny_family, write_bpe_tokenizer
-from transformers import (
-    AutoModelForSequenceClassification,
-    AutoTokenizer,
-    BartConfig,
-    BartForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    T5Config,
-    T5ForSequenceClassification,
-)
+from tiny import make_tiny_family
 
 import prunella
 from models.checkpoint import load_checkpoint
 from models.data.texts import Texts
-from models.errors import InputError
 from models.finetuning.finetune import Splits
 from models.finetuning.finetune_config import TeachingConfig
 from models.finetuning.losses import LossConfig
@@ -36,7 +23,6 @@ from models.finetuning.seeds import finetune_seeds
 from models.task import Task
 from models.teachers.answers import answers_of
 from models.teachers.guidance import Guidance, Source
-from models.teachers.matching import check_agreement, match_labels
 from models.teachers.teacher import open_teacher
 from models.tokenizer import Tokenizer
 
@@ -202,97 +188,6 @@ def test_a_folder_of_seeds_teaches_with_all_its_models(given, student, tmp_path)
     assert f"{Path(other).resolve()} is missing" in err
 
 
-def write_gpt2(folder: Path) -> None:
-    """A family that Prunella cannot prune, with a tokenizer."""
-    folder.mkdir()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    vocabulary = write_bpe_tokenizer(folder, special)
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "model_max_length": 40}
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    torch.manual_seed(0)
-    config = GPT2Config(
-        vocab_size=vocabulary, n_embd=32, n_layer=1, n_head=2, n_positions=48, pad_token_id=1,
-        id2label=dict(enumerate(LABELS)), label2id={name: i for i, name in enumerate(LABELS)},
-    )  # fmt: skip
-    GPT2ForSequenceClassification(config).save_pretrained(folder)
-
-
-def write_other(folder: Path, name: str) -> None:
-    """A classifier whose model takes no token types, or whose tokenizer cannot pad, or knows no limit of tokens."""
-    folder.mkdir()
-    vocabulary = write_bpe_tokenizer(folder, ["<s>", "<pad>", "</s>", "<unk>"])
-    tokenizer = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "eos_token": "</s>"}
-    special = {"vocab_size": vocabulary, "num_labels": 3, "bos_token_id": 0, "eos_token_id": 2}
-    if name == "t5":
-        model = T5ForSequenceClassification(T5Config(
-            **special, pad_token_id=1, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2,
-            decoder_start_token_id=1,
-        ))  # fmt: skip
-    elif name == "bart":
-        model = BartForSequenceClassification(BartConfig(
-            **special, pad_token_id=1, d_model=32, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
-            decoder_attention_heads=2, encoder_ffn_dim=32, decoder_ffn_dim=32, max_position_embeddings=64,
-            decoder_start_token_id=2,
-        ))  # fmt: skip
-    else:
-        sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 48}
-        model = GPT2ForSequenceClassification(GPT2Config(**special, **sizes))
-        if name == "gpt2-unpadded":
-            tokenizer.pop("pad_token")
-    tokenizer |= {"model_max_length": 512} if name.startswith("gpt2") else {}
-    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    model.save_pretrained(folder)
-
-
-def test_any_folder_of_transformers_teaches(given, tmp_path):
-    write_gpt2(tmp_path / "gpt2")
-    make_tiny_family(tmp_path / "bert", "bert")
-    others = ("t5", "bart", "gpt2-unpadded", "gpt2-pads-in-the-tokenizer-only")
-    torch.manual_seed(0)
-    for name in others:
-        write_other(tmp_path / name, name)
-    rows = given.rows("train").rows
-    for name in ("gpt2", "bert", *others):
-        (teacher,) = open_teacher(tmp_path / name, pair=False)
-        answers = answers_of(teacher, rows, given.store)
-        model = AutoModelForSequenceClassification.from_pretrained(tmp_path / name).eval()
-        tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
-        with torch.inference_mode():
-            unwanted = {"return_token_type_ids": False} if name in ("t5", "bart") else {}
-            wanted = [
-                model(**tokenizer(row[0], return_tensors="pt", **unwanted)).logits[0].numpy() for row in rows[:20]
-            ]
-        np.testing.assert_allclose(answers[:20], wanted, atol=1e-4)
-
-
-def test_a_text_longer_than_the_positions_is_cut_whatever_the_tokenizer_says(tmp_path):
-    write_other(tmp_path / "gpt2", "gpt2-unpadded")
-    (teacher,) = open_teacher(tmp_path / "gpt2", pair=False)
-    (encoded,), answer = teacher.load([("a good film " * 40,)])
-    assert len(encoded.ids) <= 48
-    with torch.inference_mode():
-        assert np.isfinite(answer([encoded])).all()
-
-
-def test_labels_in_another_order_are_matched_by_name(given, student, tmp_path):
-    """The teacher as transformers reads it, with its outputs in reverse order: the student is the same."""
-    own, foreign = given.teachers["single"].path, tmp_path / "foreign"
-    foreign.mkdir()
-    shutil.copyfile(own / "tokenizer.json", foreign / "tokenizer.json")
-    tensors = load_file(own / "model.safetensors")
-    for name in ("classifier.weight", "classifier.bias"):
-        tensors[name] = tensors[name].flip(0).contiguous()
-    save_file(tensors, foreign / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((own / "config.json").read_text())
-    names = LABELS[::-1]
-    config |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-    (foreign / "config.json").write_text(json.dumps(config))
-    lines = [student("--teacher", folder)[1] for folder in (own, foreign)]
-    first, second = (load_checkpoint(Path(line["folder"])).state_dict() for line in lines)
-    assert all(torch.allclose(first[name], second[name], atol=1e-3) for name in first)
-    assert lines[0]["teachers"][0]["accuracy"] == lines[1]["teachers"][0]["accuracy"]
-
-
 def test_the_loss_is_the_sum_written_out():
     """Two teachers, two rows with labels and one without."""
     task = Task(labels=LABELS)
@@ -318,14 +213,6 @@ def test_the_loss_is_the_sum_written_out():
     assert float(loss) == pytest.approx(0.3 * apart[:2].sum() + apart[2] + 0.7 * on_labels, rel=1e-5)
 
 
-def test_labels_without_names_are_taken_by_position_and_said(given, student, tmp_path):
-    make_tiny_family(tmp_path / "foreign", "bert")
-    code, _, err = student("--teacher", tmp_path / "foreign", "--weak-teacher")
-    assert code == 0, err
-    assert "names its labels LABEL_0 to LABEL_2: they are taken for mixed, negative, positive" in err
-    assert "WARNING: the teacher" in err
-
-
 def test_pairs_of_texts(given, student, tmp_path):
     parts = {
         name: make_texts(count=count, seed=seed, pair=True) for name, count, seed in (("a", 40, 1), ("b", 30, 2))
@@ -349,14 +236,6 @@ def test_pairs_of_texts(given, student, tmp_path):
     assert "reads single texts, and the task of the training rows is one of pairs" in err.splitlines()[-1]
 
 
-def test_a_text_has_the_same_answer_alone_and_in_a_batch(given):
-    (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
-    rows = given.rows("texts").rows[:40]
-    together = answers_of(teacher, rows, given.store)
-    alone = np.concatenate([answers_of(teacher, [row], given.store) for row in rows[:5]])
-    np.testing.assert_allclose(together[:5], alone, atol=1e-5)
-
-
 def test_how_long_the_answers_take_is_said_after_a_few_batches(given, tmp_path, monkeypatch, capsys):
     (teacher,) = open_teacher(given.teachers["single"].path, pair=False)
     clock = iter(range(0, 10_000, 400))
@@ -366,49 +245,6 @@ def test_how_long_the_answers_take_is_said_after_a_few_batches(given, tmp_path, 
     err = capsys.readouterr().err
     assert "to 20 texts (logits, float32) take 240 B" in err
     assert "they take about 8 min more" in err  # 400 s for four batches, and five are left
-
-
-def test_a_teacher_is_compared_with_labels_before_it_answers_the_other_texts(given, student, tmp_path):
-    make_tiny_family(tmp_path / "random", "bert")
-    code, _, err = student("--teacher", tmp_path / "random", "--texts", given.path("texts"), store=tmp_path)
-    assert code == 2
-    assert "agrees with" in err
-    labelled = {*given.rows("train").rows, *given.rows("validation").rows}
-    answered = [line for line in err.splitlines() if f"answers of {tmp_path / 'random'} to" in line]
-    assert [line.split(" texts ")[0].split()[-1] for line in answered] == [str(len(labelled))]
-
-
-def test_names_that_differ_in_case_are_the_same_labels_and_it_is_said(capsys):
-    task = Task(labels=("negative", "positive"))
-    assert match_labels("a", ["POSITIVE", "NEGATIVE"], task) == [1, 0]
-    assert "writes its labels POSITIVE, NEGATIVE" in capsys.readouterr().err
-    nameless = Task(labels=("LABEL_0", "LABEL_1"))
-    assert match_labels("a", ["no", "yes"], nameless, "the model m") == [0, 1]
-    assert "beside the teacher a, the labels of the model m are LABEL_0 to LABEL_1: they are taken for no, yes" in (
-        capsys.readouterr().err
-    )
-
-
-def test_numbered_labels_and_labels_with_spaces_are_matched_in_any_order(capsys):
-    task = Task(labels=LABELS)
-    assert match_labels("T", ("LABEL_2", "LABEL_0", "LABEL_1"), task) == [1, 2, 0]
-    assert "taken for mixed, negative, positive, in this order" in capsys.readouterr().err
-    assert match_labels("T", LABELS, Task(labels=("LABEL_2", "LABEL_0", "LABEL_1"))) == [2, 0, 1]
-    assert match_labels("T", (" positive", "mixed ", "negative"), task) == [1, 2, 0]
-
-
-def test_answers_that_are_only_by_chance_better_than_the_most_frequent_label_are_refused(capsys):
-    draw = np.random.default_rng(0)
-    rows, task = [(f"text {i}",) for i in range(200)], Task(labels=("no", "yes"))
-    truth = np.array([i % 2 for i in range(200)])
-    labelled = Texts(rows, [task.labels[i] for i in truth], "rows.csv")
-    guesses = (draw.integers(0, 2, 200) for _ in range(100))
-    answers = next(one for one in guesses if 0.5 < (one == truth).mean() < 0.54)
-    with pytest.raises(InputError, match=r"agrees with 5\d\.\d% of the labels .* in random order are as good in"):
-        check_agreement("T", task, labelled, np.eye(2)[answers], weak=False)
-    better = np.where(draw.random(200) < 0.3, truth, answers)
-    check_agreement("T", task, labelled, np.eye(2)[better], weak=False)
-    assert "the teacher T agrees with" in capsys.readouterr().err
 
 
 def test_only_the_nearest_of_many_texts_are_learned(given, student, tmp_path):
